@@ -1,0 +1,1 @@
+"""Run a network on the robot: measure it, serve it within a latency budget. No torch."""

@@ -1,0 +1,86 @@
+"""`ramnas-edge`: the commands on a board. One verb, one call, one print."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import List, Optional
+
+from ramnas_edge.cli import guarded
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(prog="ramnas-edge", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    agent = verbs.add_parser("agent", help="measure networks for a host")
+    agent.add_argument("--connect", required=True, metavar="tcp://HOST:PORT")
+    agent.add_argument("--name", help="this board's name at the host (default: host name)")
+    agent.set_defaults(call=_agent)
+
+    run = verbs.add_parser("run", help="run the model of a bundle that fits a latency budget")
+    run.add_argument("--bundle", required=True, metavar="DIR")
+    run.add_argument("--latency-budget-ms", type=float, metavar="X", help="p90 of a whole call")
+    run.add_argument("--source", required=True, metavar="IMAGE_OR_DIR")
+    run.add_argument("--engine", default="onnxruntime-cpu")
+    run.add_argument("--threads", type=int, default=1)
+    run.add_argument("--json", action="store_true", help="one JSON line a frame, then a summary")
+    run.set_defaults(call=_run)
+
+    args = parser.parse_args(argv)
+    return guarded(lambda: args.call(args))
+
+
+def _agent(args: argparse.Namespace) -> None:
+    from ramnas_edge import agent
+
+    agent.serve(args.connect, name=args.name)
+
+
+def _run(args: argparse.Namespace) -> None:
+    import msgspec
+    import numpy as np
+
+    from ramnas_edge.runtime import Runtime
+    from ramnas_edge.sources import frames, list_images
+
+    images = list_images(args.source)
+    first = next(frames(images[:1]))[1]
+    with Runtime.open(
+        args.bundle,
+        latency_budget_ms=args.latency_budget_ms,
+        engine=args.engine,
+        threads=args.threads,
+        frame_hw=first.shape[:2],
+    ) as runtime:
+        totals = []
+        for path, frame in frames(images):
+            result = runtime(frame)
+            totals.append(result.timing.total_ms)
+            if args.json:
+                line = {"image": str(path), "labels": result.labels, "timing": result.timing}
+                print(msgspec.json.encode(line).decode())
+            else:
+                print(f"{path}: {result.labels.name} ({result.labels.score:.2f})")
+        choice = runtime.choice
+        p50, p90 = np.percentile(totals, [50, 90])
+        if args.json:
+            summary = {
+                "model": choice.model.arch_id,
+                "latency_budget_ms": args.latency_budget_ms,
+                "expected_p90_ms": choice.p90_ms,
+                "expected_from": choice.source,
+                "frames": len(totals),
+                "p50_ms": p50,
+                "p90_ms": p90,
+            }
+            print(msgspec.json.encode({"summary": summary}).decode())
+        else:
+            print(
+                f"model {choice.model.arch_id}: {len(totals)} frames, p50 {p50:.3f} ms, "
+                f"p90 {p90:.3f} ms (expected {choice.p90_ms:.3f} ms, {choice.source})"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The seam to the inference engines: a model in, a session out; engines are imported on demand."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Protocol, Tuple
+
+from ramnas_models.errors import BackendError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.generic]
+
+# engine name -> (module, what that module calls it)
+ENGINES: Dict[str, Tuple[str, str]] = {
+    "onnxruntime-cpu": ("ramnas_edge.backend_ort", "CPUExecutionProvider"),
+    "onnxruntime-cuda": ("ramnas_edge.backend_ort", "CUDAExecutionProvider"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a model: precision `fp32`, threads of the CPU engines."""
+
+    precision: str = "fp32"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output; a symbolic dimension is a str."""
+
+    name: str
+    shape: Tuple[Any, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """What really runs, as the engine itself reports it."""
+
+    engine: str
+    version: str
+    providers: Tuple[str, ...]
+    precision: str
+
+
+class Session(Protocol):
+    inputs: List[Tensor]
+    outputs: List[Tensor]
+    running: Running
+
+    def infer(self, feeds: Mapping[str, Array]) -> List[Array]:
+        """Host buffers in, outputs back on the host, in the order of `outputs`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    version: str
+
+    def open(self, model: bytes, options: Options) -> Session:
+        """ONNX bytes -> session; BackendError if the engine refuses the model or the options."""
+        ...
+
+
+def load(engine: str) -> Backend:
+    """The backend of `engine`; BackendError if it is unknown, not installed or has no such device."""
+    if engine not in ENGINES:
+        raise BackendError(f"unknown engine '{engine}': known are {', '.join(ENGINES)}")
+    module, name = ENGINES[engine]
+    try:
+        opener = importlib.import_module(module)
+    except ImportError as error:
+        raise BackendError(
+            f"engine {engine} is not installed ({error}); "
+            "pip install ramnas[cpu], or JetPack's onnxruntime on a Jetson"
+        ) from error
+    backend: Backend = opener.load(engine, name)
+    return backend
+
+
+def available() -> Tuple[Tuple[str, str], ...]:
+    """(engine, version) of every engine that loads on this machine."""
+    found = []
+    for engine in ENGINES:
+        try:
+            found.append((engine, load(engine).version))
+        except BackendError:
+            continue
+    return tuple(found)

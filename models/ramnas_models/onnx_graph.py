@@ -1,0 +1,193 @@
+"""Plan + numpy weights -> ONNX graph, without torch: a board builds any subnet it has to measure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence, Tuple
+
+import msgspec
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from ramnas_models.plan import Block, Conv, Linear, Plan, SqueezeExcite
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+
+OPSET, IR_VERSION = 17, 8  # loaded by every onnxruntime since 1.12, JetPack 5's included
+BN_EPS = 1e-5
+
+
+class Normalisation(msgspec.Struct, frozen=True):
+    """(x / 255 - mean) / std per channel, in the order of `channels` ("rgb" or "bgr").
+
+    A uint8 image input is always BGR, as OpenCV reads it; a float input is already normalised.
+    """
+
+    mean: Tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: Tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channels: str = "rgb"
+
+
+def build(
+    plan: Plan,
+    weights: Optional[Mapping[str, Array]] = None,
+    *,
+    image_input: bool = False,
+    normalisation: Normalisation = Normalisation(),
+    batch: Optional[int] = 1,
+) -> ModelProto:
+    """The classification graph of `plan`.
+
+    Input `image`: float32 [batch, 3, h, w], or with `image_input` uint8 [batch, h, w, 3] in BGR.
+    Output `logits`: float32 [batch, classes]. `batch=None` makes it symbolic (`N`).
+    `weights`: tensors by the plan's keys, BatchNorm statistics included (folded here); without
+    them well-scaled random ones, good for timing only.
+    """
+    graph = _Graph(weights)
+    height, width = plan.input_hw
+    n = "N" if batch is None else batch
+    if image_input:
+        source = _value("image", TensorProto.UINT8, (n, height, width, 3))
+        x = graph.image("image", plan.stem, normalisation)
+    else:
+        source = _value("image", TensorProto.FLOAT, (n, 3, height, width))
+        x = graph.conv("image", plan.stem)
+    for block in plan.blocks:
+        x = graph.block(x, block)
+    x = graph.conv(x, plan.head_expand)
+    x = graph.node("GlobalAveragePool", [x])
+    x = graph.conv(x, plan.head_mix)
+    x = graph.node("Flatten", [x])
+    graph.linear(x, plan.classifier, out="logits")
+    sink = _value("logits", TensorProto.FLOAT, (n, plan.classifier.c_out))
+    proto = helper.make_graph(
+        graph.nodes, f"ramnas_{plan.arch_id}", [source], [sink], graph.tensors
+    )
+    return helper.make_model(
+        proto,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="ramnas",
+    )
+
+
+def _value(name: str, dtype: int, shape: Sequence[Any]) -> Any:
+    return helper.make_tensor_value_info(name, dtype, list(shape))
+
+
+class _Graph:
+    """Nodes and initialisers, appended in order of execution."""
+
+    def __init__(self, weights: Optional[Mapping[str, Array]]) -> None:
+        self.nodes: List[NodeProto] = []
+        self.tensors: List[TensorProto] = []
+        self._weights = weights
+        self._noise: Optional[Array] = None
+
+    # -- the network -----------------------------------------------------------------------------
+
+    def block(self, x: str, block: Block) -> str:
+        shortcut = x
+        if block.shortcut.pool:
+            # count_include_pad: the padded zeros take part in the mean, as in the supernet
+            shortcut = self.node(
+                "AveragePool", [shortcut], kernel_shape=[2, 2], strides=[2, 2],
+                pads=[*block.shortcut.pool_padding] * 2, count_include_pad=1,
+            )  # fmt: skip
+        if block.shortcut.conv:
+            shortcut = self.conv(shortcut, block.shortcut.conv)
+        if block.expand:
+            x = self.conv(x, block.expand)
+        x = self.conv(x, block.depthwise)
+        if block.se:
+            x = self.squeeze_excite(x, block.se)
+        return self.node("Add", [self.conv(x, block.project), shortcut])
+
+    def squeeze_excite(self, x: str, se: SqueezeExcite) -> str:
+        scale = self.node("GlobalAveragePool", [x])
+        scale = self.conv(self.conv(scale, se.reduce), se.expand)
+        return self.node("Mul", [x, self.node("HardSigmoid", [scale], alpha=1 / 6, beta=0.5)])
+
+    def conv(self, x: str, layer: Conv) -> str:
+        return self._conv(x, layer, *self._conv_weights(layer))
+
+    def image(self, x: str, layer: Conv, normalisation: Normalisation) -> str:
+        """uint8 NHWC BGR -> stem. Channel order and 1 / std go into the stem's weights.
+
+        The mean is a node of its own: the convolution pads with zeros after normalisation, so a
+        mean folded into the bias would be wrong along the border.
+        """
+        weight, bias = self._conv_weights(layer)
+        weight = weight / (255 * np.asarray(normalisation.std, np.float32)[:, None, None])
+        mean = 255 * np.asarray(normalisation.mean, np.float32)
+        if normalisation.channels == "rgb":
+            weight, mean = weight[:, ::-1], mean[::-1]
+        x = self.node("Cast", [x], to=TensorProto.FLOAT)
+        x = self.node("Sub", [x, self.tensor("image.mean", mean)])
+        x = self.node("Transpose", [x], perm=[0, 3, 1, 2])
+        return self._conv(x, layer, weight, bias)
+
+    def linear(self, x: str, layer: Linear, out: str) -> str:
+        weight = self._weight(f"{layer.key}.weight", (layer.c_out, layer.c_in))
+        bias = self._bias(f"{layer.key}.bias", layer.c_out)
+        inputs = [x, self.tensor(f"{layer.key}.weight", weight)]
+        return self.node("Gemm", [*inputs, self.tensor(f"{layer.key}.bias", bias)], out, transB=1)
+
+    # -- nodes and tensors -----------------------------------------------------------------------
+
+    def node(self, op: str, inputs: List[str], out: Optional[str] = None, **attributes: Any) -> str:
+        name = out or f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def tensor(self, name: str, value: Array) -> str:
+        data = np.ascontiguousarray(value, np.float32)
+        self.tensors.append(
+            helper.make_tensor(name, TensorProto.FLOAT, data.shape, data.tobytes(), raw=True)
+        )
+        return name
+
+    def _conv(self, x: str, layer: Conv, weight: Array, bias: Optional[Array]) -> str:
+        inputs = [x, self.tensor(f"{layer.key}.weight", weight)]
+        if bias is not None:
+            inputs.append(self.tensor(f"{layer.key}.bias", bias))
+        x = self.node(
+            "Conv", inputs,
+            kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
+            pads=[layer.kernel // 2] * 4, group=layer.c_in if layer.depthwise else 1,
+        )  # fmt: skip
+        if layer.act == "swish":
+            return self.node("Mul", [x, self.node("Sigmoid", [x])])
+        if layer.act == "relu":
+            return self.node("Relu", [x])
+        return x
+
+    def _conv_weights(self, layer: Conv) -> Tuple[Array, Optional[Array]]:
+        """Weight and bias with BatchNorm folded in."""
+        weight = self._weight(f"{layer.key}.weight", layer.weight_shape)
+        if not layer.norm:
+            return weight, self._bias(f"{layer.key}.bias", layer.c_out) if layer.bias else None
+        if self._weights is None:
+            return weight, self._bias("", layer.c_out)
+        gamma, beta, mean, var = (
+            self._weights[f"{layer.key}.bn.{part}"]
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(var + BN_EPS)
+        return weight * scale[:, None, None, None], beta - mean * scale
+
+    def _weight(self, key: str, shape: Tuple[int, ...]) -> Array:
+        if self._weights is not None:
+            return self._weights[key]
+        size = math.prod(shape)
+        if self._noise is None or self._noise.size < size:
+            # one buffer for all layers: timing does not depend on the values, only on their scale
+            self._noise = np.random.default_rng(0).standard_normal(size * 2, np.float32)
+        fan_in = math.prod(shape[1:])
+        return self._noise[:size].reshape(shape) * np.float32(math.sqrt(2 / fan_in))
+
+    def _bias(self, key: str, size: int) -> Array:
+        return np.zeros(size, np.float32) if self._weights is None else self._weights[key]

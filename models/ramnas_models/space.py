@@ -1,0 +1,358 @@
+"""The search space as data, and the archs in it: YAML -> Space -> Arch <-> integer encoding."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, List, Sequence, Tuple, Union
+
+import msgspec
+import numpy as np
+import yaml
+
+from ramnas_models.errors import SpaceError
+from ramnas_models.plan import ACTIVATIONS, plan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.int64]  # encodings, one a row
+
+Ints = Tuple[int, ...]
+_FOLDER = Path(__file__).parent / "spaces"
+
+
+class StageArch(msgspec.Struct, frozen=True):
+    """One stage of an arch.
+
+    `kernels` and `expands` hold one value, shared by all blocks (granularity `stage`), or one per
+    block slot, with 0 in the slots past the depth (granularity `block`).
+    """
+
+    width: int
+    depth: int
+    kernels: Ints
+    expands: Ints
+
+    def kernel(self, block: int) -> int:
+        return self.kernels[block if len(self.kernels) > 1 else 0]
+
+    def expand(self, block: int) -> int:
+        return self.expands[block if len(self.expands) > 1 else 0]
+
+
+class Arch(msgspec.Struct, frozen=True):
+    """One network of a space: a value, equal and hashable by content."""
+
+    resolution: int
+    stem: int
+    stages: Tuple[StageArch, ...]
+    head: int
+
+    @property
+    def integers(self) -> Ints:
+        """[resolution] + widths (stem, stages, head) + depths + kernels + expands, raw values."""
+        stages = self.stages
+        return (
+            self.resolution,
+            self.stem,
+            *(s.width for s in stages),
+            self.head,
+            *(s.depth for s in stages),
+            *(k for s in stages for k in s.kernels),
+            *(e for s in stages for e in s.expands),
+        )
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits of the SHA-256 of the integers: short, stable, the key everywhere."""
+        return hashlib.sha256(",".join(map(str, self.integers)).encode()).hexdigest()[:12]
+
+
+class Stem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    widths: Ints
+    kernel: int
+    stride: int
+    act: str
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    widths: Ints
+    depths: Ints
+    kernels: Ints
+    expands: Ints
+    stride: int
+    se: bool
+    act: str
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """1x1 to `expand` x the last stage's width, pool, 1x1 to one of `widths`, classifier."""
+
+    widths: Ints
+    expand: int
+    act: str
+
+
+class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A search space (Table I of the paper is one); `load_space` reads it from YAML.
+
+    `*_rows` work on a matrix of encodings, int64 [n, slots]: what a search moves around.
+    """
+
+    name: str
+    source: str
+    granularity: str
+    resolutions: Ints
+    stem: Stem
+    stages: Tuple[Stage, ...]
+    head: Head
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits over all that shapes a network; name and source do not."""
+        shape = msgspec.structs.replace(self, name="", source="")
+        return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:12]
+
+    def min(self) -> Arch:
+        """The smallest choice everywhere."""
+        return self.decode([slot.choices[0] for slot in _slots(self)])
+
+    def max(self) -> Arch:
+        """The largest choice everywhere."""
+        return self.decode([slot.choices[-1] for slot in _slots(self)])
+
+    def size(self) -> int:
+        """How many different archs there are."""
+        total = len(self.resolutions) * len(self.stem.widths) * len(self.head.widths)
+        for stage in self.stages:
+            block = len(stage.kernels) * len(stage.expands)
+            if self.granularity == "stage":
+                total *= len(stage.widths) * len(stage.depths) * block
+            else:
+                total *= len(stage.widths) * sum(block**depth for depth in stage.depths)
+        return total
+
+    # -- encoding: Arch <-> 31 raw integers for the 7-stage spaces ---------------------------------
+
+    def encode(self, arch: Arch) -> Rows:
+        """Arch -> int64 [slots], raw values (`Arch.integers`)."""
+        return np.array(arch.integers, dtype=np.int64)
+
+    def decode(self, row: Union[Sequence[int], Rows]) -> Arch:
+        """int [slots] -> Arch, the inverse of `encode`; SpaceError names the choice at fault.
+
+        Values in slots past the depth are read as 0.
+        """
+        slots = _slots(self)
+        if len(row) != len(slots):
+            raise SpaceError(
+                f"space {self.name}: an arch has {len(slots)} integers, got {len(row)}"
+            )
+        values = _canonical(self, np.array(row, dtype=np.int64)[None])[0].tolist()
+        for slot, value in zip(slots, values):
+            if value not in slot.choices and not (value == 0 and slot.block > 0):
+                raise SpaceError(
+                    f"space {self.name}: {slot.name} is {value}, not one of {list(slot.choices)}"
+                )
+        n = len(self.stages)
+        widths, depths = values[1 : n + 3], values[n + 3 : 2 * n + 3]
+        kernels, expands = np.split(np.array(values[2 * n + 3 :]), 2)
+        ends = np.cumsum([_per_stage(self, stage) for stage in self.stages])[:-1]
+        return Arch(
+            resolution=values[0],
+            stem=widths[0],
+            stages=tuple(
+                StageArch(width, depth, tuple(kernel.tolist()), tuple(expand.tolist()))
+                for width, depth, kernel, expand in zip(
+                    widths[1:-1], depths, np.split(kernels, ends), np.split(expands, ends)
+                )
+            ),
+            head=widths[-1],
+        )
+
+    def check(self, arch: Arch) -> Arch:
+        """`arch` itself if it is in this space, else SpaceError naming the choice at fault."""
+        if self.decode(arch.integers) != arch:
+            raise SpaceError(f"space {self.name}: arch {arch.id} is not in canonical form")
+        return arch
+
+    # -- variation: always valid, a function of the rng alone ------------------------------------
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """One arch, every choice uniform."""
+        return self.decode(self.sample_rows(1, rng)[0])
+
+    def sample_rows(self, n: int, rng: np.random.Generator) -> Rows:
+        """`n` encodings, every choice uniform."""
+        return _canonical(self, _pick(self, rng.random((n, len(_slots(self))))))
+
+    def mutate(self, arch: Arch, p: float, rng: np.random.Generator) -> Arch:
+        """Draw each choice anew with probability `p`."""
+        return self.decode(self.mutate_rows(self.encode(arch)[None], p, rng)[0])
+
+    def mutate_rows(self, rows: Rows, p: float, rng: np.random.Generator) -> Rows:
+        fresh = _pick(self, rng.random(rows.shape))
+        # a slot that a greater depth wakes up has no old value to keep
+        return _canonical(self, np.where((rng.random(rows.shape) < p) | (rows == 0), fresh, rows))
+
+    def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:
+        """Take each choice from `a` or `b`, evenly."""
+        rows = self.encode(a)[None], self.encode(b)[None]
+        return self.decode(self.crossover_rows(*rows, rng)[0])
+
+    def crossover_rows(self, a: Rows, b: Rows, rng: np.random.Generator) -> Rows:
+        child = np.where(rng.random(a.shape) < 0.5, a, b)
+        # a slot asleep in one parent and awake in the child takes the value of the other parent
+        return _canonical(self, np.where(child == 0, np.maximum(a, b), child))
+
+    def sample_by_macs(self, rng: np.random.Generator, n: int) -> List[Arch]:
+        """`n` different archs spread evenly over ten bins of equal width in log MACs.
+
+        min() and max() are the first two. Uniform sampling almost never reaches the cheap bins
+        (0.08 % of uniform table1 archs cost 300 MMACs or less), so every draw leans all its
+        choices by one random amount towards the small or the large end.
+        """
+        if n < 2:
+            raise SpaceError(f"sample_by_macs: n must be at least 2 (min and max), not {n}")
+        archs = [self.min(), self.max()]
+        low, high = (math.log(plan(self, arch).macs) for arch in archs)
+        room = [n // 10 + (i < n % 10) for i in range(10)]
+        room[0] -= 1
+        room[9] -= 1
+        seen = set(archs)
+        for _ in range(1000 * n):
+            if len(archs) == n:
+                return archs
+            lean = math.exp(rng.uniform(-2.5, 2.5))
+            arch = self.decode(_pick(self, rng.random((1, len(_slots(self)))) ** lean)[0])
+            macs = math.log(plan(self, arch).macs)
+            bin_of = min(9, int(10 * (macs - low) / (high - low)))
+            if room[bin_of] > 0 and arch not in seen:
+                room[bin_of] -= 1
+                seen.add(arch)
+                archs.append(arch)
+        raise SpaceError(f"space {self.name} holds too few archs for {n} in ten bins of MACs")
+
+
+class _Slot(msgspec.Struct, frozen=True):
+    """One place of the encoding: what may stand there, and which block it describes."""
+
+    name: str
+    choices: Ints
+    stage: int = 0
+    block: int = -1
+
+
+def _per_stage(space: Space, stage: Stage) -> int:
+    """How many kernels (and expands) an arch holds for this stage."""
+    return 1 if space.granularity == "stage" else max(stage.depths)
+
+
+@functools.lru_cache(maxsize=32)
+def _slots(space: Space) -> Tuple[_Slot, ...]:
+    stages = list(enumerate(space.stages, start=1))
+    return (
+        _Slot("resolution", space.resolutions),
+        _Slot("stem width", space.stem.widths),
+        *(_Slot(f"stage {i} width", stage.widths) for i, stage in stages),
+        _Slot("head width", space.head.widths),
+        *(_Slot(f"stage {i} depth", stage.depths) for i, stage in stages),
+        *(
+            _Slot(f"stage {i} {what} of block {block + 1}", choices, i - 1, block)
+            for what in ("kernel", "expand")
+            for i, stage in stages
+            for choices in [stage.kernels if what == "kernel" else stage.expands]
+            for block in range(_per_stage(space, stage))
+        ),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _choice_matrix(space: Space) -> Tuple[Rows, Rows]:
+    """The choices of every slot, [slots, most choices] padded by repetition, and their counts."""
+    slots = _slots(space)
+    counts = np.array([len(slot.choices) for slot in slots])
+    most = counts.max()
+    padded = [slot.choices + slot.choices[-1:] * (most - len(slot.choices)) for slot in slots]
+    return np.array(padded, dtype=np.int64), counts
+
+
+def _pick(space: Space, unit: NDArray[np.float64]) -> Rows:
+    """Numbers in [0, 1) [n, slots] -> the choice at that place of each slot's list."""
+    choices, counts = _choice_matrix(space)
+    return choices[np.arange(len(counts)), (unit * counts).astype(np.int64)]
+
+
+def _canonical(space: Space, rows: Rows) -> Rows:
+    """Put 0 into every slot past its stage's depth."""
+    if space.granularity == "stage":
+        return rows
+    slots = _slots(space)
+    depths = rows[:, len(space.stages) + 3 : 2 * len(space.stages) + 3]
+    blocks = np.array([slot.block for slot in slots])
+    awake = blocks < depths[:, [slot.stage for slot in slots]]
+    return np.where(awake, rows, 0)
+
+
+def load_space(name_or_path: Union[str, Path]) -> Space:
+    """Read a space by name (`table1`, `micro`, ...) or from a YAML file; SpaceError if it is bad."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = _FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            known = sorted(p.stem for p in _FOLDER.glob("*.yaml"))
+            raise SpaceError(
+                f"unknown space '{name_or_path}': known are {', '.join(known)}, "
+                "or give the path of a .yaml file"
+            )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpaceError(f"cannot read space {path}: {error}") from error
+    return read_space(content, str(path))
+
+
+def read_space(content: Any, where: str) -> Space:
+    """Plain data (from YAML or a message) -> Space; SpaceError names `where`, the key, the fault."""
+    try:
+        space = msgspec.convert(content, Space)
+    except msgspec.ValidationError as error:
+        raise SpaceError(f"{where}: {str(error).replace('$.', '')}") from error
+    for key, fault in _faults(space):
+        raise SpaceError(f"{where}: {key}: {fault}")
+    return space
+
+
+def _faults(space: Space) -> List[Tuple[str, str]]:
+    faults = []
+    if space.granularity not in ("stage", "block"):
+        faults.append(("granularity", f"'{space.granularity}' is not 'stage' or 'block'"))
+    if not space.stages:
+        faults.append(("stages", "must not be empty"))
+    parts = [("stem", space.stem), ("head", space.head)]
+    parts += [(f"stages[{i}]", stage) for i, stage in enumerate(space.stages)]
+    fields = [("resolutions", space.resolutions)]
+    fields += [
+        (f"{part}.{key}", value)
+        for part, struct in parts
+        for key, value in msgspec.structs.asdict(struct).items()
+    ]
+    for key, value in fields:
+        if isinstance(value, tuple):
+            if not value:
+                faults.append((key, "must not be empty"))
+            elif list(value) != sorted(set(value)):
+                faults.append((key, f"{list(value)} must rise and not repeat"))
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, int) and not isinstance(number, bool) and number < 1:
+                faults.append((key, f"{number} must be at least 1"))
+            elif key.endswith(("kernel", "kernels")) and number % 2 == 0:
+                faults.append((key, f"kernel {number} must be odd"))
+        if key.endswith("stride") and value not in (1, 2):
+            faults.append((key, f"stride {value} is not 1 or 2"))
+        if key.endswith("act") and value not in ACTIVATIONS:
+            faults.append((key, f"unknown activation '{value}': known are {sorted(ACTIVATIONS)}"))
+    return faults

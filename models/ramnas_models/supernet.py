@@ -1,0 +1,229 @@
+"""The weight-sharing supernet and the networks cut out of it (torch).
+
+A smaller network uses the first n channels of every dimension, the centre of every kernel and the
+first d blocks of every stage. One forward, driven by a plan, serves supernet and subnet alike: in
+the supernet every layer takes a slice (a view) of its tensors, in a subnet they fit as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable, Optional, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ramnas_models.plan import Block, Conv, Layer, Linear, Plan, SqueezeExcite, plan
+from ramnas_models.space import Arch, Space
+
+BN_EPS = 1e-5
+
+
+class BatchNorm(nn.Module):
+    """The tensors of nn.BatchNorm2d, without its counter of batches."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+
+class ElasticConv(nn.Module):
+    """Conv, BatchNorm or bias, activation; `layer` says how much of the tensors to use.
+
+    In training BatchNorm uses the statistics of the batch and leaves the running ones alone; only
+    `recalibrate` fills them, because subnets of different width do not share statistics.
+    """
+
+    def __init__(self, layer: Conv) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(layer.weight_shape))
+        self.bias = nn.Parameter(torch.empty(layer.c_out)) if layer.bias else None
+        self.bn = BatchNorm(layer.c_out) if layer.norm else None
+        self.momentum: Optional[float] = None  # a number only while recalibrating
+
+    def forward(self, x: Tensor, layer: Conv) -> Tensor:
+        c_out, c_in, kernel, _ = layer.weight_shape
+        weight = self.weight
+        if weight.shape != layer.weight_shape:
+            edge = (weight.shape[2] - kernel) // 2
+            weight = weight[:c_out, :c_in, edge : edge + kernel, edge : edge + kernel]
+        bias = None if self.bias is None else self.bias[:c_out]
+        groups = layer.c_in if layer.depthwise else 1
+        x = F.conv2d(x, weight, bias, layer.stride, kernel // 2, 1, groups)
+        if self.bn is not None:
+            bn = self.bn
+            fill = self.momentum is not None
+            batch = self.training and not fill
+            x = F.batch_norm(
+                x,
+                None if batch else bn.running_mean[:c_out],
+                None if batch else bn.running_var[:c_out],
+                bn.weight[:c_out],
+                bn.bias[:c_out],
+                training=batch or fill,
+                momentum=self.momentum or 0.0,
+                eps=BN_EPS,
+            )
+        if layer.act == "swish":
+            x = F.silu(x)
+        elif layer.act == "relu":
+            x = F.relu(x)
+        return x
+
+
+class ElasticLinear(nn.Module):
+    def __init__(self, layer: Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(layer.c_out, layer.c_in))
+        self.bias = nn.Parameter(torch.empty(layer.c_out))
+
+    def forward(self, x: Tensor, layer: Linear) -> Tensor:
+        return F.linear(x, self.weight[:, : layer.c_in], self.bias)
+
+
+class Net(nn.Module):
+    """The tensors of a set of layers, and the forward pass of any plan that they can serve."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        super().__init__()
+        for layer in layers:
+            module = ElasticConv(layer) if isinstance(layer, Conv) else ElasticLinear(layer)
+            parent: nn.Module = self
+            *path, name = layer.key.split(".")
+            for part in path:
+                if part not in dict(parent.named_children()):
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            parent.add_module(name, module)
+        self._layers = {
+            key: module
+            for key, module in self.named_modules()
+            if isinstance(module, (ElasticConv, ElasticLinear))
+        }
+
+    def run(self, x: Tensor, plan: Plan) -> Tensor:
+        """Images [n, 3, h, w], normalised -> logits [n, classes]."""
+        x = self._apply_layer(x, plan.stem)
+        for block in plan.blocks:
+            x = self._block(x, block)
+        x = self._apply_layer(x, plan.head_expand)
+        x = x.mean((2, 3), keepdim=True)
+        x = self._apply_layer(x, plan.head_mix)
+        return self._apply_layer(x.flatten(1), plan.classifier)
+
+    def _apply_layer(self, x: Tensor, layer: Layer) -> Tensor:
+        out: Tensor = self._layers[layer.key](x, layer)
+        return out
+
+    def _block(self, x: Tensor, block: Block) -> Tensor:
+        shortcut = x
+        if block.shortcut.pool:
+            shortcut = F.avg_pool2d(shortcut, 2, 2, block.shortcut.pool_padding)
+        if block.shortcut.conv:
+            shortcut = self._apply_layer(shortcut, block.shortcut.conv)
+        if block.expand:
+            x = self._apply_layer(x, block.expand)
+        x = self._apply_layer(x, block.depthwise)
+        if block.se:
+            x = x * self._squeeze_excite(x, block.se)
+        return self._apply_layer(x, block.project) + shortcut
+
+    def _squeeze_excite(self, x: Tensor, se: SqueezeExcite) -> Tensor:
+        x = x.mean((2, 3), keepdim=True)
+        x = self._apply_layer(self._apply_layer(x, se.reduce), se.expand)
+        return F.hardsigmoid(x)
+
+
+class Subnet(Net):
+    """One network with its own weights."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan.layers())
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, self.plan)
+
+    @torch.no_grad()
+    def recalibrate(self, batches: Iterable[Tensor]) -> Subnet:
+        """Set the BatchNorm statistics to the mean over `batches` ([n, 3, h, w] each)."""
+        convs = [m for m in self.modules() if isinstance(m, ElasticConv) and m.bn is not None]
+        self.eval()
+        try:
+            for i, batch in enumerate(batches):
+                for conv in convs:
+                    conv.momentum = 1 / (i + 1)
+                self.run(batch, self.plan)
+        finally:
+            for conv in convs:
+                conv.momentum = None
+        return self
+
+    def numpy_weights(self) -> Dict[str, np.ndarray[Tuple[int, ...], np.dtype[np.float32]]]:
+        """Tensors by key, float32, as `onnx_graph.build` takes them."""
+        return {key: value.detach().cpu().numpy() for key, value in self.state_dict().items()}
+
+
+class Supernet(Net):
+    """All networks of `space` in one set of tensors."""
+
+    def __init__(self, space: Space, num_classes: int = 1000) -> None:
+        super().__init__(_largest_layers(space, num_classes))
+        self.space = space
+        self.num_classes = num_classes
+        self.reset_parameters()
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
+        return self.run(x, self.plan(arch, (x.shape[2], x.shape[3])))
+
+    def plan(self, arch: Arch, input_hw: Optional[Tuple[int, int]] = None) -> Plan:
+        return plan(self.space, arch, num_classes=self.num_classes, input_hw=input_hw)
+
+    @torch.no_grad()
+    def extract(self, arch: Arch) -> Subnet:
+        """A standalone copy of `arch`; its BatchNorm statistics are void until recalibrated."""
+        layout = self.plan(self.space.check(arch))
+        with torch.device("meta"):  # no initialisation that would be overwritten at once
+            subnet = Subnet(layout)
+        own = self.state_dict()
+        cut = {}
+        for key, target in subnet.state_dict().items():
+            source = own[key]
+            if source.ndim == 4:
+                edge = (source.shape[2] - target.shape[2]) // 2
+                source = source[:, :, edge : edge + target.shape[2], edge : edge + target.shape[3]]
+            cut[key] = source[tuple(slice(n) for n in target.shape)].clone()
+        subnet.load_state_dict(cut, assign=True)
+        return subnet.eval()
+
+    def reset_parameters(self) -> None:
+        """He initialisation; the last BatchNorm gamma of every block starts at 0 (BigNAS)."""
+        for key, module in self._layers.items():
+            if isinstance(module, ElasticConv):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                if key.endswith("project") and module.bn is not None:
+                    nn.init.zeros_(module.bn.weight)
+            else:
+                nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _largest_layers(space: Space, num_classes: int) -> Iterable[Layer]:
+    """The layers of the max net, and the shortcuts that only narrower networks need."""
+    layers = {layer.key: layer for layer in plan(space, space.max(), num_classes=num_classes).layers()}
+    before = space.stem.widths
+    for i, stage in enumerate(space.stages):
+        if len({*before, *stage.widths}) > 1:  # some arch changes the width here
+            key = f"stages.{i}.0.shortcut"
+            layers[key] = Conv(key, before[-1], stage.widths[-1], 1, 1, (1, 1), norm=False)
+        before = stage.widths
+    return layers.values()
