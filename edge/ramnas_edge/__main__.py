@@ -16,12 +16,16 @@ def main(argv: Optional[List[str]] = None) -> int:
     agent = verbs.add_parser("agent", help="measure networks for a host")
     agent.add_argument("--connect", required=True, metavar="tcp://HOST:PORT")
     agent.add_argument("--name", help="this board's name at the host (default: host name)")
+    agent.add_argument(
+        "--give-up-s", type=float, metavar="S", help="end after S seconds without a host"
+    )
     agent.set_defaults(call=_agent)
 
     run = verbs.add_parser("run", help="run the model of a bundle that fits a latency budget")
     run.add_argument("--bundle", required=True, metavar="DIR")
     run.add_argument("--latency-budget-ms", type=float, metavar="X", help="p90 of a whole call")
     run.add_argument("--source", required=True, metavar="IMAGE_OR_DIR")
+    run.add_argument("--repeat", type=int, default=1, metavar="N", help="times over the source")
     run.add_argument("--engine", default="onnxruntime-cpu")
     run.add_argument("--threads", type=int, default=1)
     run.add_argument("--json", action="store_true", help="one JSON line a frame, then a summary")
@@ -34,36 +38,39 @@ def main(argv: Optional[List[str]] = None) -> int:
 def _agent(args: argparse.Namespace) -> None:
     from ramnas_edge import agent
 
-    agent.serve(args.connect, name=args.name)
+    agent.serve(args.connect, name=args.name, give_up_s=args.give_up_s)
 
 
 def _run(args: argparse.Namespace) -> None:
+    import itertools
+
     import msgspec
     import numpy as np
 
     from ramnas_edge.runtime import Runtime
-    from ramnas_edge.sources import frames, list_images
+    from ramnas_edge.sources import batches, list_images
 
-    images = list_images(args.source)
-    first = next(frames(images[:1]))[1]
+    source = batches(list_images(args.source) * args.repeat)
+    first = next(source)
     with Runtime.open(
         args.bundle,
         latency_budget_ms=args.latency_budget_ms,
         engine=args.engine,
         threads=args.threads,
-        frame_hw=first.shape[:2],
+        frame_hw=first[0][1].shape[:2],
     ) as runtime:
         totals = []
-        for path, frame in frames(images):
-            result = runtime(frame)
-            totals.append(result.timing.total_ms)
-            if args.json:
-                line = {"image": str(path), "labels": result.labels, "timing": result.timing}
-                print(msgspec.json.encode(line).decode())
-            else:
-                print(f"{path}: {result.labels.name} ({result.labels.score:.2f})")
+        for batch in itertools.chain([first], source):
+            results = [(path, runtime(frame)) for path, frame in batch]
+            for path, result in results:
+                totals.append(result.timing.total_ms)
+                if args.json:
+                    line = {"image": str(path), "labels": result.labels, "timing": result.timing}
+                    print(msgspec.json.encode(line).decode())
+                else:
+                    print(f"{path}: {result.labels.name} ({result.labels.score:.2f})")
         choice = runtime.choice
-        p50, p90 = np.percentile(totals, [50, 90])
+        p50, p90 = np.percentile(totals, [50, 90]).tolist()
         if args.json:
             summary = {
                 "model": choice.model.arch_id,

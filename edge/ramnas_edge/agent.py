@@ -10,23 +10,24 @@ from typing import Deque, Dict, List, Optional, Sequence, Tuple
 
 import msgspec
 import zmq
+from ramnas_models.errors import BackendError, FleetError, WireError
+from ramnas_models.space import Arch
 
 from ramnas_edge import backends, profiler, wire
 from ramnas_edge.device import this_device
 from ramnas_edge.measuring import Child
 from ramnas_edge.record import INCONCLUSIVE, LatencyRecord
-from ramnas_models.errors import BackendError, FleetError, WireError
-from ramnas_models.space import Arch
 
 log = logging.getLogger(__name__)
 
 
-def serve(endpoint: str, *, name: Optional[str] = None) -> None:
+def serve(endpoint: str, *, name: Optional[str] = None, give_up_s: Optional[float] = None) -> None:
     """Work for the host at `endpoint` (tcp://HOST:PORT) until it says goodbye.
 
-    Waits for a host that is not there yet, and again when it falls silent.
+    Waits for a host that is not there yet, and again when it falls silent: for ever, or until
+    FleetError after `give_up_s` seconds of silence.
     """
-    agent = _Agent(endpoint, name or socket.gethostname())
+    agent = _Agent(endpoint, name or socket.gethostname(), give_up_s)
     try:
         agent.run()
     finally:
@@ -36,8 +37,8 @@ def serve(endpoint: str, *, name: Optional[str] = None) -> None:
 class _Agent:
     """Owns the one socket of this board; the measuring child never sees it."""
 
-    def __init__(self, endpoint: str, name: str) -> None:
-        self.endpoint, self.name = endpoint, name
+    def __init__(self, endpoint: str, name: str, give_up_s: Optional[float]) -> None:
+        self.endpoint, self.name, self.give_up_s = endpoint, name, give_up_s
         self.engines = backends.available()
         if not self.engines:
             raise BackendError("no inference engine on this machine: pip install ramnas[cpu]")
@@ -49,7 +50,7 @@ class _Agent:
         self.waiting: Deque[wire.Job] = deque()  # parts of the host's block, still to be measured
         self.doubtful: List[Arch] = []  # inconclusive in the current job
         self.unacked: Dict[Tuple[str, ...], LatencyRecord] = {}
-        self.last_sent = self.last_heard = time.monotonic()
+        self.last_sent = self.last_heard = self.last_greeted = time.monotonic()
 
     def run(self) -> None:
         self._greet()
@@ -58,7 +59,7 @@ class _Agent:
             poller.register(self.socket, zmq.POLLIN)
             if self.child:
                 poller.register(self.child.fileno(), zmq.POLLIN)
-            for source, _ in poller.poll(wire.HEARTBEAT_S * 1000 / 2):
+            for source, _ in poller.poll(int(wire.HEARTBEAT_S * 500)):
                 if source is not self.socket:
                     self._from_child()
                 elif not self._from_host():
@@ -66,8 +67,11 @@ class _Agent:
             now = time.monotonic()
             if now - self.last_sent > wire.HEARTBEAT_S:
                 self._send(wire.Heartbeat())
-            if now - self.last_heard > wire.SILENCE_S:
-                log.warning("no host at %s for %.0f s, still trying", self.endpoint, wire.SILENCE_S)
+            silent_s = now - self.last_heard
+            if self.give_up_s is not None and silent_s > self.give_up_s:
+                raise FleetError(f"no host answered at {self.endpoint} for {silent_s:.0f} s")
+            if silent_s > wire.SILENCE_S and now - self.last_greeted > wire.SILENCE_S:
+                log.warning("no host at %s for %.0f s, still trying", self.endpoint, silent_s)
                 self.socket.close(linger=0)
                 self.socket = self._connect()
                 self._greet()
@@ -92,7 +96,7 @@ class _Agent:
         return dealer
 
     def _greet(self) -> None:
-        self.last_heard = time.monotonic()
+        self.last_greeted = time.monotonic()
         self._send(wire.Hello(wire.PROTOCOL, this_device(), self.engines))
 
     def _send(self, message: wire.FromBoard) -> None:
@@ -137,7 +141,7 @@ class _Agent:
         self.doubtful.clear()
         self._fresh_child()
 
-    # -- the child -----------------------------------------------------------------------------------
+    # -- the child ---------------------------------------------------------------------------------
 
     def _fresh_child(self) -> None:
         assert self.welcome is not None
@@ -186,7 +190,8 @@ class _Agent:
 
     def _child_died(self) -> None:
         """Measure the block's archs one by one; the one that kills its child alone has failed."""
-        assert self.child is not None and self.welcome is not None
+        assert self.child is not None
+        assert self.welcome is not None
         code, job = self.child.close(), self.current
         log.warning("the measuring process died (exit code %s)", code)
         self.child, self.doubtful = None, []
@@ -195,7 +200,9 @@ class _Agent:
         archs = job.block.archs
         if len(archs) == 1:
             reason = f"the engine's process died (exit code {code})"
-            self._deliver(profiler.failed(job.block, archs[0], self.welcome.space, job.device_class, reason))
+            self._deliver(
+                profiler.failed(job.block, archs[0], self.welcome.space, job.device_class, reason)
+            )
         else:
             for arch in archs:
                 self._again(job, [arch])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, List, Mapping
 
 import onnxruntime as ort
+from ramnas_models.errors import BackendError
 
 from ramnas_edge.backends import Options, Running, Tensor
-from ramnas_models.errors import BackendError
 
 if TYPE_CHECKING:
     from ramnas_edge.backends import Array
@@ -46,8 +46,8 @@ class OrtBackend:
         loaded = session.get_providers()
         if loaded[0] != self.provider:
             raise BackendError(
-                f"engine {self.engine}: {self.provider} did not load, {loaded[0]} would run instead; "
-                "check the driver and the libraries of that provider"
+                f"engine {self.engine}: {self.provider} did not load, {loaded[0]} would run "
+                "instead; check the driver and the libraries of that provider"
             )
         running = Running(self.engine, self.version, tuple(loaded), options.precision)
         return OrtSession(session, running)

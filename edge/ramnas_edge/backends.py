@@ -69,7 +69,7 @@ class Backend(Protocol):
 
 
 def load(engine: str) -> Backend:
-    """The backend of `engine`; BackendError if it is unknown, not installed or has no such device."""
+    """The backend of `engine`; BackendError if it is unknown, not installed or has no device."""
     if engine not in ENGINES:
         raise BackendError(f"unknown engine '{engine}': known are {', '.join(ENGINES)}")
     module, name = ENGINES[engine]

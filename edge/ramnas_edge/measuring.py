@@ -65,16 +65,21 @@ def _measure_jobs(pipe: Connection) -> None:
         pipe.send_bytes(wire.encode(wire.Ready()))
         job = wire.decode_from_host(pipe.recv_bytes())
         assert isinstance(job, wire.Job)
-        block = job.block
-        total = block.rounds * (len(block.archs) + 2 * len(block.anchors))
-        done = 0
-
-        def report(visit: Visit) -> None:
-            nonlocal done
-            done += 1
-            pipe.send_bytes(wire.encode(wire.Visited(visit, done, total)))
-
+        report = _Report(pipe, job)
         for record in profiler.measure(
-            block, welcome.space, job.device_class, on_visit=report
+            job.block, welcome.space, job.device_class, on_visit=report.visit
         ):
             pipe.send_bytes(wire.encode(wire.Measured(record)))
+
+
+class _Report:
+    """Sends each visit of a job, with how far the job is."""
+
+    def __init__(self, pipe: Connection, job: wire.Job) -> None:
+        self._pipe, self._done = pipe, 0
+        block = job.block
+        self._total = block.rounds * (len(block.archs) + 2 * len(block.anchors))
+
+    def visit(self, visit: Visit) -> None:
+        self._done += 1
+        self._pipe.send_bytes(wire.encode(wire.Visited(visit, self._done, self._total)))

@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Tuple
 
 import msgspec
 import numpy as np
-
-from ramnas_edge import backends
-from ramnas_edge.pipeline import Pipeline
-from ramnas_edge.record import FAILED, INCONCLUSIVE, MIN_RUNS, MIN_VISITS, OK
-from ramnas_edge.record import LatencyRecord, Target, Visit, spread
 from ramnas_models import onnx_graph
 from ramnas_models.errors import BackendError
 from ramnas_models.plan import plan
 from ramnas_models.space import Arch, Space
+
+from ramnas_edge import backends
+from ramnas_edge.pipeline import Pipeline
+from ramnas_edge.record import (
+    FAILED,
+    INCONCLUSIVE,
+    MIN_RUNS,
+    MIN_VISITS,
+    OK,
+    LatencyRecord,
+    Target,
+    Visit,
+    spread,
+)
 
 if TYPE_CHECKING:
     from ramnas_edge.backends import Array
@@ -121,9 +130,7 @@ def measure(
     return records
 
 
-def failed(
-    block: Block, arch: Arch, space: Space, device_class: str, reason: str
-) -> LatencyRecord:
+def failed(block: Block, arch: Arch, space: Space, device_class: str, reason: str) -> LatencyRecord:
     """The record of an arch that could not be measured: no figure is invented for it."""
     void = _void(block, arch, space, device_class)
     return msgspec.structs.replace(void, validity=FAILED, reason=reason)
@@ -147,9 +154,7 @@ def _void(block: Block, arch: Arch, space: Space, device_class: str) -> LatencyR
 class _Runner:
     """One open session with its input, ready to be called."""
 
-    def __init__(
-        self, backend: backends.Backend, arch: Arch, space: Space, target: Target
-    ) -> None:
+    def __init__(self, backend: backends.Backend, arch: Arch, space: Space, target: Target) -> None:
         layout = plan(space, arch, num_classes=target.num_classes, input_hw=target.hw(arch))
         model = onnx_graph.build(layout, image_input=target.image_input, batch=target.batch)
         options = backends.Options(target.precision, target.threads)

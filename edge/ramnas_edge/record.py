@@ -11,7 +11,6 @@ from typing import Dict, Iterable, List, Optional, Tuple
 
 import msgspec
 import numpy as np
-
 from ramnas_models.space import Arch
 
 MIN_RUNS, MIN_VISITS = 44, 8  # 44 independent runs bound p90 at 99 %

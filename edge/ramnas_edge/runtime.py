@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 
 import msgspec
 import numpy as np
+from ramnas_models.bundle import Bundle, Model, open_bundle
+from ramnas_models.errors import BudgetError
 
 from ramnas_edge import backends
 from ramnas_edge.device import this_device
 from ramnas_edge.pipeline import Pipeline, Result
-from ramnas_models.bundle import Bundle, Model, open_bundle
-from ramnas_models.errors import BudgetError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,9 +89,7 @@ class Runtime:
         self.close()
 
 
-def pick(
-    models: Tuple[Model, ...], p90_ms: Dict[str, float], budget_ms: Optional[float]
-) -> Model:
+def pick(models: Tuple[Model, ...], p90_ms: Dict[str, float], budget_ms: Optional[float]) -> Model:
     """The most accurate of `models` within the budget; the faster one of equals."""
     fits = [m for m in models if budget_ms is None or p90_ms[m.arch_id] <= budget_ms]
     if not fits:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Tuple
 
-from ramnas_edge.vision import IMAGE_SUFFIXES, read_image
 from ramnas_models.errors import SourceError
 
+from ramnas_edge.vision import IMAGE_SUFFIXES, read_image
+
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from ramnas_edge.vision import Image
+
+log = logging.getLogger(__name__)
 
 
 def list_images(source: str) -> List[Path]:
@@ -26,6 +29,21 @@ def list_images(source: str) -> List[Path]:
     return [path]
 
 
-def frames(images: List[Path]) -> Iterator[Tuple[Path, NDArray[np.uint8]]]:
-    for path in images:
-        yield path, read_image(str(path))
+def batches(images: List[Path], size: int = 32) -> Iterator[List[Tuple[Path, Image]]]:
+    """The frames, read `size` at a time so that decoding files does not disturb what is timed.
+
+    A file that is no image is named in the log and left out; SourceError if all are.
+    """
+    broken = 0
+    for start in range(0, len(images), size):
+        batch = []
+        for path in images[start : start + size]:
+            try:
+                batch.append((path, read_image(str(path))))
+            except SourceError as error:
+                broken += 1
+                if broken == len(images):
+                    raise
+                log.warning("left out: %s", error)
+        if batch:
+            yield batch

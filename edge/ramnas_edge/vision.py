@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Sequence, Tuple
 import cv2
 import msgspec
 import numpy as np
-
 from ramnas_models.errors import SourceError
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ def resize(frame: Image, hw: Tuple[int, int]) -> Image:
     """The whole frame at `hw`, bilinear; training, calibration and runtime all use this one."""
     if frame.shape[:2] == hw:
         return frame
-    resized: Image = cv2.resize(frame, (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
-    return resized
+    resized = cv2.resize(frame, (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)  # no copy: cv2 keeps the type
 
 
 def label(logits: NDArray[np.float32], classes: Sequence[str]) -> Labels:
@@ -56,5 +55,4 @@ def read_image(path: str) -> Image:
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
         raise SourceError(f"{path} cannot be read as an image")
-    result: Image = image
-    return result
+    return np.asarray(image, np.uint8)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Tuple, Union
 
 import msgspec
+from ramnas_models.errors import WireError
+from ramnas_models.space import Space
 
 from ramnas_edge.device import Device
 from ramnas_edge.profiler import Block
 from ramnas_edge.record import LatencyRecord, Target, Visit
-from ramnas_models.errors import WireError
-from ramnas_models.space import Space
 
 PROTOCOL = 1
 MAX_BYTES = 4 * 2**20
@@ -97,17 +97,19 @@ def encode(message: Union[FromBoard, FromHost]) -> bytes:
 def decode_from_board(data: bytes) -> FromBoard:
     """WireError if `data` is too large or no message of a board."""
     try:
-        return _from_board.decode(_capped(data))
+        message: FromBoard = _from_board.decode(_capped(data))
     except msgspec.DecodeError as error:
         raise WireError(f"not a message of a board: {error}") from error
+    return message
 
 
 def decode_from_host(data: bytes) -> FromHost:
     """WireError if `data` is too large or no message of a host."""
     try:
-        return _from_host.decode(_capped(data))
+        message: FromHost = _from_host.decode(_capped(data))
     except msgspec.DecodeError as error:
         raise WireError(f"not a message of a host: {error}") from error
+    return message
 
 
 def _capped(data: bytes) -> bytes:

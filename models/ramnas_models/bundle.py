@@ -1,4 +1,4 @@
-"""What travels to a robot: a folder with `manifest.json` and `models/*.onnx`, verified on reading."""
+"""What travels to a robot: a folder of `manifest.json` and `models/*.onnx`, verified on reading."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Convolutions and linear layers, batch 1; `macs_bn` adds two operations a BatchNorm element."""
+    """Batch 1; `macs_bn` adds two operations a BatchNorm element to `macs`."""
 
     macs: int
     macs_bn: int
@@ -37,8 +37,8 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Latency of this very graph on one device class.
 
     `frame_hw`: whole calls on frames of that size, resize and decode included; None: the engine
-    alone, host buffer in to outputs on the host. `p50_ms` and `p90_ms` are raw; `corrected_ms` is
-    the median with the machine's drift taken out.
+    alone, host buffer in to outputs on the host. `p90_ms` is raw; `corrected_ms` is the median
+    with the machine's drift taken out.
     """
 
     device_class: str
@@ -47,7 +47,6 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int
     batch: int
     frame_hw: Optional[Tuple[int, int]]
-    p50_ms: float
     p90_ms: float
     corrected_ms: float
 
@@ -96,7 +95,9 @@ class Bundle(msgspec.Struct, frozen=True):
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise BundleError(f"{path}: cannot be read ({error.strerror}); fetch the bundle again") from error
+            raise BundleError(
+                f"{path}: cannot be read ({error.strerror}); fetch the bundle again"
+            ) from error
         found = hashlib.sha256(data).hexdigest()
         if found != model.sha256:
             raise BundleError(
@@ -113,7 +114,9 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
     try:
         manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
     except OSError as error:
-        raise BundleError(f"{folder} is no bundle: cannot read {file} ({error.strerror})") from error
+        raise BundleError(
+            f"{folder} is no bundle: cannot read {file} ({error.strerror})"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{file}: {error}") from error
     if manifest.format != FORMAT:

@@ -1,4 +1,4 @@
-"""Plan + numpy weights -> ONNX graph, without torch: a board builds any subnet it has to measure."""
+"""Plan + numpy weights -> ONNX graph, without torch: a board builds what it has to measure."""
 
 from __future__ import annotations
 

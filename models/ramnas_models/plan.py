@@ -197,9 +197,7 @@ def _block(
 ) -> Block:  # fmt: skip
     key = f"stages.{stage}.{index}"
     mid = make_divisible(round(c_in * expand))
-    depthwise = Conv(
-        f"{key}.depthwise", mid, mid, kernel, stride, in_hw, depthwise=True, act=act
-    )
+    depthwise = Conv(f"{key}.depthwise", mid, mid, kernel, stride, in_hw, depthwise=True, act=act)
     out_hw = depthwise.out_hw
     squeezed = make_divisible(mid // 4)
     parity = (in_hw[0] % 2, in_hw[1] % 2) if stride == 2 else (0, 0)
@@ -209,8 +207,8 @@ def _block(
         expand=None if expand == 1 else Conv(f"{key}.expand", c_in, mid, 1, 1, in_hw, act=act),
         depthwise=depthwise,
         se=SqueezeExcite(
-            Conv(f"{key}.se.reduce", mid, squeezed, 1, 1, (1, 1), norm=False, bias=True, act="relu"),
-            Conv(f"{key}.se.expand", squeezed, mid, 1, 1, (1, 1), norm=False, bias=True),
+            Conv(f"{key}.se.reduce", mid, squeezed, 1, 1, (1, 1), False, False, True, "relu"),
+            Conv(f"{key}.se.expand", squeezed, mid, 1, 1, (1, 1), False, False, True),
         ) if se else None,
         project=Conv(f"{key}.project", mid, c_out, 1, 1, out_hw),
         shortcut=Shortcut(

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple, Union
 
 import msgspec
 import numpy as np
@@ -141,6 +141,10 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Arch -> int64 [slots], raw values (`Arch.integers`)."""
         return np.array(arch.integers, dtype=np.int64)
 
+    def encode_all(self, archs: Sequence[Arch]) -> Rows:
+        """Archs -> int64 [n, slots]."""
+        return np.array([arch.integers for arch in archs], dtype=np.int64)
+
     def decode(self, row: Union[Sequence[int], Rows]) -> Arch:
         """int [slots] -> Arch, the inverse of `encode`; SpaceError names the choice at fault.
 
@@ -187,7 +191,7 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def sample_rows(self, n: int, rng: np.random.Generator) -> Rows:
         """`n` encodings, every choice uniform."""
-        return _canonical(self, _pick(self, rng.random((n, len(_slots(self))))))
+        return _canonical(self, _pick(self, self._unit(n, rng)))
 
     def mutate(self, arch: Arch, p: float, rng: np.random.Generator) -> Arch:
         """Draw each choice anew with probability `p`."""
@@ -215,26 +219,33 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         (0.08 % of uniform table1 archs cost 300 MMACs or less), so every draw leans all its
         choices by one random amount towards the small or the large end.
         """
-        if n < 2:
-            raise SpaceError(f"sample_by_macs: n must be at least 2 (min and max), not {n}")
+        if not 2 <= n <= self.size():
+            raise SpaceError(
+                f"cannot draw {n} different archs from space {self.name}: "
+                f"at least 2 (min and max), at most its size, {self.size()}"
+            )
         archs = [self.min(), self.max()]
         low, high = (math.log(plan(self, arch).macs) for arch in archs)
         room = [n // 10 + (i < n % 10) for i in range(10)]
         room[0] -= 1
         room[9] -= 1
         seen = set(archs)
-        for _ in range(1000 * n):
-            if len(archs) == n:
-                return archs
+        tries = 0
+        while len(archs) < n:
+            tries += 1
             lean = math.exp(rng.uniform(-2.5, 2.5))
-            arch = self.decode(_pick(self, rng.random((1, len(_slots(self)))) ** lean)[0])
+            arch = self.decode(_canonical(self, _pick(self, self._unit(1, rng) ** lean))[0])
             macs = math.log(plan(self, arch).macs)
             bin_of = min(9, int(10 * (macs - low) / (high - low)))
-            if room[bin_of] > 0 and arch not in seen:
+            # a small space may have nothing in some bin: after many tries any new arch will do
+            if arch not in seen and (room[bin_of] > 0 or tries > 200 * n):
                 room[bin_of] -= 1
                 seen.add(arch)
                 archs.append(arch)
-        raise SpaceError(f"space {self.name} holds too few archs for {n} in ten bins of MACs")
+        return archs
+
+    def _unit(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        return rng.random((n, len(_slots(self))))
 
 
 class _Slot(msgspec.Struct, frozen=True):
@@ -298,7 +309,7 @@ def _canonical(space: Space, rows: Rows) -> Rows:
 
 
 def load_space(name_or_path: Union[str, Path]) -> Space:
-    """Read a space by name (`table1`, `micro`, ...) or from a YAML file; SpaceError if it is bad."""
+    """Read a space by name (`table1`, `micro`) or from a YAML file; SpaceError if it is bad."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = _FOLDER / f"{name_or_path}.yaml"
@@ -316,7 +327,7 @@ def load_space(name_or_path: Union[str, Path]) -> Space:
 
 
 def read_space(content: Any, where: str) -> Space:
-    """Plain data (from YAML or a message) -> Space; SpaceError names `where`, the key, the fault."""
+    """Plain data (from YAML) -> Space; SpaceError names `where`, the key and the fault."""
     try:
         space = msgspec.convert(content, Space)
     except msgspec.ValidationError as error:
@@ -326,33 +337,31 @@ def read_space(content: Any, where: str) -> Space:
     return space
 
 
-def _faults(space: Space) -> List[Tuple[str, str]]:
-    faults = []
+def _faults(space: Space) -> Iterator[Tuple[str, str]]:
+    """(key, fault) of every value that has the right type and makes no sense."""
     if space.granularity not in ("stage", "block"):
-        faults.append(("granularity", f"'{space.granularity}' is not 'stage' or 'block'"))
+        yield "granularity", f"'{space.granularity}' is not 'stage' or 'block'"
     if not space.stages:
-        faults.append(("stages", "must not be empty"))
-    parts = [("stem", space.stem), ("head", space.head)]
-    parts += [(f"stages[{i}]", stage) for i, stage in enumerate(space.stages)]
-    fields = [("resolutions", space.resolutions)]
+        yield "stages", "must not be empty"
+    parts: List[Tuple[str, msgspec.Struct]] = [("stem.", space.stem), ("head.", space.head)]
+    parts += [(f"stages[{i}].", stage) for i, stage in enumerate(space.stages)]
+    fields: List[Tuple[str, Any]] = [("resolutions", space.resolutions)]
     fields += [
-        (f"{part}.{key}", value)
+        (part + key, value)
         for part, struct in parts
         for key, value in msgspec.structs.asdict(struct).items()
     ]
     for key, value in fields:
-        if isinstance(value, tuple):
-            if not value:
-                faults.append((key, "must not be empty"))
-            elif list(value) != sorted(set(value)):
-                faults.append((key, f"{list(value)} must rise and not repeat"))
+        if isinstance(value, tuple) and not value:
+            yield key, "must not be empty"
+        if isinstance(value, tuple) and list(value) != sorted(set(value)):
+            yield key, f"{list(value)} must rise and not repeat"
+        if key.endswith(".act") and value not in ACTIVATIONS:
+            yield key, f"unknown activation '{value}': known are {', '.join(ACTIVATIONS)}"
+        if key.endswith(".stride") and value not in (1, 2):
+            yield key, f"stride {value} is not 1 or 2"
         for number in value if isinstance(value, tuple) else [value]:
-            if isinstance(number, int) and not isinstance(number, bool) and number < 1:
-                faults.append((key, f"{number} must be at least 1"))
-            elif key.endswith(("kernel", "kernels")) and number % 2 == 0:
-                faults.append((key, f"kernel {number} must be odd"))
-        if key.endswith("stride") and value not in (1, 2):
-            faults.append((key, f"stride {value} is not 1 or 2"))
-        if key.endswith("act") and value not in ACTIVATIONS:
-            faults.append((key, f"unknown activation '{value}': known are {sorted(ACTIVATIONS)}"))
-    return faults
+            if type(number) is int and number < 1:
+                yield key, f"{number} must be at least 1"
+            elif ".kernel" in key and number % 2 == 0:
+                yield key, f"kernel {number} must be odd"

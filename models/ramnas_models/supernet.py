@@ -7,7 +7,7 @@ the supernet every layer takes a slice (a view) of its tensors, in a subnet they
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, Optional, Tuple
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -46,11 +46,11 @@ class ElasticConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(layer.weight_shape))
         self.bias = nn.Parameter(torch.empty(layer.c_out)) if layer.bias else None
         self.bn = BatchNorm(layer.c_out) if layer.norm else None
-        self.momentum: Optional[float] = None  # a number only while recalibrating
+        self.momentum: float | None = None  # a number only while recalibrating
 
     def forward(self, x: Tensor, layer: Conv) -> Tensor:
         c_out, c_in, kernel, _ = layer.weight_shape
-        weight = self.weight
+        weight: Tensor = self.weight
         if weight.shape != layer.weight_shape:
             edge = (weight.shape[2] - kernel) // 2
             weight = weight[:c_out, :c_in, edge : edge + kernel, edge : edge + kernel]
@@ -166,7 +166,7 @@ class Subnet(Net):
                 conv.momentum = None
         return self
 
-    def numpy_weights(self) -> Dict[str, np.ndarray[Tuple[int, ...], np.dtype[np.float32]]]:
+    def numpy_weights(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         """Tensors by key, float32, as `onnx_graph.build` takes them."""
         return {key: value.detach().cpu().numpy() for key, value in self.state_dict().items()}
 
@@ -179,12 +179,14 @@ class Supernet(Net):
         self.space = space
         self.num_classes = num_classes
         self.reset_parameters()
+        # on a CPU depthwise convolutions train about twice as fast in this layout
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
         return self.run(x, self.plan(arch, (x.shape[2], x.shape[3])))
 
-    def plan(self, arch: Arch, input_hw: Optional[Tuple[int, int]] = None) -> Plan:
+    def plan(self, arch: Arch, input_hw: tuple[int, int] | None = None) -> Plan:
         return plan(self.space, arch, num_classes=self.num_classes, input_hw=input_hw)
 
     @torch.no_grad()
@@ -219,7 +221,9 @@ class Supernet(Net):
 
 def _largest_layers(space: Space, num_classes: int) -> Iterable[Layer]:
     """The layers of the max net, and the shortcuts that only narrower networks need."""
-    layers = {layer.key: layer for layer in plan(space, space.max(), num_classes=num_classes).layers()}
+    layers = {
+        layer.key: layer for layer in plan(space, space.max(), num_classes=num_classes).layers()
+    }
     before = space.stem.widths
     for i, stage in enumerate(space.stages):
         if len({*before, *stage.widths}) > 1:  # some arch changes the width here

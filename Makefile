@@ -1,0 +1,83 @@
+# The commands of ramnas, for people and for .ci/run alike. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+TORCH := $(shell grep ^torch== constraints.txt)
+# make PYTHON=/path/to/python3.12 ... takes another Python; TORCH_INDEX=URL another index for torch
+PYTHON ?=
+TORCH_INDEX ?=
+FRESH ?=
+
+.PHONY: help demo test test38 check bench clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
+
+demo: .venv/.ready  ## the whole main line on real digits, in runs/demo (FRESH=1 starts over)
+	.venv/bin/python -m ramnas_host demo --out runs/demo $(if $(FRESH),--fresh)
+
+test: .venv/.ready  ## all tests
+	.venv/bin/python -m pytest
+
+check: .venv/.ready  ## ruff, mypy (strict), vermin (Python 3.8 on the device)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/vermin --no-tips --violations --eval-annotations -t=3.8- $(DEVICE_FILES)
+
+test38: .venv38/.ready  ## the tests of the device rooms under a real Python 3.8, if there is one
+	@if [ -x .venv38/bin/python ]; then \
+	  .venv38/bin/python -m pytest tests/models tests/edge tests/ros2; \
+	else echo "no Python 3.8 on this machine: test38 is skipped (pyenv install 3.8 gives one)"; fi
+
+bench: .venv/.ready  ## all benchmarks against their peers -> benchmarks.json
+	.venv/bin/python -m tests.benchmarks
+
+clean:  ## remove the environments and what the tools left (runs/ stays)
+	rm -rf .venv .venv38 build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# all of the device but the files that torch has to itself
+DEVICE_FILES := $(filter-out %/supernet.py %/heads.py,$(wildcard models/ramnas_models/*.py)) \
+  $(wildcard edge/ramnas_edge/*.py) $(wildcard ros2_pkg/ramnas_ros/*.py)
+
+# -- the environments: made once, made again only when what they need has changed -----------------
+
+# first Python of the given versions that really starts (a pyenv shim may not)
+define find_python
+for candidate in $(1); do \
+  if version=$$($$candidate -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then \
+    case " $(2) " in *" $$version "*) found=$$candidate; break;; *) seen="$$seen $$candidate=$$version";; esac; \
+  fi; \
+done
+endef
+HOST_VERSIONS := 3.10 3.11 3.12 3.13
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+
+.venv/.ready: setup.py constraints.txt
+	@$(call find_python,$(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10 \
+	  $(wildcard $(PYENV)/3.1[0-3].*/bin/python)),$(HOST_VERSIONS)); \
+	if [ -z "$$found" ]; then \
+	  echo "ramnas needs Python $(HOST_VERSIONS) on the host (torch has wheels for these); found:$${seen:- none}." >&2; \
+	  echo "Install one (apt install python3.12 python3.12-venv, or pyenv install 3.12) or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+	  exit 2; \
+	fi; \
+	if [ -x .venv/bin/python ] && ! .venv/bin/python -c ''; then rm -rf .venv; fi; \
+	if [ ! -x .venv/bin/python ]; then \
+	  echo "making .venv with $$found"; rm -rf .venv; \
+	  $$found -m venv .venv || { echo "python3 -m venv failed: apt install python3-venv" >&2; exit 2; }; \
+	fi
+ifneq ($(TORCH_INDEX),)
+	.venv/bin/python -m pip install --quiet --index-url $(TORCH_INDEX) $(TORCH)
+else
+	@.venv/bin/python -c 'import torch' 2>/dev/null || .venv/bin/python .ci/say_download.py $(TORCH)
+	.venv/bin/python -m pip install --quiet $(TORCH)
+endif
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv38/.ready: setup.py
+	@mkdir -p .venv38; \
+	$(call find_python,python3.8 $(wildcard $(PYENV)/3.8.*/bin/python),3.8); \
+	if [ -n "$$found" ]; then \
+	  echo "making .venv38 with $$found" && $$found -m venv .venv38 && \
+	  .venv38/bin/python -m pip install --quiet -e '.[cpu,test]' && touch $@; \
+	fi

@@ -1,0 +1,1 @@
+"""Train a supernet, calibrate boards, fit surrogates, search, bundle. Needs torch."""

@@ -1,0 +1,172 @@
+"""The main line end to end on real digits: each step is a verb with files between them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msgspec import to_builtins
+from ramnas_models.errors import DataError, RamnasError
+from ramnas_models.files import make_folder, write_file
+
+from ramnas_host import front as fronts
+from ramnas_host import verbs
+from ramnas_host.bundling import choose
+from ramnas_host.store import Store
+
+ROOM = 1.15  # a budget is this times the measured p90 of a model
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verb of the main line; done when its arguments are on record in steps.json."""
+
+    name: str
+    argv: tuple[str, ...]
+
+
+def run(out: Path, *, fresh: bool = False) -> None:
+    """Run, or continue, the demo in folder `out`; prints where everything is."""
+    started = out / "steps.json"
+    if fresh and out.exists():
+        if not started.exists():
+            raise DataError(f"{out} was not made by the demo (no steps.json), it is left as it is")
+        shutil.rmtree(out)
+    make_folder(out)
+    done: dict[str, Any] = json.loads(started.read_bytes()) if started.exists() else {}
+    redo = False
+    for step in _steps(out):
+        known = done.get(step.name, {})
+        redo = redo or known.get("argv") != list(step.argv)
+        if not redo:
+            print(f"== {step.name}: done before in {known['seconds']:.0f} s")
+            continue
+        print(f"== {step.name}\n$ ramnas {' '.join(step.argv)}", flush=True)
+        start = time.monotonic()
+        verbs.call(list(step.argv))
+        done[step.name] = {"argv": step.argv, "seconds": round(time.monotonic() - start, 1)}
+        write_file(started, json.dumps(done, indent=1).encode())
+    print("== run")
+    start = time.monotonic()
+    picks = _run_budgets(out)
+    seconds = {name: entry["seconds"] for name, entry in done.items()}
+    seconds["run"] = round(time.monotonic() - start, 1)
+    write_file(out / "summary.json", json.dumps(_summary(out, picks, seconds), indent=1).encode())
+    print(
+        f"\nfront: {out / 'pareto.png'}\nbundle: {out / 'bundle'}\n"
+        f"records: {out / 'records.sqlite'}\nsummary: {out / 'summary.json'}\n"
+        f"{sum(seconds.values()):.0f} s in all"
+    )
+
+
+def _steps(out: Path) -> list[Step]:
+    supernet, store = str(out / "supernet.safetensors"), str(out / "records.sqlite")
+    found, verified = str(out / "front.json"), str(out / "verified.json")
+    test = str(out / "test")
+    frame = "8x8"  # the size of a digit: whole runtime calls are timed on such frames
+    return [
+        Step("train", ("train", "--space", "micro", "--recipe", "digits", "--out", supernet)),
+        Step("evaluate", (
+            "evaluate", "--supernet", supernet, "--split", "test", "--random", "10",
+            "--out", str(out / "accuracy.json"),
+        )),
+        Step("calibrate", (
+            "calibrate", "--space", "micro", "--classes", "10", "--frame", frame,
+            "--samples", "240", "--store", store, "--run", "calibration", "--local-agent",
+        )),
+        Step("search", (
+            "search", "--supernet", supernet, "--store", store, "--run", "calibration",
+            "--accuracy-samples", "200", "--population", "400", "--parents", "200",
+            "--generations", "20", "--candidates", "24", "--infill-rounds", "5", "--out", found,
+        )),
+        Step("verify", (
+            "verify", "--front", found, "--supernet", supernet, "--store", store,
+            "--run", "verification", "--rounds", "40", "--local-agent", "--out", verified,
+        )),
+        Step("bundle", (
+            "bundle", "--front", verified, "--supernet", supernet,
+            "--plot", str(out / "pareto.png"), "--out", str(out / "bundle"),
+        )),
+        Step("data", ("data", "--dataset", "digits", "--split", "test", "--out", test)),
+    ]  # fmt: skip
+
+
+def _run_budgets(out: Path) -> list[dict[str, Any]]:
+    """Run the edge runtime on the test images at three budgets fixed beforehand."""
+    models = choose(fronts.load(out / "verified.json"))  # fast to slow, so the last is the best
+    picks = []
+    print(f"{'budget ms':>9}  {'model':12}  p90 ms expected  measured  top-1 on test")
+    for aim in (models[0], models[len(models) // 2], models[-1]):
+        assert aim.measured is not None
+        budget = ROOM * aim.measured.p90_ms
+        pick = _run_edge(out, budget)
+        picks.append(pick)
+        print(
+            f"{budget:9.3f}  {pick['model']:12}  {pick['expected_p90_ms']:15.3f}"
+            f"  {pick['p90_ms']:8.3f}  {pick['top1']:13.1%}"
+            f"{'' if pick['within_budget'] else '  over the budget'}"
+        )
+    return picks
+
+
+def _run_edge(out: Path, budget_ms: float) -> dict[str, Any]:
+    command = [
+        sys.executable, "-m", "ramnas_edge", "run", "--bundle", str(out / "bundle"),
+        "--latency-budget-ms", repr(budget_ms), "--source", str(out / "test"),
+        "--repeat", "10", "--json",
+    ]  # fmt: skip
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode != 0:
+        raise RamnasError(f"{' '.join(command)} failed: {ran.stderr.strip()}")
+    *frames, last = [json.loads(line) for line in ran.stdout.splitlines()]
+    hits = [Path(f["image"]).parent.name == f["labels"]["name"] for f in frames]
+    summary: dict[str, Any] = last["summary"]
+    return {
+        **summary,
+        "top1": statistics.mean(hits),
+        "within_budget": summary["p90_ms"] <= budget_ms,
+    }
+
+
+def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) -> dict[str, Any]:
+    front = fronts.load(out / "verified.json")
+    accuracy = json.loads((out / "accuracy.json").read_bytes())
+    store = Store(out / "records.sqlite")
+    counts = store.count("calibration", front.device_class)
+    store.close()
+    return {
+        "train": {
+            "top1_min": accuracy["min"],
+            "top1_max": accuracy["max"],
+            "top1_random": statistics.mean(accuracy["random"]),
+            "seconds": seconds["train"],
+        },
+        "calibration": {
+            "records": sum(counts.values()),
+            "inconclusive": counts.get("inconclusive", 0),
+            "seconds": seconds["calibrate"],
+        },
+        "surrogates": {
+            target: {"chosen": chosen.family, **to_builtins(chosen.scores)}
+            for target, chosen in front.surrogates.items()
+        },
+        "search": {**to_builtins(front.settings), "seconds": seconds["search"]},
+        "front": [
+            {
+                "arch_id": c.arch_id,
+                "macs": c.macs,
+                "predicted": to_builtins(c.predicted),
+                "measured": to_builtins(c.measured),
+            }
+            for c in front.candidates
+        ],
+        "picks": picks,
+        "seconds": seconds,
+    }

@@ -1,0 +1,39 @@
+"""The true accuracy of an arch: cut it out, recalibrate its BatchNorm, count the hits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from ramnas_models.space import Arch
+from ramnas_models.supernet import Subnet, Supernet
+
+from ramnas_host.data import Dataset, Split
+
+
+def calibrated(net: Supernet, arch: Arch, dataset: Dataset) -> Subnet:
+    """`arch` with BatchNorm statistics of its own, from the fixed calibration split."""
+    return net.extract(arch).recalibrate([dataset.calibration.at(arch.resolution)])
+
+
+@torch.no_grad()
+def top1(subnet: Subnet, split: Split) -> float:
+    """Share of `split` whose most likely class is the label, at the subnet's own resolution."""
+    logits = subnet(split.at(subnet.plan.input_hw[0]))
+    return float((logits.argmax(1) == split.labels).float().mean())
+
+
+def true_top1(
+    net: Supernet,
+    archs: Sequence[Arch],
+    dataset: Dataset,
+    split: str,
+    *,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> list[float]:
+    """`top1` of each arch on `split`, BatchNorm recalibrated; `on_done` hears how many are done."""
+    found = []
+    for count, arch in enumerate(archs, start=1):
+        found.append(top1(calibrated(net, arch, dataset), dataset.split(split)))
+        on_done(count)
+    return found

@@ -1,0 +1,200 @@
+"""Train the supernet: sandwich rule, subnets mutual distillation, DKD -> one checkpoint file."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from ramnas_models.errors import DataError
+from ramnas_models.files import write_file
+from ramnas_models.space import Arch, Space, read_space
+from ramnas_models.supernet import Supernet
+from torch import Tensor, nn
+
+from ramnas_host import distill
+from ramnas_host.config import Recipe
+from ramnas_host.data import Dataset, Split
+
+log = logging.getLogger(__name__)
+Batch = Callable[[int], Tensor]  # resolution -> images [n, 3, r, r]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did; `losses` of max, the two random subnets and min."""
+
+    number: int
+    of: int
+    losses: tuple[float, ...]
+
+
+def train(
+    space: Space,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Supernet:
+    """Train a supernet of `space` from scratch. DataError if the loss stops being finite."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    net = Supernet(space, len(dataset.classes)).train()
+    steps = count_steps(dataset, recipe)
+    per_epoch = steps // recipe.epochs
+    warm_up = recipe.warm_up_epochs * per_epoch
+    optimizer = _optimizer(net, recipe)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda t: min(1.0, (t + 1) / max(1, warm_up)) * 0.5 * (1 + math.cos(math.pi * t / steps)),
+    )
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = rng.permutation(len(dataset.train))
+        chosen = order[step % per_epoch * recipe.batch_size :][: recipe.batch_size]
+        batch, labels = _draw(dataset.train, chosen, recipe.shift, rng)
+        archs = sandwich(space, net, rng)
+        optimizer.zero_grad()
+        losses = sandwich_step(net, archs, batch, labels, recipe)
+        if not all(map(math.isfinite, losses)):
+            raise DataError(
+                f"step {step}: the loss is {losses} for archs {[a.id for a in archs]}; "
+                "try a lower lr or clip_norm"
+            )
+        nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
+        optimizer.step()
+        schedule.step()
+        on_step(Step(step + 1, steps, losses))
+    return net
+
+
+def count_steps(dataset: Dataset, recipe: Recipe) -> int:
+    """Optimizer steps of the whole recipe; a last, smaller batch of an epoch is left out."""
+    if len(dataset.train) < recipe.batch_size:
+        raise DataError(
+            f"batch_size {recipe.batch_size} is more than the {len(dataset.train)} training "
+            f"images of {dataset.name}"
+        )
+    return recipe.epochs * (len(dataset.train) // recipe.batch_size)
+
+
+def sandwich(space: Space, net: Supernet, rng: np.random.Generator) -> list[Arch]:
+    """Max, two random subnets from large to small, min (the sandwich rule)."""
+    middle = [space.sample(rng), space.sample(rng)]
+    middle.sort(key=lambda arch: net.plan(arch).macs, reverse=True)
+    return [space.max(), *middle, space.min()]
+
+
+def sandwich_step(
+    net: Supernet, archs: list[Arch], batch: Batch, labels: Tensor, recipe: Recipe
+) -> tuple[float, ...]:
+    """Add up the gradients of one step (Eq. 3, 4); the loss of each arch.
+
+    The first arch learns from the labels, each later one from the detached logits of its teachers.
+    Every graph is freed by its own backward, so memory peaks at the largest network.
+    """
+    logits: list[Tensor] = []
+    losses: list[Tensor] = []
+    for student, arch in enumerate(archs):
+        out = net(batch(arch.resolution), arch)
+        if student == 0:
+            loss = F.cross_entropy(out, labels, label_smoothing=recipe.label_smoothing)
+        else:
+            pairs = distill.teachers(student, len(archs), recipe.smd_weighting)
+            loss = sum(
+                (
+                    weight * _pair_loss(out, logits[teacher], labels, recipe)
+                    for teacher, weight in pairs
+                ),
+                start=torch.zeros(()),
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        logits.append(out.detach())
+        losses.append(loss.detach())
+    return tuple(torch.stack(losses).tolist())
+
+
+def _pair_loss(student: Tensor, teacher: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    if recipe.pair_loss == "kl":
+        return distill.kl(student, teacher, recipe.temperature)
+    return distill.dkd(
+        student, teacher, labels,
+        alpha=recipe.alpha, beta=recipe.beta, temperature=recipe.temperature,
+    )  # fmt: skip
+
+
+def _optimizer(net: Supernet, recipe: Recipe) -> torch.optim.SGD:
+    """SGD; biases and BatchNorm, the tensors of one dimension, do not decay (BigNAS)."""
+    tensors = list(net.parameters())
+    return torch.optim.SGD(
+        [
+            {"params": [p for p in tensors if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in tensors if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=True,
+    )
+
+
+def _draw(
+    split: Split, index: np.ndarray, shift: float, rng: np.random.Generator
+) -> tuple[Batch, Tensor]:
+    """The same images, moved by the same random amount, at any resolution; and their labels."""
+    dy, dx = rng.uniform(-shift, shift, 2)
+    chosen = torch.from_numpy(index)
+
+    def batch(resolution: int) -> Tensor:
+        moved = (round(dy * resolution), round(dx * resolution))
+        return torch.roll(split.at(resolution)[chosen], moved, dims=(2, 3))
+
+    return batch, split.labels[chosen]
+
+
+# -- the checkpoint: safetensors, with all that is needed to rebuild the net in its metadata -------
+
+
+def save(path: Path, net: Supernet, dataset: Dataset, recipe: Recipe) -> None:
+    """Write the supernet, whole or not at all; licence and source of its data travel along."""
+    metadata = {
+        "space": msgspec.json.encode(net.space).decode(),
+        "classes": msgspec.json.encode(dataset.classes).decode(),
+        "recipe": msgspec.json.encode(recipe).decode(),
+        "dataset": dataset.name,
+        "licence": dataset.licence,
+        "source": dataset.source,
+    }
+    tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
+    write_file(path, safetensors.torch.save(tensors, metadata))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    net: Supernet
+    classes: tuple[str, ...]
+    dataset: str
+    licence: str
+    source: str
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a supernet written by `save`; DataError if it is none."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        space = read_space(msgspec.json.decode(metadata["space"]), f"{path} (space)")
+        classes = msgspec.json.decode(metadata["classes"], type=tuple[str, ...])
+        net = Supernet(space, len(classes))
+        net.load_state_dict(tensors)
+    except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise DataError(f"{path} is no supernet of ramnas: {error}") from error
+    return Checkpoint(net, classes, metadata["dataset"], metadata["licence"], metadata["source"])

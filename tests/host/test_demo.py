@@ -1,0 +1,224 @@
+"""What a demo run shows, read back from its files; and what happens when it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import psutil
+import pytest
+from ramnas_edge.record import OK, corrected_ms
+from ramnas_host.store import Store
+from ramnas_models.bundle import open_bundle
+
+
+def test_accuracies_are_those_expected(summary: dict[str, Any]) -> None:
+    train = summary["train"]
+    assert train["top1_max"] >= 0.98
+    assert train["top1_min"] >= 0.95
+    assert train["top1_random"] >= 0.93
+
+
+def test_calibration_measured_what_was_asked(demo: Path, summary: dict[str, Any]) -> None:
+    records = Store(demo / "records.sqlite").records("calibration")
+    assert len(records) == summary["calibration"]["records"] == 240
+    assert summary["calibration"]["inconclusive"] <= 24
+    assert len({r.arch_id for r in records}) == 240
+    assert all(r.providers == ("CPUExecutionProvider",) for r in records)
+
+
+def test_slowest_arch_takes_at_least_2_5_times_as_long_as_the_fastest(demo: Path) -> None:
+    records = Store(demo / "records.sqlite").records("calibration")
+    latency = corrected_ms(r for r in records if r.validity == OK)
+    assert max(latency.values()) >= 2.5 * min(latency.values())
+
+
+def test_surrogates_were_compared_and_the_best_was_taken(summary: dict[str, Any]) -> None:
+    for target in ("latency", "top1"):
+        scores = dict(summary["surrogates"][target])
+        chosen = scores.pop("chosen")
+        assert set(scores) == {"gp", "rbf", "mlp", "cart"}
+        assert scores[chosen]["tau"] == max(s["tau"] for s in scores.values())
+    assert summary["surrogates"]["latency"][chosen]["tau"] > 0.8
+
+
+def test_front_has_six_models_or_more_with_both_figures(summary: dict[str, Any]) -> None:
+    assert len(summary["front"]) >= 6
+    for model in summary["front"]:
+        for figures in (model["predicted"], model["measured"]):
+            assert 0.8 < figures["top1"] <= 1
+            assert 0 < figures["latency_ms"] <= figures["p90_ms"]
+    predicted = [m["predicted"]["latency_ms"] for m in summary["front"]]
+    assert predicted == sorted(predicted)
+
+
+def test_bundle_is_sound_and_has_four_to_eight_models(demo: Path) -> None:
+    manifest = open_bundle(demo / "bundle").manifest
+    assert 4 <= len(manifest.models) <= 8
+    assert manifest.licence == "CC-BY-4.0"
+    p90 = [m.latency[0].p90_ms for m in manifest.models]
+    accuracy = [m.accuracy.value for m in manifest.models]
+    assert p90 == sorted(p90)
+    assert accuracy == sorted(accuracy)
+
+
+def test_picks_are_three_models_within_their_budgets(summary: dict[str, Any]) -> None:
+    picks = summary["picks"]
+    assert len({pick["model"] for pick in picks}) == 3
+    measured = {m["arch_id"]: m["measured"]["p90_ms"] for m in summary["front"]}
+    for pick in picks:
+        assert pick["frames"] >= 200
+        assert pick["expected_p90_ms"] == measured[pick["model"]] <= pick["latency_budget_ms"]
+        assert pick["top1"] > 0.9
+    # One machine's bad second must not fail the whole suite: two of three are asked for here,
+    # and the demo itself prints and records each.
+    assert sum(pick["p90_ms"] <= pick["latency_budget_ms"] for pick in picks) >= 2
+
+
+def test_accuracy_on_the_robot_is_that_of_torch(demo: Path, summary: dict[str, Any]) -> None:
+    from ramnas_host import front, train
+    from ramnas_host.data import load_dataset
+    from ramnas_host.evaluate import calibrated, top1
+
+    checkpoint, digits = train.load(demo / "supernet.safetensors"), load_dataset("digits")
+    archs = {c.arch_id: c.arch for c in front.load(demo / "verified.json").candidates}
+    for pick in summary["picks"]:
+        subnet = calibrated(checkpoint.net, archs[pick["model"]], digits)
+        assert abs(pick["top1"] - top1(subnet, digits.test)) <= 1 / len(digits.test)
+
+
+def test_plot_is_a_picture_and_every_step_has_its_seconds(
+    demo: Path, summary: dict[str, Any]
+) -> None:
+    assert cv2.imread(str(demo / "pareto.png")).shape[2] == 3
+    steps = {"train", "evaluate", "calibrate", "search", "verify", "bundle", "data", "run"}
+    assert set(summary["seconds"]) == steps
+    assert summary["search"]["population"] == 400
+
+
+def test_a_finished_demo_is_not_run_again(demo: Path, tmp_path: Path) -> None:
+    before = (demo / "supernet.safetensors").stat().st_mtime_ns
+    ran = _demo(demo)
+    assert ran.returncode == 0, ran.stdout
+    assert ran.stdout.count("done before") == 7
+    assert (demo / "supernet.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_something_else_is_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    ran = _demo(tmp_path, "--fresh")
+    assert ran.returncode == 2
+    assert "not made by the demo" in ran.stdout
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_agent_killed_in_calibration_costs_nothing_that_was_recorded(
+    demo: Path, tmp_path: Path
+) -> None:
+    """kill -9 of the agent ends the run with what happened; a second start completes it."""
+    out = tmp_path / "demo"
+    _copy_up_to(demo, out, "calibrate")
+    store = out / "records.sqlite"
+    run = subprocess.Popen(
+        _command(out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        _wait_for(lambda: 24 <= _count(store) < 200, "24 records")
+        (agent,) = [p for p in psutil.Process(run.pid).children() if "ramnas_edge" in p.cmdline()]
+        os.kill(agent.pid, signal.SIGKILL)
+        output, _ = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 2, output
+    assert f"the local agent (process {agent.pid}) was killed by signal 9" in output
+    assert "the same command continues from there" in output
+    before = _records(store)
+    assert 24 <= len(before) < 240
+    assert f"{len(before)} records of run 'calibration' are safe" in output
+
+    ran = _demo(out)
+    assert ran.returncode == 0, ran.stdout
+    after = _records(store)
+    assert len(after) == 240
+    assert {key: after[key] for key in before} == before  # not measured again, to the last digit
+    assert json.loads((out / "summary.json").read_bytes())["calibration"]["records"] == 240
+
+
+def test_ctrl_c_is_code_130_and_leaves_a_run_that_continues(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    _copy_up_to(demo, out, "calibrate")
+    run = subprocess.Popen(
+        _command(out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        _wait_for(lambda: _count(out / "records.sqlite") >= 12, "12 records")
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does: host, agent and child all get it
+        output, _ = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 130, output
+    assert "Traceback" not in output
+    assert len(_records(out / "records.sqlite")) >= 12
+
+
+def _command(out: Path) -> list[str]:
+    return [sys.executable, "-m", "ramnas_host", "demo", "--out", str(out)]
+
+
+def _demo(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*_command(out), *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _copy_up_to(demo: Path, out: Path, step: str) -> None:
+    """A demo folder in which everything before `step` is done, as a copy at another place."""
+    out.mkdir()
+    for name in ("supernet.safetensors", "accuracy.json"):
+        shutil.copy(demo / name, out / name)
+    done = {}
+    for name, entry in json.loads((demo / "steps.json").read_bytes()).items():
+        if name == step:
+            break
+        argv = [part.replace(str(demo), str(out)) for part in entry["argv"]]
+        done[name] = {**entry, "argv": argv}
+    (out / "steps.json").write_text(json.dumps(done))
+
+
+def _records(store: Path) -> dict[str, str]:
+    with sqlite3.connect(store) as db:
+        query = "SELECT arch_id, record FROM records WHERE run = 'calibration'"
+        return dict(db.execute(query).fetchall())
+
+
+def _count(store: Path) -> int:
+    try:
+        return len(_records(store))
+    except sqlite3.OperationalError:  # not there yet
+        return 0
+
+
+def _wait_for(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within a minute"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("verb", ["demo", "train", "calibrate", "search", "verify", "bundle"])
+def test_every_verb_has_help(verb: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "ramnas_host", verb, "--help"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0
+    assert "usage: ramnas" in ran.stdout

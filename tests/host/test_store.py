@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from ramnas_edge.record import LatencyRecord, Target, Visit
+from ramnas_host.store import Store, of_one_device
+from ramnas_models.errors import DataError, FileError
+from ramnas_models.space import load_space
+
+SPACE = load_space("micro")
+ARCHS = SPACE.sample_by_macs(np.random.default_rng(0), 5)
+
+
+def record(i: int = 0, **changes: object) -> LatencyRecord:
+    arch = ARCHS[i]
+    made = LatencyRecord(
+        "run", Target(), arch, arch.id, SPACE.hash, (24, 24), "dev", "1", ("CPU",), "ok",
+        visits=(Visit(arch.id, "b", 0, 1, (1.0, 2.0)),), p50_ms=1.5, p90_ms=1.9,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_records_read_back_as_they_were(tmp_path: Path) -> None:
+    store = Store(tmp_path / "deep/store.sqlite")
+    for i in range(5):
+        assert store.add(record(i))
+    store.close()
+    again = Store(tmp_path / "deep/store.sqlite")
+    assert {r.arch_id: r for r in again.records("run")} == {
+        a.id: record(i) for i, a in enumerate(ARCHS)
+    }
+    assert again.records("other") == []
+    assert again.count("run", "dev") == {"ok": 5}
+
+
+def test_a_second_write_of_a_key_changes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite")
+    assert store.add(record(p50_ms=1.0))
+    assert not store.add(record(p50_ms=9.0))
+    (kept,) = store.records("run")
+    assert kept.p50_ms == 1.0
+    assert store.keys("run") == {record().key}
+    assert store.keys("run", "other") == set()
+
+
+def test_only_valid_records_of_one_space_and_device_are_given(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite")
+    with pytest.raises(DataError, match="no record of run 'run'; calibrate first"):
+        of_one_device(store, "run", SPACE.hash, None)
+    store.add(record(0))
+    store.add(record(1, validity="inconclusive"))
+    store.add(record(2, validity="failed"))
+    assert of_one_device(store, "run", SPACE.hash, None) == [record(0)]
+    with pytest.raises(DataError, match="no device class 'x'"):
+        of_one_device(store, "run", SPACE.hash, "x")
+    with pytest.raises(DataError, match="1 records of another space"):
+        of_one_device(store, "run", "0" * 12, None)
+    store.add(record(3, device_class="dev2"))
+    with pytest.raises(DataError, match="several device classes, name one: dev, dev2"):
+        of_one_device(store, "run", SPACE.hash, None)
+    assert of_one_device(store, "run", SPACE.hash, "dev2") == [record(3, device_class="dev2")]
+
+
+def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database " * 100)
+    with pytest.raises(FileError, match=r"cannot open the store .*text"):
+        Store(tmp_path / "text")
+
+
+def test_a_full_disk_keeps_what_was_committed(small_disk: Path) -> None:
+    store = Store(small_disk / "store.sqlite")
+    store.add(record(0))
+    big = record(1, visits=(Visit(ARCHS[1].id, "b", 0, 1, tuple(np.linspace(1, 2, 50_000))),))
+    with pytest.raises(FileError, match="disk is full; what was committed before is safe"):
+        store.add(big)
+    assert store.records("run") == [record(0)]
+    store.close()
+    with sqlite3.connect(small_disk / "store.sqlite") as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

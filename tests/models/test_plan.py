@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+from ramnas_models.plan import make_divisible, plan
+from ramnas_models.space import load_space
+
+# Published networks of the public supernet with this search space: resolution, widths, depths,
+# kernels, expands, then MMACs by both rules (None where no figure was published).
+NETWORKS = {
+    "A0": (192, "16,16,24,32,64,112,192,216,1792", "1333331", "3333333", "1444466", 203.4, 211.3),
+    "A1": (224, "16,16,24,32,64,112,192,216,1984", "1333331", "3335353", "1444466", 279.2, 290.0),
+    "A2": (224, "16,16,24,32,64,112,200,224,1984", "1333341", "3333353", "1454466", 316.7, 328.2),
+    "A3": (224, "16,16,24,32,64,112,208,224,1984", "2334351", "3335333", "1444466", 356.5, 368.9),
+    "A4": (256, "16,16,24,32,64,112,192,216,1984", "1334351", "3335353", "1445466", 443.5, 458.8),
+    "A5": (256, "16,16,24,32,72,112,192,216,1792", "1333461", "3335333", "1454466", 490.5, None),
+    "A6": (288, "16,16,24,32,64,112,216,224,1984", "1334461", "3333353", "1465466", 709.0, 731.0),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_macs_equal_the_published_figures(name: str) -> None:
+    resolution, widths, depths, kernels, expands, mmacs, mmacs_bn = NETWORKS[name]
+    space = load_space("attentivenas")
+    digits = [int(d) for part in (depths, kernels, expands) for d in part]
+    arch = space.decode([resolution, *map(int, widths.split(",")), *digits])
+    layout = plan(space, arch)
+    assert layout.macs / 1e6 == pytest.approx(mmacs, abs=0.1)
+    if mmacs_bn:
+        assert layout.macs_bn / 1e6 == pytest.approx(mmacs_bn, abs=0.1)
+
+
+def test_smallest_and_largest_of_table1_equal_the_published_figures() -> None:
+    space = load_space("table1")
+    smallest, largest = plan(space, space.min()), plan(space, space.max())
+    assert smallest.macs_bn / 1e6 == pytest.approx(211.29, abs=0.01)  # the paper's A0: 211
+    assert largest.macs / 1e6 == pytest.approx(1939.3, abs=0.1)
+    assert largest.macs_bn / 1e6 == pytest.approx(1995.73, abs=0.01)
+    assert smallest.params / 1e6 == pytest.approx(8.95, abs=0.01)
+    assert largest.params / 1e6 == pytest.approx(23.40, abs=0.01)
+    assert len(largest.blocks) == 37
+
+
+def test_micro_is_small() -> None:
+    space = load_space("micro")
+    assert 0.1e6 < plan(space, space.min()).macs < 0.5e6
+    assert 4e6 < plan(space, space.max()).macs < 6e6
+
+
+@pytest.mark.parametrize("hw", [(276, 276), (360, 640), (33, 47)])
+def test_shapes_fit_together_at_odd_and_oblong_inputs(hw: tuple[int, int]) -> None:
+    space = load_space("table1")
+    layout = plan(space, space.max(), input_hw=hw)
+    at = layout.stem.out_hw
+    for block in layout.blocks:
+        assert block.depthwise.in_hw == at
+        at = block.project.out_hw
+        assert block.depthwise.out_hw == at
+        if block.shortcut.conv:
+            assert block.shortcut.conv.in_hw == at
+    assert layout.head_expand.in_hw == at
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1, 8), (8, 8), (11, 16), (12, 16), (83, 80)])
+def test_make_divisible(value: int, expected: int) -> None:
+    assert make_divisible(value) == expected
+    assert expected >= 0.9 * value

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ramnas_models.errors import SpaceError
+from ramnas_models.plan import plan
+from ramnas_models.space import Arch, Space, load_space, read_space
+
+SPACES = ("micro", "table1", "attentivenas")
+seeds = st.integers(0, 2**32 - 1)
+
+
+def by_block(space: Space) -> Space:
+    """The same choices, made per block."""
+    return msgspec.structs.replace(space, name=f"{space.name}-block", granularity="block")
+
+
+ALL = [load_space(name) for name in SPACES] + [by_block(load_space("micro"))]
+all_spaces = st.sampled_from(ALL)
+
+
+@given(all_spaces, seeds)
+def test_decode_inverts_encode(space: Space, seed: int) -> None:
+    arch = space.sample(np.random.default_rng(seed))
+    assert space.decode(space.encode(arch)) == arch
+    assert space.check(arch) is arch
+
+
+@given(all_spaces, seeds, st.floats(0, 1))
+def test_every_produced_arch_is_valid_and_canonical(space: Space, seed: int, p: float) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = space.sample(rng), space.sample(rng)
+    for arch in (a, b, space.mutate(a, p, rng), space.crossover(a, b, rng)):
+        space.check(arch)
+        for stage in arch.stages:
+            if space.granularity == "block":
+                assert all(k > 0 for k in stage.kernels[: stage.depth])
+                assert not any(stage.kernels[stage.depth :])
+                assert not any(stage.expands[stage.depth :])
+
+
+@given(all_spaces, seeds)
+def test_crossover_takes_each_choice_from_a_parent(space: Space, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = space.sample(rng), space.sample(rng)
+    child = space.encode(space.crossover(a, b, rng))
+    assert all(c in (x, y, 0) for c, x, y in zip(child, space.encode(a), space.encode(b)))
+
+
+@given(all_spaces, seeds)
+def test_same_seed_same_archs(space: Space, seed: int) -> None:
+    first, second = (np.random.default_rng(seed) for _ in range(2))
+    for _ in range(3):
+        a, b = space.sample(first), space.sample(second)
+        assert a == b
+        assert hash(a) == hash(b)
+        assert space.mutate(a, 0.2, first) == space.mutate(b, 0.2, second)
+
+
+def test_values_past_the_depth_do_not_make_another_network() -> None:
+    space = by_block(load_space("micro"))
+    row = space.encode(space.min())
+    noisy = np.where(row == 0, 5, row)
+    assert (noisy != row).any()
+    assert space.decode(noisy) == space.min()
+    assert space.decode(noisy).id == space.min().id
+
+
+def test_ids_are_short_stable_and_distinct() -> None:
+    space = load_space("table1")
+    assert (space.min().id, space.max().id) == ("4efbeea189dd", "8f5c13352906")
+    rng = np.random.default_rng(0)
+    archs = {space.sample(rng) for _ in range(2000)}
+    assert len({arch.id for arch in archs}) == len(archs)
+
+
+def test_encoding_of_the_seven_stage_spaces_has_31_raw_integers() -> None:
+    row = load_space("table1").encode(load_space("table1").min()).tolist()
+    widths, depths = [16, 16, 24, 32, 64, 112, 192, 216, 1792], [1, 3, 3, 3, 3, 3, 1]
+    assert row == [192, *widths, *depths, *[3] * 7, *[1, 4, 4, 4, 4, 6, 6]]
+
+
+def test_size_counts_every_arch_once() -> None:
+    assert load_space("attentivenas").size() == pytest.approx(4.4e11, rel=0.01)
+    tiny = small_space(granularity="block")
+    rng = np.random.default_rng(0)
+    assert len({tiny.sample(rng) for _ in range(3000)}) == tiny.size()
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_sample_by_macs_fills_ten_bins(name: str) -> None:
+    space = load_space(name)
+    start = time.process_time()
+    archs = space.sample_by_macs(np.random.default_rng(0), 100)
+    assert time.process_time() - start < 20  # two seconds are promised; CI machines vary
+    assert space.min() in archs
+    assert space.max() in archs
+    macs = np.log([plan(space, arch).macs for arch in archs])
+    assert np.histogram(macs, 10)[0].tolist() == [10] * 10
+    assert len(set(archs)) == 100
+
+
+def test_sample_by_macs_of_a_tiny_space_takes_what_there_is() -> None:
+    space = small_space()
+    archs = space.sample_by_macs(np.random.default_rng(0), space.size())
+    assert len(set(archs)) == space.size()
+    with pytest.raises(SpaceError, match="at most its size"):
+        space.sample_by_macs(np.random.default_rng(0), space.size() + 1)
+
+
+def small_space(granularity: str = "stage") -> Space:
+    stage = {
+        "widths": [8], "depths": [1, 2], "kernels": [3, 5], "expands": [2],
+        "stride": 2, "se": False, "act": "relu",
+    }  # fmt: skip
+    content = {
+        "name": "tiny", "source": "test", "granularity": granularity, "resolutions": [16],
+        "stem": {"widths": [8], "kernel": 3, "stride": 2, "act": "relu"},
+        "stages": [stage, stage],
+        "head": {"widths": [16], "expand": 2, "act": "relu"},
+    }  # fmt: skip
+    return read_space(content, "tiny")
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(ALL))
+def test_hash_changes_with_the_shape_and_not_with_the_name(space: Space) -> None:
+    assert msgspec.structs.replace(space, name="x", source="y").hash == space.hash
+    assert msgspec.structs.replace(space, resolutions=(8,)).hash != space.hash
+
+
+def test_arch_outside_its_space_is_named_by_its_choice() -> None:
+    space = load_space("table1")
+    row = space.encode(space.min())
+    row[12] = 9
+    with pytest.raises(SpaceError, match=r"table1: stage 3 depth is 9, not one of \[3, 4, 5, 6\]"):
+        space.decode(row)
+    with pytest.raises(SpaceError, match="31 integers, got 3"):
+        space.decode([1, 2, 3])
+    foreign: Arch = load_space("micro").min()
+    with pytest.raises(SpaceError, match="resolution is"):
+        space.check(foreign)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (("resolutions",), [], "resolutions: must not be empty"),
+        (("resolutions",), [0], "resolutions: 0 must be at least 1"),
+        (("resolutions",), [32, 24], "must rise"),
+        (("resolutions",), "32", "Expected `array`, got `str` - at `resolutions`"),
+        (("colour",), 1, "unknown field `colour`"),
+        (("stages", 2, "colour"), 1, r"unknown field `colour` - at `stages\[2\]`"),
+        (("stages", 2, "depths"), [-1, 1], r"stages\[2\].depths: -1 must be at least 1"),
+        (("stages", 2, "kernels"), [3, 4], r"stages\[2\].kernels: kernel 4 must be odd"),
+        (("stages", 2, "act"), "tanh", r"stages\[2\].act: unknown activation 'tanh'"),
+        (("stages", 2, "widths"), [8.5], r"Expected `int`, got `float`"),
+        (("stages", 0, "stride"), 3, r"stages\[0\].stride: stride 3 is not 1 or 2"),
+        (("granularity",), "layer", "granularity: 'layer' is not"),
+        (("head",), None, "Expected `object`, got `null` - at `head`"),
+    ],
+)
+def test_bad_space_file_is_named_with_file_and_key(
+    tmp_path: Path, key: tuple[object, ...], value: object, message: str
+) -> None:
+    path = Path(load_space.__code__.co_filename).parent / "spaces/micro.yaml"
+    content = yaml.safe_load(path.read_text())
+    place = content
+    for part in key[:-1]:
+        place = place[part]
+    place[key[-1]] = value
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(yaml.safe_dump(content))
+    with pytest.raises(SpaceError, match=message) as raised:
+        load_space(bad)
+    assert str(bad) in str(raised.value)
+
+
+def test_unknown_or_unreadable_space_says_what_is_known(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"unknown space 'nano': known are .*micro.*table1"):
+        load_space("nano")
+    with pytest.raises(SpaceError, match="cannot read space"):
+        load_space(tmp_path / "absent.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(SpaceError, match="cannot read space"):
+        load_space(tmp_path / "broken.yaml")

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the supernet needs torch")
+
+import onnxruntime as ort
+from ramnas_models import onnx_graph
+from ramnas_models.space import Arch, load_space
+from ramnas_models.supernet import Supernet
+from torch import Tensor
+
+
+def randomised(net: torch.nn.Module) -> None:
+    """No tensor at its initial value: a zero last gamma would hide whole branches."""
+    generator = torch.Generator().manual_seed(0)
+    for key, value in net.state_dict().items():
+        noise = torch.rand(value.shape, generator=generator)
+        if key.endswith("bn.weight"):
+            sign = torch.where(torch.rand(value.shape, generator=generator) < 0.5, -1.0, 1.0)
+            value.copy_(sign * (0.5 + noise))
+        elif key.endswith("running_var"):
+            value.copy_(0.5 + noise)
+        elif value.ndim == 1:
+            value.copy_(noise - 0.5)
+        else:
+            value.copy_((noise - 0.5) * (12 / value[0].numel()) ** 0.5)
+
+
+@pytest.fixture(scope="module", params=["micro", "table1"])
+def net(request: pytest.FixtureRequest) -> Supernet:
+    supernet = Supernet(load_space(request.param), num_classes=10).eval()
+    randomised(supernet)
+    return supernet
+
+
+def archs(net: Supernet, n: int) -> list[Arch]:
+    rng = np.random.default_rng(0)
+    return [net.space.min(), net.space.max(), *(net.space.sample(rng) for _ in range(n - 2))]
+
+
+def image(arch: Arch, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, arch.resolution, arch.resolution)
+
+
+@torch.no_grad()
+def test_elastic_forward_equals_the_extracted_net(net: Supernet) -> None:
+    for arch in archs(net, 20 if net.space.name == "micro" else 6):
+        x = image(arch, 1)
+        elastic, own = net(x, arch), net.extract(arch)(x)
+        assert (elastic - own).abs().max() <= 1e-5 * elastic.abs().max()
+
+
+@torch.no_grad()
+def test_onnx_equals_torch(net: Supernet) -> None:
+    for arch in archs(net, 20 if net.space.name == "micro" else 6):
+        subnet, x = net.extract(arch), image(arch, 1)
+        model = onnx_graph.build(subnet.plan, subnet.numpy_weights())
+        run = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        expected = subnet(x).numpy()
+        (logits,) = run.run(None, {"image": x.numpy()})
+        assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@torch.no_grad()
+def test_every_tensor_of_a_subnet_changes_the_logits() -> None:
+    net = Supernet(load_space("micro"), num_classes=10).eval()
+    randomised(net)
+    arch = net.space.max()
+    subnet, x = net.extract(arch), image(arch, 1)
+    before = subnet(x)
+    for key, value in subnet.state_dict().items():
+        kept = value.clone()
+        value.mul_(1.5).add_(0.1)
+        assert not torch.equal(subnet(x), before), key
+        value.copy_(kept)
+    assert torch.equal(subnet(x), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hw", [(37, 37), (45, 80)])
+def test_odd_and_oblong_inputs_run_in_torch_and_onnx(hw: tuple[int, int]) -> None:
+    net = Supernet(load_space("micro"), num_classes=10).eval()
+    randomised(net)
+    arch, x = net.space.max(), torch.randn(1, 3, *hw)
+    layout = net.plan(arch, hw)
+    weights = net.extract(arch).numpy_weights()
+    model = onnx_graph.build(layout, weights)
+    run = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(
+        run.run(None, {"image": x.numpy()})[0], net(x, arch).numpy(), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_subnet_leaves_the_rest_of_the_supernet_alone() -> None:
+    net = Supernet(load_space("micro"), num_classes=10).train()
+    arch = net.space.min()
+    net(image(arch), arch).sum().backward()
+    subnet = net.extract(arch)
+    shapes = {key: value.shape for key, value in subnet.named_parameters()}
+    for key, parameter in net.named_parameters():
+        if key not in shapes:
+            assert parameter.grad is None, key
+            continue
+        grad = parameter.grad
+        assert grad is not None
+        inside = torch.zeros_like(grad, dtype=torch.bool)
+        where = [slice(n) for n in shapes[key]]
+        if grad.ndim == 4:
+            edge = (grad.shape[2] - shapes[key][2]) // 2
+            where[2:] = [slice(edge, edge + shapes[key][2])] * 2
+        inside[tuple(where)] = True
+        assert not grad[~inside].any(), key
+
+
+def test_extracted_weights_are_copies() -> None:
+    net = Supernet(load_space("micro"), num_classes=10)
+    subnet = net.extract(net.space.max())
+    before = net.state_dict()["stem.weight"].clone()
+    subnet.state_dict()["stem.weight"].zero_()
+    assert torch.equal(net.state_dict()["stem.weight"], before)
+
+
+def test_training_leaves_the_running_statistics_alone() -> None:
+    net = Supernet(load_space("micro"), num_classes=10).train()
+    arch = net.space.min()
+    before = {key: value.clone() for key, value in net.named_buffers()}
+    net(image(arch), arch)
+    assert all(torch.equal(before[key], value) for key, value in net.named_buffers())
+
+
+@torch.no_grad()
+def test_recalibrated_statistics_are_the_mean_over_batches_and_stay_in_the_subnet() -> None:
+    net = Supernet(load_space("micro"), num_classes=10)
+    arch = net.space.sample(np.random.default_rng(0))
+    before = {key: value.clone() for key, value in net.named_buffers()}
+    batches = [image(arch, 8) * 2 + 1 for _ in range(3)]
+    subnet = net.extract(arch).recalibrate(batches)
+    bn = subnet.get_submodule("stem.bn")
+    weight = net.state_dict()["stem.weight"][: arch.stem]
+    outs = [torch.nn.functional.conv2d(b, weight, stride=2, padding=1) for b in batches]
+    mean = torch.stack([o.mean((0, 2, 3)) for o in outs]).mean(0)
+    var = torch.stack([o.var((0, 2, 3)) for o in outs]).mean(0)
+    torch.testing.assert_close(bn.running_mean, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(bn.running_var, var, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(before[key], value) for key, value in net.named_buffers())
+    assert torch.equal(subnet(batches[0]), subnet(batches[0]))
+
+
+def test_batch_of_one_runs_in_evaluation(tmp_path: Path) -> None:
+    net = Supernet(load_space("micro"), num_classes=10).eval()
+    with torch.no_grad():
+        assert net(image(net.space.max(), 1), net.space.max()).shape == (1, 10)
+
+
+def test_only_used_shortcuts_have_weights() -> None:
+    keys = Supernet(load_space("table1")).state_dict()
+    # widths can differ at the first block of a stage only
+    assert {key.split(".")[2] for key in keys if "shortcut" in key} == {"0"}
