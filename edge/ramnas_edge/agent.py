@@ -10,13 +10,13 @@ from typing import Deque, Dict, List, Optional, Sequence, Tuple
 
 import msgspec
 import zmq
-from ramnas_models.errors import BackendError, FleetError, WireError
-from ramnas_models.space import Arch
 
 from ramnas_edge import backends, profiler, wire
 from ramnas_edge.device import this_device
 from ramnas_edge.measuring import Child
 from ramnas_edge.record import INCONCLUSIVE, LatencyRecord
+from ramnas_models.errors import BackendError, FleetError, WireError
+from ramnas_models.space import Arch
 
 log = logging.getLogger(__name__)
 

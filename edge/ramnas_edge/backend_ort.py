@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, List, Mapping
 
 import onnxruntime as ort
-from ramnas_models.errors import BackendError
 
 from ramnas_edge.backends import Options, Running, Tensor
+from ramnas_models.errors import BackendError
 
 if TYPE_CHECKING:
     from ramnas_edge.backends import Array

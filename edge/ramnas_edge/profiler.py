@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Tuple
 
 import msgspec
 import numpy as np
-from ramnas_models import onnx_graph
-from ramnas_models.errors import BackendError
-from ramnas_models.plan import plan
-from ramnas_models.space import Arch, Space
 
 from ramnas_edge import backends
 from ramnas_edge.pipeline import Pipeline
@@ -28,6 +24,10 @@ from ramnas_edge.record import (
     Visit,
     spread,
 )
+from ramnas_models import onnx_graph
+from ramnas_models.errors import BackendError
+from ramnas_models.plan import plan
+from ramnas_models.space import Arch, Space
 
 if TYPE_CHECKING:
     from ramnas_edge.backends import Array

@@ -7,11 +7,17 @@ host alike, because the drift can only be seen across networks.
 from __future__ import annotations
 
 import math
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, List, Optional, Tuple
 
 import msgspec
 import numpy as np
+
 from ramnas_models.space import Arch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 MIN_RUNS, MIN_VISITS = 44, 8  # 44 independent runs bound p90 at 99 %
 OK, INCONCLUSIVE, FAILED = "ok", "inconclusive", "failed"
@@ -107,8 +113,8 @@ def record_key(run: str, target: Target, arch: Arch, device_class: str) -> Tuple
 def corrected_ms(records: Iterable[LatencyRecord]) -> Dict[str, float]:
     """Arch id -> latency with the machine's drift taken out, from all records of one run.
 
-    Fits log(median of a visit) = arch + round by alternating medians over all blocks; the drift is
-    common to the networks of a round, and the anchors tie the rounds of different blocks together.
+    Fits log(median of a visit) = arch + round robustly over all blocks; the drift is common to the
+    networks of a round, and the anchors tie the rounds of different blocks together.
     """
     visits = {
         (v.block, v.round, v.position): v
@@ -124,24 +130,33 @@ def spread(visits: List[Visit]) -> Dict[str, float]:
     return {arch: 1.4826 * float(np.median(np.abs(r))) for arch, r in residuals.items()}
 
 
-def _two_way(visits: List[Visit]) -> Tuple[Dict[str, float], Dict[str, np.ndarray]]:
-    """Arch effects of log time = arch + round, and each arch's residuals."""
+def _two_way(visits: List[Visit]) -> Tuple[Dict[str, float], Dict[str, Floats]]:
+    """Arch effects of log time = arch + round, and each arch's residuals.
+
+    Least absolute deviations by iteratively reweighted least squares; alternating medians would
+    stop at a point where each block has its own level, whatever the anchors say.
+    """
     if not visits:
         return {}, {}
     archs, arch_of = np.unique([v.arch_id for v in visits], return_inverse=True)
     rounds, round_of = np.unique([f"{v.block} {v.round}" for v in visits], return_inverse=True)
     y = np.log([v.median_ms for v in visits])
-    arch, drift = np.zeros(len(archs)), np.zeros(len(rounds))
-    by_arch = [np.flatnonzero(arch_of == i) for i in range(len(archs))]
-    by_round = [np.flatnonzero(round_of == i) for i in range(len(rounds))]
-    for _ in range(100):
-        before = arch
-        arch = np.array([np.median(y[at] - drift[round_of[at]]) for at in by_arch])
-        drift = np.array([np.median(y[at] - arch[arch_of[at]]) for at in by_round])
-        drift -= np.median(drift)  # the level belongs to the archs
-        if np.abs(arch - before).max() < 1e-6:
+    weight, residual = np.ones(len(y)), np.zeros(len(y))
+    for _ in range(30):
+        shared = np.zeros((len(archs), len(rounds)))
+        np.add.at(shared, (arch_of, round_of), weight)
+        of_arch, of_round = shared.sum(1), shared.sum(0)
+        y_arch = np.bincount(arch_of, weight * y)
+        # the arch effects eliminated; the ridge settles the level, which belongs to the archs
+        normal = np.diag(of_round + 1e-6 * of_round.mean()) - shared.T @ (shared / of_arch[:, None])
+        drift = np.linalg.solve(
+            normal, np.bincount(round_of, weight * y) - shared.T @ (y_arch / of_arch)
+        )
+        drift -= drift.mean()
+        arch = (y_arch - shared @ drift) / of_arch
+        before, residual = residual, y - arch[arch_of] - drift[round_of]
+        if np.abs(residual - before).max() < 1e-6:
             break
-    residual = y - arch[arch_of] - drift[round_of]
-    return dict(zip(archs.tolist(), arch.tolist())), {
-        str(archs[i]): residual[at] for i, at in enumerate(by_arch)
-    }
+        weight = 1 / np.maximum(np.abs(residual), 1e-3)  # 0.1 %: below it all count alike
+    by_arch = {str(a): residual[arch_of == i] for i, a in enumerate(archs)}
+    return dict(zip(by_arch, arch.tolist())), by_arch

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 
 import msgspec
 import numpy as np
-from ramnas_models.bundle import Bundle, Model, open_bundle
-from ramnas_models.errors import BudgetError
 
 from ramnas_edge import backends
 from ramnas_edge.device import this_device
 from ramnas_edge.pipeline import Pipeline, Result
+from ramnas_models.bundle import Bundle, Model, open_bundle
+from ramnas_models.errors import BudgetError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,9 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Tuple
 
-from ramnas_models.errors import SourceError
-
 from ramnas_edge.vision import IMAGE_SUFFIXES, read_image
+from ramnas_models.errors import SourceError
 
 if TYPE_CHECKING:
     from ramnas_edge.vision import Image

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Sequence, Tuple
 import cv2
 import msgspec
 import numpy as np
+
 from ramnas_models.errors import SourceError
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Tuple, Union
 
 import msgspec
-from ramnas_models.errors import WireError
-from ramnas_models.space import Space
 
 from ramnas_edge.device import Device
 from ramnas_edge.profiler import Block
 from ramnas_edge.record import LatencyRecord, Target, Visit
+from ramnas_models.errors import WireError
+from ramnas_models.space import Space
 
 PROTOCOL = 1
 MAX_BYTES = 4 * 2**20
@@ -98,7 +98,7 @@ def decode_from_board(data: bytes) -> FromBoard:
     """WireError if `data` is too large or no message of a board."""
     try:
         message: FromBoard = _from_board.decode(_capped(data))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"not a message of a board: {error}") from error
     return message
 
@@ -107,7 +107,7 @@ def decode_from_host(data: bytes) -> FromHost:
     """WireError if `data` is too large or no message of a host."""
     try:
         message: FromHost = _from_host.decode(_capped(data))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"not a message of a host: {error}") from error
     return message
 

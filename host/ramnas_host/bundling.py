@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ramnas_host.data import Dataset
+from ramnas_host.evaluate import calibrated
+from ramnas_host.front import Candidate, Front
+from ramnas_host.train import Checkpoint
 from ramnas_models import onnx_graph
 from ramnas_models.bundle import (
     FORMAT,
@@ -19,30 +23,25 @@ from ramnas_models.bundle import (
 )  # fmt: skip
 from ramnas_models.errors import DataError
 
-from ramnas_host.data import Dataset
-from ramnas_host.evaluate import calibrated
-from ramnas_host.front import Candidate, Front
-from ramnas_host.train import Checkpoint
-
 # Two models closer than this in p90 cannot be told apart on a board that does other work too.
 MIN_RATIO = 1.2
 
 
 def choose(front: Front, most: int = 8) -> list[Candidate]:
-    """At most `most` non-dominated candidates, fast to slow, each MIN_RATIO slower than the last.
+    """At most `most` non-dominated candidates, fast to slow, from the most accurate downwards.
 
-    The fastest and the most accurate are always in.
+    Each is the most accurate that is at least MIN_RATIO faster than the one above it.
     """
     best = front.non_dominated()
     p90 = [c.measured.p90_ms for c in best if c.measured]
     ratio = max(MIN_RATIO, (p90[-1] / p90[0]) ** (1 / max(1, most - 1)))
-    kept = [best[0]]
-    last = p90[0]
-    for candidate, ms in zip(best[1:-1], p90[1:-1], strict=True):
-        if ms >= ratio * last and p90[-1] >= MIN_RATIO * ms:
+    kept: list[Candidate] = []
+    ceiling = float("inf")
+    for candidate, ms in zip(reversed(best), reversed(p90), strict=True):
+        if ms <= ceiling and len(kept) < most:
             kept.append(candidate)
-            last = ms
-    return kept + list(best[-1:] if len(best) > 1 else [])
+            ceiling = ms / ratio
+    return kept[::-1]
 
 
 def write(

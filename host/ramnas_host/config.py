@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 import yaml
-from ramnas_models.errors import DataError
 
 from ramnas_host.distill import PAIR_LOSSES, SMD_WEIGHTINGS
+from ramnas_models.errors import DataError
 
 _FOLDER = Path(__file__).parent / "recipes"
 

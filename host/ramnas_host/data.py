@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
+
 from ramnas_edge import vision
 from ramnas_models.errors import DataError
 from ramnas_models.files import new_folder
 from ramnas_models.onnx_graph import Normalisation
-from torch import Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

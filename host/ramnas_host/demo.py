@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import to_builtins
-from ramnas_models.errors import DataError, RamnasError
-from ramnas_models.files import make_folder, write_file
 
 from ramnas_host import front as fronts
 from ramnas_host import verbs
 from ramnas_host.bundling import choose
 from ramnas_host.store import Store
+from ramnas_models.errors import DataError, RamnasError
+from ramnas_models.files import make_folder, write_file
 
 ROOM = 1.15  # a budget is this times the measured p90 of a model
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from ramnas_models.space import Arch
-from ramnas_models.supernet import Subnet, Supernet
 
 from ramnas_host.data import Dataset, Split
+from ramnas_models.space import Arch
+from ramnas_models.supernet import Subnet, Supernet
 
 
 def calibrated(net: Supernet, arch: Arch, dataset: Dataset) -> Subnet:

@@ -15,15 +15,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import zmq
+
 from ramnas_edge import wire
 from ramnas_edge.profiler import Block
 from ramnas_edge.record import Target, record_key
+from ramnas_host.store import Store
 from ramnas_models.errors import FleetError, WireError
 from ramnas_models.files import writing
 from ramnas_models.plan import plan
 from ramnas_models.space import Arch, Space
-
-from ramnas_host.store import Store
 
 log = logging.getLogger(__name__)
 BLOCK = 12  # archs whose sessions are open at the same time

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+
 from ramnas_edge.record import OK, LatencyRecord, Target, corrected_ms
+from ramnas_host import search, surrogate
+from ramnas_host.surrogate import Score, Surrogate
 from ramnas_models.errors import DataError
 from ramnas_models.files import write_file
 from ramnas_models.plan import plan
 from ramnas_models.space import Arch, Space
-
-from ramnas_host import search, surrogate
-from ramnas_host.surrogate import Score, Surrogate
 
 if TYPE_CHECKING:
     from ramnas_host.surrogate import Floats

@@ -6,9 +6,8 @@ import io
 from collections.abc import Collection
 from pathlib import Path
 
-from ramnas_models.files import write_file
-
 from ramnas_host.front import Front
+from ramnas_models.files import write_file
 
 
 def plot_front(front: Front, bundled: Collection[str], path: Path) -> None:

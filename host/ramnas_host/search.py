@@ -16,6 +16,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from ramnas_models.space import Space
 
     Rows = NDArray[np.int64]

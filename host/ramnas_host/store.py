@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import msgspec
+
 from ramnas_edge.record import OK, LatencyRecord
 from ramnas_models.errors import DataError, FileError
 from ramnas_models.files import make_folder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
+
 from ramnas_models.errors import DataError
 from ramnas_models.space import Space
 

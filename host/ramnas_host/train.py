@@ -14,15 +14,15 @@ import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from ramnas_models.errors import DataError
-from ramnas_models.files import write_file
-from ramnas_models.space import Arch, Space, read_space
-from ramnas_models.supernet import Supernet
 from torch import Tensor, nn
 
 from ramnas_host import distill
 from ramnas_host.config import Recipe
 from ramnas_host.data import Dataset, Split
+from ramnas_models.errors import DataError
+from ramnas_models.files import write_file
+from ramnas_models.space import Arch, Space, read_space
+from ramnas_models.supernet import Supernet
 
 log = logging.getLogger(__name__)
 Batch = Callable[[int], Tensor]  # resolution -> images [n, 3, r, r]

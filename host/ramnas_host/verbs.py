@@ -11,9 +11,8 @@ from ramnas_edge.cli import guarded
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ramnas_models.space import Arch
-
     from ramnas_host.fleet import Request
+    from ramnas_models.space import Arch
 
 
 _SPLITS = ("train", "calibration", "validation", "test")
@@ -134,13 +133,12 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ramnas_models.files import make_folder
-    from ramnas_models.space import load_space
-
     from ramnas_host import train
     from ramnas_host.config import load_recipe
     from ramnas_host.data import load_dataset
     from ramnas_host.progress import bar
+    from ramnas_models.files import make_folder
+    from ramnas_models.space import load_space
 
     recipe, space = load_recipe(args.recipe), load_space(args.space)
     dataset = load_dataset(recipe.dataset)
@@ -164,10 +162,10 @@ def _data(args: argparse.Namespace) -> None:
 
 def _calibrate(args: argparse.Namespace) -> None:
     import numpy as np
-    from ramnas_edge.record import Target
-    from ramnas_models.space import load_space
 
+    from ramnas_edge.record import Target
     from ramnas_host.fleet import Request
+    from ramnas_models.space import load_space
 
     space = load_space(args.space)
     target = Target(
@@ -204,12 +202,12 @@ def _measure(args: argparse.Namespace, request: Request) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     import msgspec
     import numpy as np
-    from ramnas_models.files import write_file
 
     from ramnas_host import train
     from ramnas_host.data import load_dataset
     from ramnas_host.evaluate import true_top1
     from ramnas_host.progress import bar
+    from ramnas_models.files import write_file
 
     checkpoint = train.load(args.supernet)
     space, rng = checkpoint.net.space, np.random.default_rng(args.seed)

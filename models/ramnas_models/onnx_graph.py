@@ -186,8 +186,10 @@ class _Graph:
         if self._noise is None or self._noise.size < size:
             # one buffer for all layers: timing does not depend on the values, only on their scale
             self._noise = np.random.default_rng(0).standard_normal(size * 2, np.float32)
-        fan_in = math.prod(shape[1:])
-        return self._noise[:size].reshape(shape) * np.float32(math.sqrt(2 / fan_in))
+        # He initialisation; small residual branches keep the sum over many blocks in range
+        gain = 0.2 if key.endswith("project.weight") else 1.0
+        scale = np.float32(gain * math.sqrt(2 / math.prod(shape[1:])))
+        return self._noise[:size].reshape(shape) * scale
 
     def _bias(self, key: str, size: int) -> Array:
         return np.zeros(size, np.float32) if self._weights is None else self._weights[key]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Dict, Tuple
 
 import cv2
 import numpy as np
+
 from ramnas_models.errors import SourceError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import msgspec
 import psutil
 import pytest
 import zmq
+
 from ramnas_edge import wire
 from ramnas_edge.profiler import Block
 from ramnas_edge.record import FAILED, OK, Target

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from ramnas_edge import backend_ort, backends
 from ramnas_edge.backends import Options
 from ramnas_models import onnx_graph

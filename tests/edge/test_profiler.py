@@ -5,6 +5,7 @@ from typing import Any, Iterator, List
 
 import numpy as np
 import pytest
+
 from ramnas_edge import backends, profiler
 from ramnas_edge.profiler import Block, measure
 from ramnas_edge.record import FAILED, INCONCLUSIVE, OK, Target, Visit
@@ -111,7 +112,8 @@ class Flaky:
 def test_an_arch_that_fails_is_recorded_with_its_reason_and_the_rest_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(profiler.backends, "load", lambda engine: Flaky(2, 3))
+    flaky = Flaky(2, 3)
+    monkeypatch.setattr(profiler.backends, "load", lambda engine: flaky)
     records = measure(block(), SPACE, "dev")
     assert [r.reason for r in records if r.validity == FAILED] == [
         "out of memory",

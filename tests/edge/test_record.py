@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ramnas_edge.record import LatencyRecord, Target, Visit, corrected_ms, record_key, spread
 from ramnas_models.space import Arch, load_space
 

@@ -10,6 +10,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+
 from ramnas_edge import backends
 from ramnas_edge.device import this_device
 from ramnas_edge.runtime import Runtime

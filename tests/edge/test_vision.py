@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from ramnas_edge import vision
 from ramnas_edge.sources import batches, list_images
 from ramnas_models.errors import SourceError

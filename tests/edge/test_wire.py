@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ramnas_edge import wire
 from ramnas_edge.device import this_device
 from ramnas_edge.profiler import Block

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import psutil
 import pytest
+
 from ramnas_edge.record import OK, corrected_ms
 from ramnas_host.store import Store
 from ramnas_models.bundle import open_bundle

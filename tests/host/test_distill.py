@@ -5,8 +5,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F
-from ramnas_host.distill import decouple, dkd, kl, teachers
 from torch import Tensor
+
+from ramnas_host.distill import decouple, dkd, kl, teachers
 
 
 def logits(scale: float, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+
 from ramnas_edge import profiler, wire
 from ramnas_edge.device import Device
 from ramnas_edge.record import LatencyRecord, Target

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+
 from ramnas_edge.record import LatencyRecord, Target, Visit
 from ramnas_host.store import Store, of_one_device
 from ramnas_models.errors import DataError, FileError

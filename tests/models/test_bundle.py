@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from ramnas_models import onnx_graph
 from ramnas_models.bundle import (
     FORMAT,

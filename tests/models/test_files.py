@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ramnas_models.errors import FileError
 from ramnas_models.files import make_folder, new_folder, write_file
 

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+
 from ramnas_models import onnx_graph
 from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.plan import plan
@@ -30,13 +31,15 @@ def test_graph_is_valid_and_old_enough_for_jetpack_5(name: str) -> None:
         assert {node.op_type for node in model.graph.node} <= OPERATORS
 
 
-def test_random_weights_give_finite_logits_of_ordinary_size() -> None:
-    space = load_space("table1")
-    model = onnx_graph.build(plan(space, space.min(), num_classes=10))
-    image = np.random.default_rng(0).standard_normal((1, 3, 192, 192), np.float32)
-    (logits,) = session(model).run(None, {"image": image})
-    assert logits.shape == (1, 10)
-    assert 1e-3 < np.abs(logits).max() < 1e3  # denormals or infinities would falsify timing
+@pytest.mark.parametrize("name", ["micro", "table1"])
+def test_random_weights_give_finite_logits_of_ordinary_size(name: str) -> None:
+    space = load_space(name)
+    for arch in (space.min(), space.max()):
+        layout = plan(space, arch, num_classes=10)
+        image = np.random.default_rng(0).standard_normal((1, 3, *layout.input_hw), np.float32)
+        (logits,) = session(onnx_graph.build(layout)).run(None, {"image": image})
+        assert logits.shape == (1, 10)
+        assert 1e-3 < np.abs(logits).max() < 1e3  # denormals or infinities would falsify timing
 
 
 def test_symbolic_batch_runs_any_batch() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ramnas_models.plan import make_divisible, plan
 from ramnas_models.space import load_space
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ramnas_models.errors import SpaceError
 from ramnas_models.plan import plan
 from ramnas_models.space import Arch, Space, load_space, read_space

@@ -8,10 +8,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the supernet needs torch")
 
 import onnxruntime as ort
+from torch import Tensor
+
 from ramnas_models import onnx_graph
 from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Supernet
-from torch import Tensor
 
 
 def randomised(net: torch.nn.Module) -> None:
