@@ -28,21 +28,28 @@ def list_images(source: str) -> List[Path]:
     return [path]
 
 
-def batches(images: List[Path], size: int = 32) -> Iterator[List[Tuple[Path, Image]]]:
-    """The frames, read `size` at a time so that decoding files does not disturb what is timed.
+def batches(
+    images: List[Path], size: int = 256, max_bytes: int = 64 * 2**20
+) -> Iterator[List[Tuple[Path, Image]]]:
+    """The frames, read ahead by up to `size` or `max_bytes`.
 
-    A file that is no image is named in the log and left out; SourceError if all are.
+    Decoding files between two calls of a small network would slow the next calls down and show up
+    in their timing. A file that is no image is logged and left out; SourceError if all are.
     """
-    broken = 0
-    for start in range(0, len(images), size):
-        batch = []
-        for path in images[start : start + size]:
-            try:
-                batch.append((path, read_image(str(path))))
-            except SourceError as error:
-                broken += 1
-                if broken == len(images):
-                    raise
-                log.warning("left out: %s", error)
-        if batch:
+    batch: List[Tuple[Path, Image]] = []
+    held = broken = 0
+    for path in images:
+        try:
+            batch.append((path, read_image(str(path))))
+        except SourceError as error:
+            broken += 1
+            if broken == len(images):
+                raise
+            log.warning("left out: %s", error)
+            continue
+        held += batch[-1][1].nbytes
+        if len(batch) == size or held >= max_bytes:
             yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch

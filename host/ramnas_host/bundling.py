@@ -24,7 +24,7 @@ from ramnas_models.bundle import (
 from ramnas_models.errors import DataError
 
 # Two models closer than this in p90 cannot be told apart on a board that does other work too.
-MIN_RATIO = 1.2
+MIN_RATIO = 1.15
 
 
 def choose(front: Front, most: int = 8) -> list[Candidate]:
