@@ -60,10 +60,11 @@ class _Agent:
             if self.child:
                 poller.register(self.child.fileno(), zmq.POLLIN)
             for source, _ in poller.poll(int(wire.HEARTBEAT_S * 500)):
-                if source is not self.socket:
+                if source is self.socket:
+                    if not self._from_host():
+                        return
+                elif self.child and self.child.has_sent():  # not of a child replaced just now
                     self._from_child()
-                elif not self._from_host():
-                    return
             now = time.monotonic()
             if now - self.last_sent > wire.HEARTBEAT_S:
                 self._send(wire.Heartbeat())
@@ -185,7 +186,8 @@ class _Agent:
         self._send(wire.Measured(record))
 
     def _again(self, job: wire.Job, archs: Sequence[Arch]) -> None:
-        block = msgspec.structs.replace(job.block, id=f"{job.block.id}-again", archs=tuple(archs))
+        again = f"{job.block.id}-{archs[0].id}"  # its rounds are not those of the first try
+        block = msgspec.structs.replace(job.block, id=again, archs=tuple(archs))
         self.waiting.append(msgspec.structs.replace(job, block=block, again=True))
 
     def _child_died(self) -> None:

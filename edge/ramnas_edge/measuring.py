@@ -33,6 +33,10 @@ class Child:
     def send(self, job: wire.Job) -> None:
         self._pipe.send_bytes(wire.encode(job))
 
+    def has_sent(self) -> bool:
+        """Whether `receive` would return, or raise, at once."""
+        return self._pipe.poll()
+
     def receive(self) -> wire.FromBoard:
         """The next message; EOFError if the process died."""
         try:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Request:
         anchors = self._anchors()
         return [
             Block(
-                id=f"{self.run}-{archs[order[i]].id}",
+                id=uuid.uuid4().hex[:12],  # of this try alone: its rounds have a drift of their own
                 run=self.run,
                 target=self.target,
                 archs=tuple(archs[j] for j in order[i : i + BLOCK]),
@@ -205,7 +206,7 @@ class Host:
             missing = {a.id for a in self._missing(board.device_class)}
             left = tuple(a for a in board.job.archs if a.id in missing)
             if left:
-                block = msgspec.structs.replace(board.job, archs=left)
+                block = msgspec.structs.replace(board.job, id=uuid.uuid4().hex[:12], archs=left)
                 self.queues[board.device_class].appendleft(block)
                 for other_name, other in list(self.boards.items()):
                     if other.idle and other.device_class == board.device_class:
@@ -274,11 +275,11 @@ def calibrate(
                 )
 
         try:
-            classes = host.serve(alive)
-            agent.wait(timeout=10)
-            return classes
+            return host.serve(alive)
         finally:
-            if agent.poll() is None:
+            try:
+                agent.wait(timeout=5 if sys.exc_info()[0] is None else 0)  # it has been told to go
+            except subprocess.TimeoutExpired:
                 agent.terminate()
                 agent.wait()
     finally:

@@ -19,6 +19,7 @@ _WAY_OUT = {
     errno.EROFS: "the file system is read-only; write elsewhere",
     errno.EACCES: "permission denied; write elsewhere or change the owner",
     errno.EPERM: "permission denied; write elsewhere or change the owner",
+    errno.EEXIST: "a part of the path is a file, not a folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
 }
 

@@ -49,7 +49,8 @@ def test_surrogates_were_compared_and_the_best_was_taken(summary: dict[str, Any]
         chosen = scores.pop("chosen")
         assert set(scores) == {"gp", "rbf", "mlp", "cart"}
         assert scores[chosen]["tau"] == max(s["tau"] for s in scores.values())
-    assert summary["surrogates"]["latency"][chosen]["tau"] > 0.8
+    latency = summary["surrogates"]["latency"]
+    assert latency[latency["chosen"]]["tau"] > 0.8
 
 
 def test_front_has_six_models_or_more_with_both_figures(summary: dict[str, Any]) -> None:

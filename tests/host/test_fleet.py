@@ -103,6 +103,9 @@ class Board:
         done: set[str] = set()
         self.send(wire.Ready())
         while count:
+            if not self.socket.poll(300):
+                self.send(wire.Heartbeat())
+                continue
             message = self.receive()
             if isinstance(message, wire.Bye):
                 break

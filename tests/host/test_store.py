@@ -75,7 +75,9 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_what_was_committed(small_disk: Path) -> None:
     store = Store(small_disk / "store.sqlite")
     store.add(record(0))
-    big = record(1, visits=(Visit(ARCHS[1].id, "b", 0, 1, tuple(np.linspace(1, 2, 50_000))),))
+    big = record(
+        1, visits=(Visit(ARCHS[1].id, "b", 0, 1, tuple(np.linspace(1, 2, 50_000).tolist())),)
+    )
     with pytest.raises(FileError, match="disk is full; what was committed before is safe"):
         store.add(big)
     assert store.records("run") == [record(0)]
