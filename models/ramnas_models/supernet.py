@@ -109,7 +109,7 @@ class Net(nn.Module):
         }
 
     def run(self, x: Tensor, plan: Plan) -> Tensor:
-        """Images [n, 3, h, w], normalised -> logits [n, classes]."""
+        """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
         x = self._apply_layer(x, plan.stem)
         for block in plan.blocks:
             x = self._block(x, block)
@@ -125,7 +125,8 @@ class Net(nn.Module):
     def _block(self, x: Tensor, block: Block) -> Tensor:
         shortcut = x
         if block.shortcut.pool:
-            shortcut = F.avg_pool2d(shortcut, 2, 2, block.shortcut.pool_padding)
+            parity = (int(x.shape[2]) % 2, int(x.shape[3]) % 2)  # the input may be of any size
+            shortcut = F.avg_pool2d(shortcut, 2, 2, parity)
         if block.shortcut.conv:
             shortcut = self._apply_layer(shortcut, block.shortcut.conv)
         if block.expand:
@@ -184,7 +185,7 @@ class Supernet(Net):
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
-        return self.run(x, self.plan(arch, (x.shape[2], x.shape[3])))
+        return self.run(x, self.plan(arch))
 
     def plan(self, arch: Arch, input_hw: tuple[int, int] | None = None) -> Plan:
         return plan(self.space, arch, num_classes=self.num_classes, input_hw=input_hw)
