@@ -15,7 +15,7 @@ help:  ## list the commands
 demo: .venv/.ready  ## the whole main line on real digits, in runs/demo (FRESH=1 starts over)
 	.venv/bin/python -m ramnas_host demo --out runs/demo $(if $(FRESH),--fresh)
 
-test: .venv/.ready  ## all tests
+test: .venv/.ready .venv38/.ready  ## all tests
 	.venv/bin/python -m pytest
 
 check: .venv/.ready  ## ruff, mypy (strict), vermin (Python 3.8 on the device)

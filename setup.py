@@ -6,6 +6,7 @@ from setuptools import setup
 
 PACKAGES = {
     "ramnas_models": "models/ramnas_models",
+    "ramnas_models.importers": "models/ramnas_models/importers",
     "ramnas_edge": "edge/ramnas_edge",
     "ramnas_host": "host/ramnas_host",
     "ramnas_ros": "ros2_pkg/ramnas_ros",
@@ -31,6 +32,13 @@ HOST = [
     "matplotlib>=3.7",
 ]
 TEST = ["pytest>=7", "pytest-timeout>=2", "hypothesis>=6"]
+DEV = [
+    "ruff>=0.10",
+    "mypy>=1.11",
+    "vermin>=1.6",
+    "types-PyYAML",
+    "onnxscript>=0.5",  # torch.onnx.export needs it: a benchmark's peer
+]
 
 setup(
     name="ramnas",
@@ -58,7 +66,16 @@ setup(
         "jetson": [*EDGE, "jetson-stats>=4.2", "pycuda>=2022.1"],
         "host": HOST,
         "test": TEST,
-        "dev": [*HOST, *CPU, *TEST, "ruff>=0.6", "mypy>=1.11", "vermin>=1.6", "types-PyYAML"],
+        "dev": [
+            *HOST,
+            *CPU,
+            *TEST,
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "vermin>=1.6",
+            "types-PyYAML",
+            "onnxscript>=0.5",
+        ],
     },
     entry_points={
         "console_scripts": [

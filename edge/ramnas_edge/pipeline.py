@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ramnas_edge.backends import Session
+    from ramnas_models.bundle import Preprocessing
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -36,15 +37,17 @@ class Result(msgspec.Struct, frozen=True):
 class Pipeline:
     """What a robot calls for every frame, and what is timed when a whole call is measured."""
 
-    def __init__(self, session: Session, hw: Tuple[int, int], classes: Sequence[str]) -> None:
-        self._session, self._hw, self._classes = session, hw, classes
+    def __init__(
+        self, session: Session, hw: Tuple[int, int], how: Preprocessing, classes: Sequence[str]
+    ) -> None:
+        self._session, self._hw, self._how, self._classes = session, hw, how, classes
         self._input = session.inputs[0].name
 
     def __call__(self, frame: NDArray[np.uint8]) -> Result:
         """uint8 BGR [h, w, 3] of any size -> Result; SourceError if it is no such frame."""
         vision.check_frame(frame)
         start = time.perf_counter()
-        image = vision.resize(frame, self._hw)[None]
+        image = vision.prepare(frame, self._how, self._hw)[None]
         resized = time.perf_counter()
         logits = self._session.infer({self._input: image})[0]
         ran = time.perf_counter()

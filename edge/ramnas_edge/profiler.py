@@ -25,7 +25,9 @@ from ramnas_edge.record import (
     spread,
 )
 from ramnas_models import onnx_graph
+from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import BackendError
+from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.plan import plan
 from ramnas_models.space import Arch, Space
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Clock = Callable[[], int]  # nanoseconds, monotonic
+_RESIZE = Preprocessing(Normalisation())  # of whole calls: the frame resized, nothing cropped
 MAX_SPREAD = 0.10  # robust sigma of log visits; above it a measurement is inconclusive
 
 
@@ -163,7 +166,7 @@ class _Runner:
         height, width = layout.input_hw
         self.call: Callable[[], object]
         if target.frame_hw:
-            pipeline = Pipeline(session, layout.input_hw, [""] * target.num_classes)
+            pipeline = Pipeline(session, layout.input_hw, _RESIZE, [""] * target.num_classes)
             frame = noise.integers(0, 256, (*target.frame_hw, 3), np.uint8)
             self.call = lambda: pipeline(frame)
         else:

@@ -53,13 +53,19 @@ class Runtime:
         a budget the most accurate is taken.
         """
         opened = open_bundle(bundle)
+        if "NC" in opened.manifest.licence.upper().split("-"):
+            log.warning(
+                "the weights of %s are for non-commercial use only: %s (%s)",
+                bundle, opened.manifest.licence, opened.manifest.source,
+            )  # fmt: skip
         backend = backends.load(engine)
         options = backends.Options(threads=threads)
         device_class = this_device().class_key(engine, backend.version)
 
         def start(model: Model) -> Pipeline:
             session = backend.open(opened.read_model(model), options)
-            pipeline = Pipeline(session, model.input_hw, opened.manifest.classes)
+            manifest = opened.manifest
+            pipeline = Pipeline(session, model.input_hw, manifest.preprocessing, manifest.classes)
             for _ in range(10):  # the first runs allocate; do not let a robot wait for them
                 pipeline(np.zeros((*frame_hw, 3), np.uint8))
             return pipeline
@@ -90,7 +96,10 @@ class Runtime:
 
 
 def pick(models: Tuple[Model, ...], p90_ms: Dict[str, float], budget_ms: Optional[float]) -> Model:
-    """The most accurate of `models` within the budget; the faster one of equals."""
+    """The most accurate of `models` within the budget; the faster one of equals.
+
+    Models of unknown accuracy come last.
+    """
     fits = [m for m in models if budget_ms is None or p90_ms[m.arch_id] <= budget_ms]
     if not fits:
         fastest = min(models, key=lambda m: p90_ms[m.arch_id])
@@ -100,7 +109,7 @@ def pick(models: Tuple[Model, ...], p90_ms: Dict[str, float], budget_ms: Optiona
             f"{best:.3g} ms here and misses by {best - (budget_ms or 0):.3g} ms; raise the budget "
             "or search for smaller models"
         )
-    return max(fits, key=lambda m: (m.accuracy.value, -p90_ms[m.arch_id]))
+    return max(fits, key=lambda m: (m.accuracy.value if m.accuracy else -1, -p90_ms[m.arch_id]))
 
 
 def _known_p90(

@@ -13,6 +13,8 @@ from ramnas_models.errors import SourceError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ramnas_models.bundle import Preprocessing
+
     Image = NDArray[np.uint8]  # [height, width, 3], BGR
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -36,11 +38,26 @@ def check_frame(frame: Any) -> Image:
     return frame
 
 
-def resize(frame: Image, hw: Tuple[int, int]) -> Image:
-    """The whole frame at `hw`, bilinear; training, calibration and runtime all use this one."""
+_INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+
+
+def prepare(frame: Image, how: Preprocessing, hw: Tuple[int, int]) -> Image:
+    """Frame -> the graph's input at `hw`; training, calibration and runtime all use this one."""
+    if how.resize_short:
+        height, width = frame.shape[:2]
+        scale = how.resize_short / min(height, width)
+        short = (max(1, round(height * scale)), max(1, round(width * scale)))
+        frame = _resize(frame, short, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    if how.crop:
+        top, left = (max(0, (n - how.crop) // 2) for n in frame.shape[:2])
+        frame = frame[top : top + how.crop, left : left + how.crop]
+    return _resize(frame, hw, _INTERPOLATION[how.interpolation])
+
+
+def _resize(frame: Image, hw: Tuple[int, int], interpolation: int) -> Image:
     if frame.shape[:2] == hw:
         return frame
-    resized = cv2.resize(frame, (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(frame, (hw[1], hw[0]), interpolation=interpolation)
     return np.asarray(resized, np.uint8)  # no copy: cv2 keeps the type
 
 

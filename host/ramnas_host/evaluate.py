@@ -11,16 +11,16 @@ from ramnas_models.space import Arch
 from ramnas_models.supernet import Subnet, Supernet
 
 
-def calibrated(net: Supernet, arch: Arch, dataset: Dataset) -> Subnet:
-    """`arch` with BatchNorm statistics of its own, from the fixed calibration split."""
-    return net.extract(arch).recalibrate([dataset.calibration.at(arch.resolution)])
+def calibrated(net: Supernet, arch: Arch, calibration: Split) -> Subnet:
+    """`arch` with BatchNorm statistics of its own, from a fixed set of training images."""
+    return net.extract(arch).recalibrate(calibration.batches(arch.resolution))
 
 
 @torch.no_grad()
 def top1(subnet: Subnet, split: Split) -> float:
     """Share of `split` whose most likely class is the label, at the subnet's own resolution."""
-    logits = subnet(split.at(subnet.plan.input_hw[0]))
-    return float((logits.argmax(1) == split.labels).float().mean())
+    found = [subnet(images).argmax(1) for images in split.batches(subnet.plan.input_hw[0])]
+    return float((torch.cat(found) == split.labels).double().mean())
 
 
 def true_top1(
@@ -34,6 +34,6 @@ def true_top1(
     """`top1` of each arch on `split`, BatchNorm recalibrated; `on_done` hears how many are done."""
     found = []
     for count, arch in enumerate(archs, start=1):
-        found.append(top1(calibrated(net, arch, dataset), dataset.split(split)))
+        found.append(top1(calibrated(net, arch, dataset.calibration), dataset.split(split)))
         on_done(count)
     return found

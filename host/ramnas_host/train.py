@@ -1,4 +1,4 @@
-"""Train the supernet: sandwich rule, subnets mutual distillation, DKD -> one checkpoint file."""
+"""Train the supernet: sandwich rule, subnets mutual distillation, DKD."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,8 +16,7 @@ from ramnas_host import distill
 from ramnas_host.config import Recipe
 from ramnas_host.data import Dataset, Split
 from ramnas_models.errors import DataError
-from ramnas_models.files import write_file
-from ramnas_models.space import Arch, Space, read_space
+from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import Supernet
 
 log = logging.getLogger(__name__)
@@ -157,44 +152,3 @@ def _draw(
         return torch.roll(split.at(resolution)[chosen], moved, dims=(2, 3))
 
     return batch, split.labels[chosen]
-
-
-# -- the checkpoint: safetensors, with all that is needed to rebuild the net in its metadata -------
-
-
-def save(path: Path, net: Supernet, dataset: Dataset, recipe: Recipe) -> None:
-    """Write the supernet, whole or not at all; licence and source of its data travel along."""
-    metadata = {
-        "space": msgspec.json.encode(net.space).decode(),
-        "classes": msgspec.json.encode(dataset.classes).decode(),
-        "recipe": msgspec.json.encode(recipe).decode(),
-        "dataset": dataset.name,
-        "licence": dataset.licence,
-        "source": dataset.source,
-    }
-    tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
-    write_file(path, safetensors.torch.save(tensors, metadata))
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    net: Supernet
-    classes: tuple[str, ...]
-    dataset: str
-    licence: str
-    source: str
-
-
-def load(path: Path) -> Checkpoint:
-    """Read a supernet written by `save`; DataError if it is none."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        space = read_space(msgspec.json.decode(metadata["space"]), f"{path} (space)")
-        classes = msgspec.json.decode(metadata["classes"], type=tuple[str, ...])
-        net = Supernet(space, len(classes))
-        net.load_state_dict(tensors)
-    except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise DataError(f"{path} is no supernet of ramnas: {error}") from error
-    return Checkpoint(net, classes, metadata["dataset"], metadata["licence"], metadata["source"])

@@ -98,6 +98,27 @@ def _parser() -> argparse.ArgumentParser:
     _fleet_options(verify)
     verify.set_defaults(call=_verify)
 
+    importer = verbs.add_parser("import", help="a public checkpoint -> a supernet of ours")
+    importer.add_argument("kind", choices=("attentivenas",), help="AttentiveNAS or AlphaNet")
+    importer.add_argument("checkpoint", type=Path)
+    importer.add_argument("--classes", type=Path, metavar="names.txt", help="one name a line")
+    importer.add_argument("-o", "--out", type=Path, required=True, metavar="supernet.safetensors")
+    importer.set_defaults(call=_import)
+
+    export = verbs.add_parser("export", help="a ready bundle of one arch of a supernet")
+    export.add_argument("--weights", type=Path, required=True, metavar="supernet.safetensors")
+    export.add_argument(
+        "--arch", required=True, help="A0 .. A6, min, max, an id of --front, or a .yaml"
+    )
+    export.add_argument("--front", type=Path, help="front.json in which to look up an id")
+    export.add_argument(
+        "--calibration", type=Path, required=True, metavar="DIR", help="training images"
+    )
+    export.add_argument("--calibration-images", type=int, default=4096, metavar="N")
+    export.add_argument("--test", type=Path, metavar="DIR", help="labelled images, for top-1")
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    export.set_defaults(call=_export)
+
     bundle = verbs.add_parser("bundle", help="write the bundle of a verified front")
     bundle.add_argument("--front", type=Path, required=True, metavar="verified.json")
     bundle.add_argument("--supernet", type=Path, required=True)
@@ -133,7 +154,9 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ramnas_host import train
+    import msgspec
+
+    from ramnas_host import checkpoint, train
     from ramnas_host.config import load_recipe
     from ramnas_host.data import load_dataset
     from ramnas_host.progress import bar
@@ -149,7 +172,11 @@ def _train(args: argparse.Namespace) -> None:
             space, dataset, recipe,
             on_step=lambda step: update(step.number, f"loss max {step.losses[0]:.3f}"),
         )  # fmt: skip
-    train.save(args.out, net, dataset, recipe)
+    about = checkpoint.About(
+        dataset.classes, dataset.train.preprocessing, dataset.licence, dataset.source,
+        dataset.name, msgspec.json.encode(recipe).decode(),
+    )  # fmt: skip
+    checkpoint.save(args.out, net, about)
     print(f"supernet: {args.out}")
 
 
@@ -203,18 +230,18 @@ def _evaluate(args: argparse.Namespace) -> None:
     import msgspec
     import numpy as np
 
-    from ramnas_host import train
+    from ramnas_host import checkpoint
     from ramnas_host.data import load_dataset
     from ramnas_host.evaluate import true_top1
     from ramnas_host.progress import bar
     from ramnas_models.files import write_file
 
-    checkpoint = train.load(args.supernet)
-    space, rng = checkpoint.net.space, np.random.default_rng(args.seed)
+    loaded = checkpoint.load(args.supernet)
+    space, rng = loaded.net.space, np.random.default_rng(args.seed)
     archs = [space.min(), space.max(), *(space.sample(rng) for _ in range(args.random))]
-    dataset = load_dataset(checkpoint.dataset)
+    dataset = load_dataset(loaded.about.dataset)
     with bar(f"evaluate on {args.split}", len(archs)) as update:
-        found = true_top1(checkpoint.net, archs, dataset, args.split, on_done=update)
+        found = true_top1(loaded.net, archs, dataset, args.split, on_done=update)
     result = {"split": args.split, "min": found[0], "max": found[1], "random": found[2:]}
     mean = sum(found[2:]) / max(1, args.random)
     print(
@@ -226,25 +253,25 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    from ramnas_host import front, train
+    from ramnas_host import checkpoint, front
     from ramnas_host.data import load_dataset
     from ramnas_host.evaluate import true_top1
     from ramnas_host.progress import bar
     from ramnas_host.store import Store, of_one_device
 
-    checkpoint = train.load(args.supernet)
-    space = checkpoint.net.space
+    loaded = checkpoint.load(args.supernet)
+    space = loaded.net.space
     records = of_one_device(Store(args.store), args.run, space.hash, args.device)
     ends = [space.min(), space.max()]
     archs = ends + [r.arch for r in records if r.arch not in ends][: args.accuracy_samples - 2]
-    dataset = load_dataset(checkpoint.dataset)
+    dataset = load_dataset(loaded.about.dataset)
     settings = front.Settings(
         args.population, args.parents, args.generations, args.p_mutation, args.seed,
         args.infill_rounds,
     )  # fmt: skip
 
     def true(archs: Sequence[Arch], on_done: Callable[[int], None]) -> list[float]:
-        return true_top1(checkpoint.net, archs, dataset, "validation", on_done=on_done)
+        return true_top1(loaded.net, archs, dataset, "validation", on_done=on_done)
 
     with bar("true accuracy of samples", len(archs)) as update:
         samples = list(zip(archs, true(archs, update), strict=True))
@@ -269,19 +296,19 @@ def _search(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from ramnas_host import front, train
+    from ramnas_host import checkpoint, front
     from ramnas_host.data import load_dataset
     from ramnas_host.evaluate import true_top1
     from ramnas_host.fleet import Request
     from ramnas_host.progress import bar
     from ramnas_host.store import Store, of_one_device
 
-    found, checkpoint = front.load(args.front), train.load(args.supernet)
-    space = checkpoint.net.space
+    found, loaded = front.load(args.front), checkpoint.load(args.supernet)
+    space = loaded.net.space
     archs = [candidate.arch for candidate in found.candidates]
-    dataset = load_dataset(checkpoint.dataset)
+    dataset = load_dataset(loaded.about.dataset)
     with bar("true accuracy of the front", len(archs)) as update:
-        accuracies = true_top1(checkpoint.net, archs, dataset, "validation", on_done=update)
+        accuracies = true_top1(loaded.net, archs, dataset, "validation", on_done=update)
     _measure(args, Request(args.run, space, found.target, archs, args.rounds))
     records = of_one_device(Store(args.store), args.run, space.hash, found.device_class)
     verified = front.verified(found, accuracies, records)
@@ -291,15 +318,70 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _bundle(args: argparse.Namespace) -> None:
-    from ramnas_host import bundling, front, train
+    from ramnas_host import bundling, checkpoint, front
     from ramnas_host.data import load_dataset
     from ramnas_host.report import plot_front
 
-    verified, checkpoint = front.load(args.front), train.load(args.supernet)
+    verified, loaded = front.load(args.front), checkpoint.load(args.supernet)
     chosen = bundling.choose(verified, args.models)
-    dataset = load_dataset(checkpoint.dataset)
-    bundle = bundling.write(args.out, verified, chosen, checkpoint, dataset)
+    bundling.check_space(loaded, verified)
+    calibration = load_dataset(loaded.about.dataset).calibration
+    bundle = bundling.write(args.out, bundling.entries(verified, chosen), loaded, calibration)
     print(f"bundle of {len(bundle.manifest.models)} models: {args.out}")
     if args.plot:
         plot_front(verified, [c.arch_id for c in chosen], args.plot)
         print(f"plot: {args.plot}")
+
+
+def _import(args: argparse.Namespace) -> None:
+    from ramnas_host import checkpoint
+    from ramnas_models.bundle import Preprocessing
+    from ramnas_models.errors import DataError
+    from ramnas_models.importers import attentivenas
+    from ramnas_models.onnx_graph import Normalisation
+    from ramnas_models.space import load_space
+    from ramnas_models.supernet import Supernet
+
+    tensors, dropped = attentivenas.to_supernet(attentivenas.read_checkpoint(args.checkpoint))
+    net = Supernet(load_space("attentivenas"))
+    net.load_state_dict(tensors)
+    classes = tuple(str(i) for i in range(net.num_classes))
+    if args.classes:
+        try:
+            classes = tuple(args.classes.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read {args.classes}: {error}") from error
+        if len(classes) != net.num_classes:
+            raise DataError(f"{args.classes} has {len(classes)} names, not {net.num_classes}")
+    # as the public code evaluates: a 224 crop, which the net itself takes to its resolution
+    how = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
+    about = checkpoint.About(classes, how, attentivenas.LICENCE, attentivenas.SOURCE)
+    checkpoint.save(args.out, net, about)
+    print(f"{len(tensors)} tensors imported, {len(dropped)} dropped")
+    for name in dropped:
+        print(f"  dropped {name}")
+    print(f"licence of the weights: {attentivenas.LICENCE} ({attentivenas.SOURCE})")
+    print(f"supernet: {args.out}")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from ramnas_host import bundling, checkpoint, front
+    from ramnas_host.data import load_folder
+    from ramnas_host.evaluate import calibrated, top1
+    from ramnas_models.bundle import Accuracy
+    from ramnas_models.space import find_arch
+
+    loaded = checkpoint.load(args.weights)
+    known = [c.arch for c in front.load(args.front).candidates] if args.front else []
+    arch = find_arch(loaded.net.space, args.arch, known)
+    how, classes = loaded.about.preprocessing, loaded.about.classes
+    calibration = load_folder(args.calibration, classes, how, args.calibration_images)
+    accuracy = None
+    if args.test:
+        test = load_folder(args.test, classes, how, most=10**9)
+        value = top1(calibrated(loaded.net, arch, calibration), test)
+        accuracy = Accuracy("top1", value, "test")
+        print(f"top-1 on {len(test)} images of {args.test}: {value:.2%}")
+    bundling.write(args.out, [bundling.Entry(arch, accuracy)], loaded, calibration)
+    print(f"bundle of {arch.id}, recalibrated on {len(calibration)} images: {args.out}")
+    print(f"licence of the weights: {loaded.about.licence}")

@@ -59,16 +59,23 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     sha256: str
     input_hw: Tuple[int, int]
-    accuracy: Accuracy
+    accuracy: Optional[Accuracy]  # None: not measured
     cost: Cost
     latency: Tuple[Latency, ...]
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a frame becomes the graph's input: resize to `input_hw`, the rest is in the graph."""
+    """How a frame becomes the graph's input; normalisation and channel order are in the graph.
 
-    resize: str  # "bilinear": the whole frame, aspect ratio not kept
+    First, where given, the short side is scaled to `resize_short` pixels and the centre square of
+    `crop` pixels is kept; then `interpolation` ("bilinear" or "bicubic") takes what there is to
+    `input_hw`, aspect ratio not kept.
+    """
+
     normalisation: Normalisation
+    interpolation: str = "bilinear"
+    resize_short: Optional[int] = None
+    crop: Optional[int] = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

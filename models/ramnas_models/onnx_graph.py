@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import msgspec
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
-from ramnas_models.plan import Block, Conv, Linear, Plan, SqueezeExcite
+from ramnas_models.plan import Block, Conv, Linear, Plan, Shortcut, SqueezeExcite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,16 +62,10 @@ def build(
     x = graph.conv(x, plan.head_mix)
     x = graph.node("Flatten", [x])
     graph.linear(x, plan.classifier, out="logits")
-    sink = _value("logits", TensorProto.FLOAT, (n, plan.classifier.c_out))
-    proto = helper.make_graph(
-        graph.nodes, f"ramnas_{plan.arch_id}", [source], [sink], graph.tensors
-    )
-    return helper.make_model(
-        proto,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="ramnas",
-    )
+    graph.proto.name = f"ramnas_{plan.arch_id}"
+    graph.proto.input.append(source)
+    graph.proto.output.append(_value("logits", TensorProto.FLOAT, (n, plan.classifier.c_out)))
+    return graph.model
 
 
 def _value(name: str, dtype: int, shape: Sequence[Any]) -> Any:
@@ -79,40 +73,50 @@ def _value(name: str, dtype: int, shape: Sequence[Any]) -> Any:
 
 
 class _Graph:
-    """Nodes and initialisers, appended in order of execution."""
+    """Nodes and initialisers, appended in order of execution.
+
+    Written straight into the model: the helpers of the onnx package would copy all weights twice.
+    """
 
     def __init__(self, weights: Optional[Mapping[str, Array]]) -> None:
-        self.nodes: List[NodeProto] = []
-        self.tensors: List[TensorProto] = []
+        self.model = ModelProto(ir_version=IR_VERSION, producer_name="ramnas")
+        self.model.opset_import.append(helper.make_opsetid("", OPSET))
+        self.proto = self.model.graph
         self._weights = weights
-        self._noise: Optional[Array] = None
 
     # -- the network -----------------------------------------------------------------------------
 
     def block(self, x: str, block: Block) -> str:
-        shortcut = x
-        if block.shortcut.pool:
-            # count_include_pad: the padded zeros take part in the mean, as in the supernet
-            shortcut = self.node(
-                "AveragePool", [shortcut], kernel_shape=[2, 2], strides=[2, 2],
-                pads=[*block.shortcut.pool_padding] * 2, count_include_pad=1,
-            )  # fmt: skip
-        if block.shortcut.conv:
-            shortcut = self.conv(shortcut, block.shortcut.conv)
+        shortcut = self.shortcut(x, block.shortcut) if block.shortcut else None
         if block.expand:
             x = self.conv(x, block.expand)
         x = self.conv(x, block.depthwise)
         if block.se:
             x = self.squeeze_excite(x, block.se)
-        return self.node("Add", [self.conv(x, block.project), shortcut])
+        # if random: small residual branches keep the sum over many blocks in range
+        x = self.conv(x, block.project, gain=0.2 if block.shortcut else 1.0)
+        return x if shortcut is None else self.node("Add", [x, shortcut])
+
+    def shortcut(self, x: str, shortcut: Shortcut) -> str:
+        if shortcut.pool:
+            # count_include_pad: the padded zeros take part in the mean, as in the supernet
+            x = self.node(
+                "AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2],
+                pads=[*shortcut.pool_padding] * 2, count_include_pad=1,
+            )  # fmt: skip
+        return self.conv(x, shortcut.conv) if shortcut.conv else x
 
     def squeeze_excite(self, x: str, se: SqueezeExcite) -> str:
         scale = self.node("GlobalAveragePool", [x])
         scale = self.conv(self.conv(scale, se.reduce), se.expand)
-        return self.node("Mul", [x, self.node("HardSigmoid", [scale], alpha=1 / 6, beta=0.5)])
+        return self.node("Mul", [x, self.hard_sigmoid(scale)])
 
-    def conv(self, x: str, layer: Conv) -> str:
-        return self._conv(x, layer, *self._conv_weights(layer))
+    def hard_sigmoid(self, x: str) -> str:
+        """relu6(x + 3) / 6."""
+        return self.node("HardSigmoid", [x], alpha=1 / 6, beta=0.5)
+
+    def conv(self, x: str, layer: Conv, gain: float = 1.0) -> str:
+        return self._conv(x, layer, *self._conv_weights(layer, gain))
 
     def image(self, x: str, layer: Conv, normalisation: Normalisation) -> str:
         """uint8 NHWC BGR -> stem. Channel order and 1 / std go into the stem's weights.
@@ -139,15 +143,15 @@ class _Graph:
     # -- nodes and tensors -----------------------------------------------------------------------
 
     def node(self, op: str, inputs: List[str], out: Optional[str] = None, **attributes: Any) -> str:
-        name = out or f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        name = out or f"{op}_{len(self.proto.node)}"
+        node = self.proto.node.add(op_type=op, name=name, input=inputs, output=[name])
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
         return name
 
     def tensor(self, name: str, value: Array) -> str:
         data = np.ascontiguousarray(value, np.float32)
-        self.tensors.append(
-            helper.make_tensor(name, TensorProto.FLOAT, data.shape, data.tobytes(), raw=True)
-        )
+        tensor = self.proto.initializer.add(name=name, data_type=TensorProto.FLOAT, dims=data.shape)
+        tensor.raw_data = data.tobytes()
         return name
 
     def _conv(self, x: str, layer: Conv, weight: Array, bias: Optional[Array]) -> str:
@@ -161,13 +165,15 @@ class _Graph:
         )  # fmt: skip
         if layer.act == "swish":
             return self.node("Mul", [x, self.node("Sigmoid", [x])])
+        if layer.act == "hswish":  # HardSwish itself is missing in older engines
+            return self.node("Mul", [x, self.hard_sigmoid(x)])
         if layer.act == "relu":
             return self.node("Relu", [x])
         return x
 
-    def _conv_weights(self, layer: Conv) -> Tuple[Array, Optional[Array]]:
+    def _conv_weights(self, layer: Conv, gain: float = 1.0) -> Tuple[Array, Optional[Array]]:
         """Weight and bias with BatchNorm folded in."""
-        weight = self._weight(f"{layer.key}.weight", layer.weight_shape)
+        weight = self._weight(f"{layer.key}.weight", layer.weight_shape, gain)
         if not layer.norm:
             return weight, self._bias(f"{layer.key}.bias", layer.c_out) if layer.bias else None
         if self._weights is None:
@@ -179,17 +185,27 @@ class _Graph:
         scale = gamma / np.sqrt(var + BN_EPS)
         return weight * scale[:, None, None, None], beta - mean * scale
 
-    def _weight(self, key: str, shape: Tuple[int, ...]) -> Array:
+    def _weight(self, key: str, shape: Tuple[int, ...], gain: float = 1.0) -> Array:
         if self._weights is not None:
             return self._weights[key]
-        size = math.prod(shape)
-        if self._noise is None or self._noise.size < size:
-            # one buffer for all layers: timing does not depend on the values, only on their scale
-            self._noise = np.random.default_rng(0).standard_normal(size * 2, np.float32)
-        # He initialisation; small residual branches keep the sum over many blocks in range
-        gain = 0.2 if key.endswith("project.weight") else 1.0
-        scale = np.float32(gain * math.sqrt(2 / math.prod(shape[1:])))
-        return self._noise[:size].reshape(shape) * scale
+        std = gain * math.sqrt(2 / math.prod(shape[1:]))  # He initialisation
+        return _noise(round(2 * math.log2(std)), math.prod(shape)).reshape(shape)
 
     def _bias(self, key: str, size: int) -> Array:
         return np.zeros(size, np.float32) if self._weights is None else self._weights[key]
+
+
+_shared_noise: Dict[int, Array] = {}
+
+
+def _noise(half_octave: int, size: int) -> Array:
+    """`size` normal numbers of std 2 ** (half_octave / 2), from a buffer that all layers share.
+
+    Timing does not depend on the values, only on their staying clear of denormals and infinities,
+    so a std within 20 % will do and nothing is computed twice.
+    """
+    known = _shared_noise.get(half_octave)
+    if known is None or known.size < size:
+        fresh = np.random.default_rng(0).standard_normal(size, np.float32)
+        known = _shared_noise[half_octave] = fresh * np.float32(2 ** (half_octave / 2))
+    return known[:size]

@@ -6,13 +6,13 @@ layer's tensors: `<key>.weight`, `<key>.bias`, `<key>.bn.weight` and so on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterator, Optional, Tuple, Union
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Dict, Iterator, Optional, Tuple, Union
 
 if TYPE_CHECKING:
-    from ramnas_models.space import Arch, Space
+    from ramnas_models.space import Arch, Space, StageArch
 
-ACTIVATIONS = ("relu", "swish")
+ACTIVATIONS = ("relu", "swish", "hswish")
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -50,6 +50,11 @@ class Conv:
         return c_out * c_in * height * width * self.out_hw[0] * self.out_hw[1]
 
     @property
+    def elements_in(self) -> int:
+        """Input elements, batch 1."""
+        return self.c_in * self.in_hw[0] * self.in_hw[1]
+
+    @property
     def elements(self) -> int:
         """Output elements, batch 1."""
         return self.c_out * self.out_hw[0] * self.out_hw[1]
@@ -69,6 +74,10 @@ class Linear:
     @property
     def macs(self) -> int:
         return self.c_in * self.c_out
+
+    @property
+    def elements_in(self) -> int:
+        return self.c_in
 
     @property
     def elements(self) -> int:
@@ -110,10 +119,24 @@ class Block:
     depthwise: Conv
     se: Optional[SqueezeExcite]
     project: Conv
-    shortcut: Shortcut
+    shortcut: Optional[Shortcut]
 
 
 Layer = Union[Conv, Linear]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A sum over layers, batch 1; elements are of inputs read and outputs written."""
+
+    layers: int = 0
+    macs: int = 0
+    params: int = 0
+    elements_in: int = 0
+    elements_out: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other))))
 
 
 @dataclass(frozen=True)
@@ -139,7 +162,7 @@ class Plan:
                 yield block.se.reduce
                 yield block.se.expand
             yield block.project
-            if block.shortcut.conv:
+            if block.shortcut and block.shortcut.conv:
                 yield block.shortcut.conv
         yield self.head_expand
         yield self.head_mix
@@ -160,26 +183,46 @@ class Plan:
     def params(self) -> int:
         return sum(layer.params for layer in self.layers())
 
+    @property
+    def activations(self) -> int:
+        """Output elements of convolutions and linear layers, batch 1."""
+        return sum(layer.elements for layer in self.layers())
+
+    def table(self) -> Dict[Tuple[str, str], Cost]:
+        """(part, operator) -> cost; parts are stem, stages 1 to n and head.
+
+        Operators are conv (full), pointwise, depthwise, se, shortcut and linear. This is what the
+        layer encoding of the surrogates sees.
+        """
+        rows: Dict[Tuple[str, str], Cost] = {}
+        for layer in self.layers():
+            key = (_part(layer.key), _operator(layer))
+            rows[key] = rows.get(key, Cost()) + Cost(
+                1, layer.macs, layer.params, layer.elements_in, layer.elements
+            )
+        return rows
+
 
 def plan(
     space: Space, arch: Arch, *, num_classes: int = 1000, input_hw: Optional[Tuple[int, int]] = None
 ) -> Plan:
     """Lay out `arch` of `space` for an input of `input_hw` pixels (default: its own resolution)."""
+
+    def wide(width: int) -> int:
+        return make_divisible(width * space.width_multiplier)
+
     hw = input_hw or (arch.resolution, arch.resolution)
-    stem = Conv("stem", 3, arch.stem, space.stem.kernel, space.stem.stride, hw, act=space.stem.act)
+    first = space.stem
+    stem = Conv("stem", 3, wide(arch.stem), first.kernel, first.stride, hw, act=first.act)
     c_in, hw = stem.c_out, stem.out_hw
     blocks = []
-    for stage, (choice, rule) in enumerate(zip(arch.stages, space.stages)):
-        for index in range(choice.depth):
-            block = _block(
-                stage, index, c_in, choice.width, choice.kernel(index), choice.expand(index),
-                rule.stride if index == 0 else 1, rule.se, rule.act, hw,
-            )  # fmt: skip
-            blocks.append(block)
-            c_in, hw = block.project.c_out, block.project.out_hw
+    for i, stage in enumerate(arch.stages):
+        for j in range(stage.depth):
+            blocks.append(_block(space, i, j, stage, c_in, wide(stage.width), hw))
+            c_in, hw = blocks[-1].project.c_out, blocks[-1].project.out_hw
     act = space.head.act
     expand = Conv("head.expand", c_in, make_divisible(c_in * space.head.expand), 1, 1, hw, act=act)
-    mix = Conv("head.mix", expand.c_out, arch.head, 1, 1, (1, 1), norm=False, act=act)
+    mix = Conv("head.mix", expand.c_out, wide(arch.head), 1, 1, (1, 1), norm=False, act=act)
     return Plan(
         arch_id=arch.id,
         input_hw=stem.in_hw,
@@ -192,29 +235,54 @@ def plan(
 
 
 def _block(
-    stage: int, index: int, c_in: int, c_out: int, kernel: int, expand: int,
-    stride: int, se: bool, act: str, in_hw: Tuple[int, int],
+    space: Space, stage: int, index: int, choice: StageArch, c_in: int, c_out: int,
+    in_hw: Tuple[int, int],
 ) -> Block:  # fmt: skip
-    key = f"stages.{stage}.{index}"
-    mid = make_divisible(round(c_in * expand))
-    depthwise = Conv(f"{key}.depthwise", mid, mid, kernel, stride, in_hw, depthwise=True, act=act)
-    out_hw = depthwise.out_hw
+    rule, key = space.stages[stage], f"stages.{stage}.{index}"
+    stride = rule.stride if index == 0 else 1
+    mid = make_divisible(round(c_in * choice.expand(index)))
     squeezed = make_divisible(mid // 4)
-    parity = (in_hw[0] % 2, in_hw[1] % 2) if stride == 2 else (0, 0)
+    depthwise = Conv(
+        f"{key}.depthwise", mid, mid, choice.kernel(index), stride, in_hw,
+        depthwise=True, act=rule.act,
+    )  # fmt: skip
+    expanded = choice.expand(index) != 1
     return Block(
         stage=stage,
         index=index,
-        expand=None if expand == 1 else Conv(f"{key}.expand", c_in, mid, 1, 1, in_hw, act=act),
+        expand=Conv(f"{key}.expand", c_in, mid, 1, 1, in_hw, act=rule.act) if expanded else None,
         depthwise=depthwise,
         se=SqueezeExcite(
             Conv(f"{key}.se.reduce", mid, squeezed, 1, 1, (1, 1), False, False, True, "relu"),
             Conv(f"{key}.se.expand", squeezed, mid, 1, 1, (1, 1), False, False, True),
-        ) if se else None,
-        project=Conv(f"{key}.project", mid, c_out, 1, 1, out_hw),
-        shortcut=Shortcut(
-            pool=stride == 2,
-            pool_padding=parity,
-            conv=None if c_in == c_out
-            else Conv(f"{key}.shortcut", c_in, c_out, 1, 1, out_hw, norm=False),
-        ),
+        ) if rule.se else None,
+        project=Conv(f"{key}.project", mid, c_out, 1, 1, depthwise.out_hw),
+        shortcut=_shortcut(space, key, depthwise, c_in, c_out),
     )  # fmt: skip
+
+
+def _shortcut(space: Space, key: str, depthwise: Conv, c_in: int, c_out: int) -> Optional[Shortcut]:
+    in_hw, out_hw, stride = depthwise.in_hw, depthwise.out_hw, depthwise.stride
+    if space.shortcut == "identity":
+        return Shortcut(False, (0, 0), None) if stride == 1 and c_in == c_out else None
+    parity = (in_hw[0] % 2, in_hw[1] % 2) if stride == 2 else (0, 0)
+    conv = Conv(f"{key}.shortcut", c_in, c_out, 1, 1, out_hw, norm=False)
+    return Shortcut(stride == 2, parity, None if c_in == c_out else conv)
+
+
+def _part(key: str) -> str:
+    """`stages.2.1.expand` -> `stage3`; the head's layers and the classifier -> `head`."""
+    first, *rest = key.split(".")
+    if first == "stages":
+        return f"stage{int(rest[0]) + 1}"
+    return "stem" if first == "stem" else "head"
+
+
+def _operator(layer: Layer) -> str:
+    if isinstance(layer, Linear):
+        return "linear"
+    if ".se." in layer.key or layer.key.endswith("shortcut"):
+        return "se" if ".se." in layer.key else "shortcut"
+    if layer.depthwise:
+        return "depthwise"
+    return "pointwise" if layer.kernel == 1 else "conv"

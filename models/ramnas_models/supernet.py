@@ -8,16 +8,27 @@ the supernet every layer takes a slice (a view) of its tensors, in a subnet they
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ramnas_models.plan import Block, Conv, Layer, Linear, Plan, SqueezeExcite, plan
+from ramnas_models.plan import Block, Conv, Layer, Linear, Plan, Shortcut, SqueezeExcite, plan
 from ramnas_models.space import Arch, Space
 
 BN_EPS = 1e-5
+
+
+def _own(source: Tensor | None, shape: tuple[int, ...], fill: float = 0.0) -> Tensor:
+    """A new tensor of `shape`: filled, or cut out of `source` as the elastic forward slices it."""
+    if source is None:
+        return torch.full(shape, fill)
+    if len(shape) == 4:  # kernels are cropped around their centre
+        edge = (source.shape[2] - shape[2]) // 2
+        source = source[:, :, edge : edge + shape[2], edge : edge + shape[3]]
+    return source.detach()[tuple(map(slice, shape))].clone()
 
 
 class BatchNorm(nn.Module):
@@ -26,12 +37,13 @@ class BatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, source: BatchNorm | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
+        shape = (channels,)
+        self.weight = nn.Parameter(_own(source and source.weight, shape, 1.0))
+        self.bias = nn.Parameter(_own(source and source.bias, shape))
+        self.register_buffer("running_mean", _own(source and source.running_mean, shape))
+        self.register_buffer("running_var", _own(source and source.running_var, shape, 1.0))
 
 
 class ElasticConv(nn.Module):
@@ -41,11 +53,12 @@ class ElasticConv(nn.Module):
     `recalibrate` fills them, because subnets of different width do not share statistics.
     """
 
-    def __init__(self, layer: Conv) -> None:
+    def __init__(self, layer: Conv, source: ElasticConv | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(layer.weight_shape))
-        self.bias = nn.Parameter(torch.empty(layer.c_out)) if layer.bias else None
-        self.bn = BatchNorm(layer.c_out) if layer.norm else None
+        shape = (layer.c_out,)
+        self.weight = nn.Parameter(_own(source and source.weight, layer.weight_shape))
+        self.bias = nn.Parameter(_own(source and source.bias, shape)) if layer.bias else None
+        self.bn = BatchNorm(layer.c_out, source and source.bn) if layer.norm else None
         self.momentum: float | None = None  # a number only while recalibrating
 
     def forward(self, x: Tensor, layer: Conv) -> Tensor:
@@ -73,40 +86,49 @@ class ElasticConv(nn.Module):
             )
         if layer.act == "swish":
             x = F.silu(x)
+        elif layer.act == "hswish":
+            x = F.hardswish(x)
         elif layer.act == "relu":
             x = F.relu(x)
         return x
 
 
 class ElasticLinear(nn.Module):
-    def __init__(self, layer: Linear) -> None:
+    """The classifier; a smaller one reads the first input features."""
+
+    def __init__(self, layer: Linear, source: ElasticLinear | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(layer.c_out, layer.c_in))
-        self.bias = nn.Parameter(torch.empty(layer.c_out))
+        self.weight = nn.Parameter(_own(source and source.weight, (layer.c_out, layer.c_in)))
+        self.bias = nn.Parameter(_own(source and source.bias, (layer.c_out,)))
 
     def forward(self, x: Tensor, layer: Linear) -> Tensor:
         return F.linear(x, self.weight[:, : layer.c_in], self.bias)
 
 
 class Net(nn.Module):
-    """The tensors of a set of layers, and the forward pass of any plan that they can serve."""
+    """The tensors of a set of layers, and the forward pass of any plan that they can serve.
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
+    New tensors, or copies cut out of those of `source`.
+    """
+
+    def __init__(self, layers: Iterable[Layer], source: Net | None = None) -> None:
         super().__init__()
+        self._layers: dict[str, ElasticConv | ElasticLinear] = {}
         for layer in layers:
-            module = ElasticConv(layer) if isinstance(layer, Conv) else ElasticLinear(layer)
+            whole: Any = source._layers[layer.key] if source else None
+            module = (
+                ElasticConv(layer, whole)
+                if isinstance(layer, Conv)
+                else ElasticLinear(layer, whole)
+            )
+            self._layers[layer.key] = module
             parent: nn.Module = self
             *path, name = layer.key.split(".")
             for part in path:
-                if part not in dict(parent.named_children()):
+                if not hasattr(parent, part):
                     parent.add_module(part, nn.Module())
-                parent = parent.get_submodule(part)
+                parent = getattr(parent, part)
             parent.add_module(name, module)
-        self._layers = {
-            key: module
-            for key, module in self.named_modules()
-            if isinstance(module, (ElasticConv, ElasticLinear))
-        }
 
     def run(self, x: Tensor, plan: Plan) -> Tensor:
         """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
@@ -123,18 +145,20 @@ class Net(nn.Module):
         return out
 
     def _block(self, x: Tensor, block: Block) -> Tensor:
-        shortcut = x
-        if block.shortcut.pool:
-            parity = (int(x.shape[2]) % 2, int(x.shape[3]) % 2)  # the input may be of any size
-            shortcut = F.avg_pool2d(shortcut, 2, 2, parity)
-        if block.shortcut.conv:
-            shortcut = self._apply_layer(shortcut, block.shortcut.conv)
+        shortcut = self._shortcut(x, block.shortcut) if block.shortcut else None
         if block.expand:
             x = self._apply_layer(x, block.expand)
         x = self._apply_layer(x, block.depthwise)
         if block.se:
             x = x * self._squeeze_excite(x, block.se)
-        return self._apply_layer(x, block.project) + shortcut
+        x = self._apply_layer(x, block.project)
+        return x if shortcut is None else x + shortcut
+
+    def _shortcut(self, x: Tensor, shortcut: Shortcut) -> Tensor:
+        if shortcut.pool:
+            parity = (int(x.shape[2]) % 2, int(x.shape[3]) % 2)  # the input may be of any size
+            x = F.avg_pool2d(x, 2, 2, parity)
+        return self._apply_layer(x, shortcut.conv) if shortcut.conv else x
 
     def _squeeze_excite(self, x: Tensor, se: SqueezeExcite) -> Tensor:
         x = x.mean((2, 3), keepdim=True)
@@ -145,8 +169,8 @@ class Net(nn.Module):
 class Subnet(Net):
     """One network with its own weights."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan.layers())
+    def __init__(self, plan: Plan, source: Net) -> None:
+        super().__init__(plan.layers(), source)
         self.plan = plan
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,19 +217,7 @@ class Supernet(Net):
     @torch.no_grad()
     def extract(self, arch: Arch) -> Subnet:
         """A standalone copy of `arch`; its BatchNorm statistics are void until recalibrated."""
-        layout = self.plan(self.space.check(arch))
-        with torch.device("meta"):  # no initialisation that would be overwritten at once
-            subnet = Subnet(layout)
-        own = self.state_dict()
-        cut = {}
-        for key, target in subnet.state_dict().items():
-            source = own[key]
-            if source.ndim == 4:
-                edge = (source.shape[2] - target.shape[2]) // 2
-                source = source[:, :, edge : edge + target.shape[2], edge : edge + target.shape[3]]
-            cut[key] = source[tuple(slice(n) for n in target.shape)].clone()
-        subnet.load_state_dict(cut, assign=True)
-        return subnet.eval()
+        return Subnet(self.plan(self.space.check(arch)), self).eval()
 
     def reset_parameters(self) -> None:
         """He initialisation; the last BatchNorm gamma of every block starts at 0 (BigNAS)."""
@@ -222,13 +234,13 @@ class Supernet(Net):
 
 def _largest_layers(space: Space, num_classes: int) -> Iterable[Layer]:
     """The layers of the max net, and the shortcuts that only narrower networks need."""
-    layers = {
-        layer.key: layer for layer in plan(space, space.max(), num_classes=num_classes).layers()
-    }
-    before = space.stem.widths
+    largest = plan(space, space.max(), num_classes=num_classes)
+    layers = {layer.key: layer for layer in largest.layers()}
+    before, c_in = space.stem.widths, largest.stem.c_out
     for i, stage in enumerate(space.stages):
-        if len({*before, *stage.widths}) > 1:  # some arch changes the width here
-            key = f"stages.{i}.0.shortcut"
-            layers[key] = Conv(key, before[-1], stage.widths[-1], 1, 1, (1, 1), norm=False)
-        before = stage.widths
+        block = next(b for b in largest.blocks if b.stage == i)
+        if space.shortcut == "projected" and len({*before, *stage.widths}) > 1:
+            key = f"stages.{i}.0.shortcut"  # some arch changes the width here
+            layers[key] = Conv(key, c_in, block.project.c_out, 1, 1, (1, 1), norm=False)
+        before, c_in = stage.widths, block.project.c_out
     return layers.values()

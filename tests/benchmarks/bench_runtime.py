@@ -55,7 +55,7 @@ def run() -> dict[str, float]:
         model = Model(arch.id, arch, file, "", layout.input_hw, accuracy, cost, ())
         manifest = Manifest(
             FORMAT, "classification", tuple(map(str, range(1000))), space.name, space.hash,
-            Preprocessing("bilinear", norm), "CC0-1.0", "random weights", (model,),
+            Preprocessing(norm), "CC0-1.0", "random weights", (model,),
         )  # fmt: skip
         data = onnx_graph.build(layout, image_input=True).SerializeToString()
         write_bundle(Path(folder) / "bundle", manifest, {file: data})

@@ -59,7 +59,7 @@ def a_bundle(path: Path, device_class: Optional[str] = None) -> Tuple[str, ...]:
         )  # fmt: skip
     manifest = Manifest(
         FORMAT, "classification", ("a", "b", "c"), space.name, space.hash,
-        Preprocessing("bilinear", Normalisation()), "CC0-1.0", "test", tuple(models),
+        Preprocessing(Normalisation()), "CC0-1.0", "test", tuple(models),
     )  # fmt: skip
     write_bundle(path, manifest, files)
     return tuple(arch.id for arch in archs)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Tuple
 
 import cv2
 import numpy as np
@@ -9,7 +9,11 @@ import pytest
 
 from ramnas_edge import vision
 from ramnas_edge.sources import batches, list_images
+from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import SourceError
+from ramnas_models.onnx_graph import Normalisation
+
+WHOLE = Preprocessing(Normalisation())
 
 
 @pytest.mark.parametrize(
@@ -30,11 +34,22 @@ def test_broken_frames_are_named(frame: Any, message: str) -> None:
 def test_resize_takes_views_and_gives_the_asked_size() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     flipped = frame[:, ::-1]
-    assert vision.resize(flipped, (24, 32)).shape == (24, 32, 3)
+    assert vision.prepare(flipped, WHOLE, (24, 32)).shape == (24, 32, 3)
     np.testing.assert_array_equal(
-        vision.resize(flipped, (24, 32)), vision.resize(flipped.copy(), (24, 32))
+        vision.prepare(flipped, WHOLE, (24, 32)), vision.prepare(flipped.copy(), WHOLE, (24, 32))
     )
-    assert vision.resize(frame, (50, 70)) is frame
+    assert vision.prepare(frame, WHOLE, (50, 70)) is frame
+
+
+@pytest.mark.parametrize("hw", [(300, 500), (500, 300), (100, 120), (256, 256), (3, 400)])
+def test_imagenet_preprocessing_keeps_the_centre(hw: Tuple[int, int]) -> None:
+    how = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
+    frame = np.zeros((*hw, 3), np.uint8)
+    height, width = hw
+    frame[height // 3 : -(height // 3) or None, width // 3 : -(width // 3) or None] = 255
+    image = vision.prepare(frame, how, (192, 192))
+    assert image.shape == (192, 192, 3)
+    assert image[96, 96].min() > 250
 
 
 def test_label_is_the_softmax_maximum_at_any_scale() -> None:

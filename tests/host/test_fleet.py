@@ -43,7 +43,7 @@ class Serving:
         self.endpoint = ""
         self.result: Any = None
         self._bound = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         assert self._bound.wait(10)
 

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ramnas_host import train
+from ramnas_host import checkpoint, train
 from ramnas_host.config import Recipe, load_recipe
 from ramnas_host.data import Dataset, load_dataset, write_image_folder
 from ramnas_host.evaluate import calibrated, top1, true_top1
@@ -43,8 +43,9 @@ def test_training_sees_what_the_runtime_sees(digits: Dataset) -> None:
     from ramnas_edge import vision
 
     x = digits.test.at(40)[0].numpy()
-    image = vision.resize(digits.test.images[0], (40, 40)).astype(np.float32)
-    norm = digits.test.normalisation
+    how = digits.test.preprocessing
+    image = vision.prepare(digits.test.images[0], how, (40, 40)).astype(np.float32)
+    norm = how.normalisation
     np.testing.assert_allclose(
         x.transpose(1, 2, 0), (image / 255 - norm.mean) / norm.std, atol=1e-6
     )
@@ -117,14 +118,18 @@ def test_same_seed_same_weights_and_a_checkpoint_reads_back(
     first, second = (net.state_dict() for net in nets)
     assert all(torch.equal(first[key], second[key]) for key in first)
     path = tmp_path / "supernet.safetensors"
-    train.save(path, nets[0], digits, short())
-    checkpoint = train.load(path)
-    assert checkpoint.net.space == SPACE
-    assert (checkpoint.classes, checkpoint.dataset) == (digits.classes, "digits")
-    assert checkpoint.licence == "CC-BY-4.0"
-    assert all(torch.equal(v, first[k]) for k, v in checkpoint.net.state_dict().items())
+    how = digits.train.preprocessing
+    about = checkpoint.About(digits.classes, how, digits.licence, digits.source, "digits")
+    checkpoint.save(path, nets[0], about)
+    loaded = checkpoint.load(path)
+    assert loaded.net.space == SPACE
+    assert loaded.about == about
+    assert all(torch.equal(v, first[k]) for k, v in loaded.net.state_dict().items())
     arch = SPACE.sample(np.random.default_rng(0))
-    again = [top1(calibrated(net, arch, digits), digits.test) for net in (nets[0], checkpoint.net)]
+    again = [
+        top1(calibrated(net, arch, digits.calibration), digits.test)
+        for net in (nets[0], loaded.net)
+    ]
     assert again[0] == again[1]
 
 
@@ -139,7 +144,7 @@ def test_a_file_that_is_no_supernet_is_named(tmp_path: Path) -> None:
         if data is not None:
             path.write_bytes(data)
         with pytest.raises(DataError, match=f"{name} is no supernet"):
-            train.load(path)
+            checkpoint.load(path)
 
 
 def test_write_image_folder(digits: Dataset, tmp_path: Path) -> None:
@@ -186,10 +191,10 @@ def test_unknown_names_say_what_is_known() -> None:
 
 
 def test_without_recalibration_every_subnet_guesses(supernet_file: Path, digits: Dataset) -> None:
-    net = train.load(supernet_file).net
+    net = checkpoint.load(supernet_file).net
     for arch in (SPACE.min(), SPACE.max()):
         assert top1(net.extract(arch), digits.test) < 0.3
-        assert top1(calibrated(net, arch, digits), digits.test) > 0.9
+        assert top1(calibrated(net, arch, digits.calibration), digits.test) > 0.9
 
 
 def test_a_small_learning_rate_leaves_small_subnets_behind(
@@ -200,6 +205,6 @@ def test_a_small_learning_rate_leaves_small_subnets_behind(
     rng = np.random.default_rng(0)
     archs = [SPACE.max(), *(SPACE.sample(rng) for _ in range(10))]
     behind = true_top1(slow, archs, digits, "test")
-    there = true_top1(train.load(supernet_file).net, archs, digits, "test")
+    there = true_top1(checkpoint.load(supernet_file).net, archs, digits, "test")
     assert behind[0] > 0.9
     assert np.mean(behind[1:]) < np.mean(there[1:]) - 0.05

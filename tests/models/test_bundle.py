@@ -37,7 +37,7 @@ def a_bundle(path: Path) -> Bundle:
         models.append(Model(arch.id, arch, file, "", layout.input_hw, accuracy, cost, ()))
     manifest = Manifest(
         FORMAT, "classification", ("no", "yes"), space.name, space.hash,
-        Preprocessing("bilinear", Normalisation()), "CC0-1.0", "test", tuple(models),
+        Preprocessing(Normalisation()), "CC0-1.0", "test", tuple(models),
     )  # fmt: skip
     return write_bundle(path, manifest, files)
 

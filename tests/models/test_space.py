@@ -14,7 +14,7 @@ from ramnas_models.errors import SpaceError
 from ramnas_models.plan import plan
 from ramnas_models.space import Arch, Space, load_space, read_space
 
-SPACES = ("micro", "table1", "attentivenas")
+SPACES = ("micro", "table1", "attentivenas", "ofa_mbv3")
 seeds = st.integers(0, 2**32 - 1)
 
 

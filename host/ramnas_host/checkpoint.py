@@ -1,0 +1,65 @@
+"""A supernet as a file: safetensors, with all that is needed to use it in the metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import safetensors
+import safetensors.torch
+
+from ramnas_models.bundle import Preprocessing
+from ramnas_models.errors import DataError
+from ramnas_models.files import write_file
+from ramnas_models.space import read_space
+from ramnas_models.supernet import Supernet
+
+
+class About(msgspec.Struct, frozen=True):
+    """What travels with the weights, from here into every bundle.
+
+    `dataset` is the name that `ramnas train` knows, or empty for imported weights.
+    """
+
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    licence: str
+    source: str
+    dataset: str = ""
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    net: Supernet
+    about: About
+
+
+def save(path: Path, net: Supernet, about: About) -> None:
+    """Write the supernet, whole or not at all."""
+    metadata = {
+        "space": msgspec.json.encode(net.space).decode(),
+        "about": msgspec.json.encode(about).decode(),
+        "licence": about.licence,  # where other readers of safetensors look
+        "source": about.source,
+    }
+    tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
+    write_file(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a supernet written by `save`; DataError if it is none."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        space = read_space(msgspec.json.decode(metadata["space"]), f"{path} (space)")
+        about = msgspec.json.decode(metadata["about"], type=About)
+        net = Supernet(space, len(about.classes))
+        net.load_state_dict(tensors)
+    except (
+        OSError, KeyError, RuntimeError, safetensors.SafetensorError, msgspec.DecodeError,
+    ) as error:  # fmt: skip
+        raise DataError(f"{path} is no supernet of ramnas: {error}") from error
+    return Checkpoint(net, about)
