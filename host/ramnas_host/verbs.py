@@ -369,7 +369,7 @@ def _export(args: argparse.Namespace) -> None:
     from ramnas_host.data import load_folder
     from ramnas_host.evaluate import calibrated, top1
     from ramnas_models.bundle import Accuracy
-    from ramnas_models.space import find_arch
+    from ramnas_models.named import find_arch
 
     loaded = checkpoint.load(args.weights)
     known = [c.arch for c in front.load(args.front).candidates] if args.front else []

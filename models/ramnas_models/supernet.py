@@ -21,14 +21,15 @@ from ramnas_models.space import Arch, Space
 BN_EPS = 1e-5
 
 
-def _own(source: Tensor | None, shape: tuple[int, ...], fill: float = 0.0) -> Tensor:
-    """A new tensor of `shape`: filled, or cut out of `source` as the elastic forward slices it."""
+def _own(source: nn.Module | None, name: str, shape: tuple[int, ...], fill: float = 0.0) -> Tensor:
+    """A new tensor of `shape`: filled, or cut out of that of `source` as the forward slices it."""
     if source is None:
         return torch.full(shape, fill)
+    whole: Tensor = getattr(source, name).detach()
     if len(shape) == 4:  # kernels are cropped around their centre
-        edge = (source.shape[2] - shape[2]) // 2
-        source = source[:, :, edge : edge + shape[2], edge : edge + shape[3]]
-    return source.detach()[tuple(map(slice, shape))].clone()
+        edge = (whole.shape[2] - shape[2]) // 2
+        whole = whole[:, :, edge : edge + shape[2], edge : edge + shape[3]]
+    return whole[tuple(map(slice, shape))].clone()
 
 
 class BatchNorm(nn.Module):
@@ -40,10 +41,10 @@ class BatchNorm(nn.Module):
     def __init__(self, channels: int, source: BatchNorm | None) -> None:
         super().__init__()
         shape = (channels,)
-        self.weight = nn.Parameter(_own(source and source.weight, shape, 1.0))
-        self.bias = nn.Parameter(_own(source and source.bias, shape))
-        self.register_buffer("running_mean", _own(source and source.running_mean, shape))
-        self.register_buffer("running_var", _own(source and source.running_var, shape, 1.0))
+        self.weight = nn.Parameter(_own(source, "weight", shape, 1.0))
+        self.bias = nn.Parameter(_own(source, "bias", shape))
+        self.register_buffer("running_mean", _own(source, "running_mean", shape))
+        self.register_buffer("running_var", _own(source, "running_var", shape, 1.0))
 
 
 class ElasticConv(nn.Module):
@@ -53,12 +54,15 @@ class ElasticConv(nn.Module):
     `recalibrate` fills them, because subnets of different width do not share statistics.
     """
 
+    bn: BatchNorm | None
+
     def __init__(self, layer: Conv, source: ElasticConv | None) -> None:
         super().__init__()
         shape = (layer.c_out,)
-        self.weight = nn.Parameter(_own(source and source.weight, layer.weight_shape))
-        self.bias = nn.Parameter(_own(source and source.bias, shape)) if layer.bias else None
-        self.bn = BatchNorm(layer.c_out, source and source.bn) if layer.norm else None
+        self.weight = nn.Parameter(_own(source, "weight", layer.weight_shape))
+        self.bias = nn.Parameter(_own(source, "bias", shape)) if layer.bias else None
+        bn = None if source is None else source.bn
+        self.bn = BatchNorm(layer.c_out, bn) if layer.norm else None
         self.momentum: float | None = None  # a number only while recalibrating
 
     def forward(self, x: Tensor, layer: Conv) -> Tensor:
@@ -98,8 +102,8 @@ class ElasticLinear(nn.Module):
 
     def __init__(self, layer: Linear, source: ElasticLinear | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(_own(source and source.weight, (layer.c_out, layer.c_in)))
-        self.bias = nn.Parameter(_own(source and source.bias, (layer.c_out,)))
+        self.weight = nn.Parameter(_own(source, "weight", (layer.c_out, layer.c_in)))
+        self.bias = nn.Parameter(_own(source, "bias", (layer.c_out,)))
 
     def forward(self, x: Tensor, layer: Linear) -> Tensor:
         return F.linear(x, self.weight[:, : layer.c_in], self.bias)

@@ -22,7 +22,8 @@ from ramnas_host import checkpoint
 from ramnas_host.data import load_folder
 from ramnas_host.evaluate import calibrated
 from ramnas_models.errors import DataError, SpaceError
-from ramnas_models.space import find_arch, load_space
+from ramnas_models.named import find_arch
+from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
 from tests.models.attentivenas_source import random_state
 

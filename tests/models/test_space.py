@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import msgspec
@@ -98,9 +97,7 @@ def test_size_counts_every_arch_once() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_sample_by_macs_fills_ten_bins(name: str) -> None:
     space = load_space(name)
-    start = time.process_time()
     archs = space.sample_by_macs(np.random.default_rng(0), 100)
-    assert time.process_time() - start < 20  # two seconds are promised; CI machines vary
     assert space.min() in archs
     assert space.max() in archs
     macs = np.log([plan(space, arch).macs for arch in archs])
