@@ -25,7 +25,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     run.add_argument("--bundle", required=True, metavar="DIR")
     run.add_argument("--latency-budget-ms", type=float, metavar="X", help="p90 of a whole call")
     run.add_argument("--source", required=True, metavar="IMAGE_OR_DIR")
-    run.add_argument("--repeat", type=int, default=1, metavar="N", help="times over the source")
+    run.add_argument("--repeat", type=_count, default=1, metavar="N", help="times over the source")
     run.add_argument("--engine", default="onnxruntime-cpu")
     run.add_argument("--threads", type=int, default=1)
     run.add_argument("--json", action="store_true", help="one JSON line a frame, then a summary")
@@ -33,6 +33,12 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     args = parser.parse_args(argv)
     return guarded(lambda: args.call(args))
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return int(text)
 
 
 def _agent(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ramnas_edge.cli import guarded
+from ramnas_models.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -204,10 +205,13 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 def _measure(args: argparse.Namespace, request: Request) -> None:
     """Have the request measured by the boards that come, or by one agent started here."""
+    from ramnas_edge.record import MIN_VISITS
     from ramnas_host import fleet
     from ramnas_host.progress import bar
     from ramnas_host.store import Store
 
+    if args.rounds < MIN_VISITS:
+        raise DataError(f"--rounds {args.rounds}: a record needs {MIN_VISITS} visits or more")
     store = Store(args.store)
     total = len(request.archs)
     log = args.store.with_name("agent.log") if args.local_agent else None
@@ -261,6 +265,8 @@ def _search(args: argparse.Namespace) -> None:
 
     loaded = checkpoint.load(args.supernet)
     space = loaded.net.space
+    if not args.store.is_file():
+        raise DataError(f"{args.store} does not exist; ramnas calibrate makes it")
     records = of_one_device(Store(args.store), args.run, space.hash, args.device)
     ends = [space.min(), space.max()]
     archs = ends + [r.arch for r in records if r.arch not in ends][: args.accuracy_samples - 2]
@@ -336,7 +342,6 @@ def _bundle(args: argparse.Namespace) -> None:
 def _import(args: argparse.Namespace) -> None:
     from ramnas_host import checkpoint
     from ramnas_models.bundle import Preprocessing
-    from ramnas_models.errors import DataError
     from ramnas_models.importers import attentivenas
     from ramnas_models.onnx_graph import Normalisation
     from ramnas_models.space import load_space

@@ -161,13 +161,13 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"space {self.name}: an arch has {len(slots)} integers, got {len(row)}"
             )
         values = _canonical(self, np.array(row, dtype=np.int64)[None])[0].tolist()
+        n = len(self.stages)
+        widths, depths = values[1 : n + 3], values[n + 3 : 2 * n + 3]
         for slot, value in zip(slots, values):
-            if value not in slot.choices and not (value == 0 and slot.block > 0):
+            if value not in slot.choices and slot.block < depths[slot.stage]:
                 raise SpaceError(
                     f"space {self.name}: {slot.name} is {value}, not one of {list(slot.choices)}"
                 )
-        n = len(self.stages)
-        widths, depths = values[1 : n + 3], values[n + 3 : 2 * n + 3]
         kernels, expands = np.split(np.array(values[2 * n + 3 :]), 2)
         ends = np.cumsum([_per_stage(self, stage) for stage in self.stages])[:-1]
         return Arch(
@@ -241,7 +241,7 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             lean = math.exp(rng.uniform(-2.5, 2.5))
             arch = self.decode(_canonical(self, _pick(self, self._unit(1, rng) ** lean))[0])
             macs = math.log(plan(self, arch).macs)
-            bin_of = min(9, int(10 * (macs - low) / (high - low)))
+            bin_of = min(9, int(10 * (macs - low) / max(high - low, 1e-9)))
             # a small space may have nothing in some bin: after many tries any new arch will do
             if arch not in seen and (room[bin_of] > 0 or tries > 200 * n):
                 room[bin_of] -= 1
@@ -254,7 +254,7 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Slot(msgspec.Struct, frozen=True):
-    """One place of the encoding: what may stand there, and which block it describes."""
+    """One place of the encoding: what may stand there, and which block (-1: none) it describes."""
 
     name: str
     choices: Ints
@@ -299,7 +299,8 @@ def _choice_matrix(space: Space) -> Tuple[Rows, Rows]:
 def _pick(space: Space, unit: NDArray[np.float64]) -> Rows:
     """Numbers in [0, 1) [n, slots] -> the choice at that place of each slot's list."""
     choices, counts = _choice_matrix(space)
-    return choices[np.arange(len(counts)), (unit * counts).astype(np.int64)]
+    index = np.minimum((unit * counts).astype(np.int64), counts - 1)  # a power may round up to 1
+    return choices[np.arange(len(counts)), index]
 
 
 def _canonical(space: Space, rows: Rows) -> Rows:

@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from ramnas_host.store import Store
+
 
 def ramnas(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -60,8 +62,16 @@ def test_inputs_that_are_missing_or_of_another_kind(tmp_path: Path) -> None:
 
 
 def test_search_without_records_says_what_to_do(supernet_file: Path, tmp_path: Path) -> None:
-    argv = ["--supernet", supernet_file, "--store", tmp_path / "s.sqlite", "--out", tmp_path / "f"]
+    store = tmp_path / "s.sqlite"
+    argv = ["--supernet", supernet_file, "--store", store, "--out", tmp_path / "f"]
+    refused(ramnas("search", *argv), "s.sqlite does not exist; ramnas calibrate makes it")
+    assert not store.exists()
+    Store(store).close()
     refused(ramnas("search", *argv), "holds no record of run 'calibration'; calibrate first")
+    refused(
+        ramnas("calibrate", "--samples", "12", "--rounds", "2", "--store", store, "--local-agent"),
+        "--rounds 2: a record needs 8 visits or more",
+    )
 
 
 def test_out_below_a_file_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -134,6 +134,14 @@ def test_hash_changes_with_the_shape_and_not_with_the_name(space: Space) -> None
     assert msgspec.structs.replace(space, resolutions=(8,)).hash != space.hash
 
 
+def test_a_zero_in_a_block_that_is_there_is_refused() -> None:
+    space = load_space("ofa_mbv3")
+    row = space.encode(space.max())
+    row[-1] = 0
+    with pytest.raises(SpaceError, match="stage 6 expand of block 4 is 0, not one of"):
+        space.decode(row)
+
+
 def test_arch_outside_its_space_is_named_by_its_choice() -> None:
     space = load_space("table1")
     row = space.encode(space.min())
