@@ -126,7 +126,7 @@ Layer = Union[Conv, Linear]
 
 
 @dataclass(frozen=True)
-class Cost:
+class PartCost:
     """A sum over layers, batch 1; elements are of inputs read and outputs written."""
 
     layers: int = 0
@@ -135,8 +135,8 @@ class Cost:
     elements_in: int = 0
     elements_out: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other))))
+    def __add__(self, other: PartCost) -> PartCost:
+        return PartCost(*(a + b for a, b in zip(astuple(self), astuple(other))))
 
 
 @dataclass(frozen=True)
@@ -188,16 +188,16 @@ class Plan:
         """Output elements of convolutions and linear layers, batch 1."""
         return sum(layer.elements for layer in self.layers())
 
-    def table(self) -> Dict[Tuple[str, str], Cost]:
+    def table(self) -> Dict[Tuple[str, str], PartCost]:
         """(part, operator) -> cost; parts are stem, stages 1 to n and head.
 
         Operators are conv (full), pointwise, depthwise, se, shortcut and linear. This is what the
         layer encoding of the surrogates sees.
         """
-        rows: Dict[Tuple[str, str], Cost] = {}
+        rows: Dict[Tuple[str, str], PartCost] = {}
         for layer in self.layers():
             key = (_part(layer.key), _operator(layer))
-            rows[key] = rows.get(key, Cost()) + Cost(
+            rows[key] = rows.get(key, PartCost()) + PartCost(
                 1, layer.macs, layer.params, layer.elements_in, layer.elements
             )
         return rows

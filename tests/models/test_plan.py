@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ramnas_models.plan import make_divisible, plan
+from ramnas_models.plan import PartCost, make_divisible, plan
 from ramnas_models.space import load_space
 
 # Published networks of the public supernet with this search space: resolution, widths, depths,
@@ -65,3 +65,32 @@ def test_shapes_fit_together_at_odd_and_oblong_inputs(hw: tuple[int, int]) -> No
 def test_make_divisible(value: int, expected: int) -> None:
     assert make_divisible(value) == expected
     assert expected >= 0.9 * value
+
+
+@pytest.mark.parametrize("name", ["micro", "table1", "ofa_mbv3"])
+def test_table_by_part_and_operator_adds_up(name: str) -> None:
+    space = load_space(name)
+    for arch in (space.min(), space.max()):
+        layout = plan(space, arch)
+        table = layout.table()
+        total = sum(table.values(), PartCost())
+        assert (total.macs, total.params) == (layout.macs, layout.params)
+        assert total.elements_out == layout.activations
+        assert total.layers == len(list(layout.layers()))
+        parts = {part for part, _ in table}
+        assert parts == {"stem", "head", *(f"stage{i + 1}" for i in range(len(space.stages)))}
+        assert table["stem", "conv"].layers == 1
+        assert ("stage1", "depthwise") in table
+        assert (("stage1", "se") in table) == space.stages[0].se
+
+
+def test_ofa_widths_are_those_of_the_public_space() -> None:
+    space = load_space("ofa_mbv3")
+    layout = plan(space, space.max())
+    widths = [next(b for b in layout.blocks if b.stage == i).project.c_out for i in range(6)]
+    assert (layout.stem.c_out, widths) == (24, [24, 32, 48, 96, 136, 192])
+    assert (layout.head_expand.c_out, layout.head_mix.c_out) == (1152, 1536)
+    blocks = [b for b in layout.blocks if b.stage > 0]
+    assert len(blocks) == 20
+    assert [b.shortcut is None for b in blocks] == [b.index == 0 for b in blocks]
+    assert {b.depthwise.kernel for b in blocks} == {7}
