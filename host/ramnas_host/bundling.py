@@ -28,20 +28,24 @@ from ramnas_models.space import Arch
 MIN_RATIO = 1.15
 
 
-def choose(front: Front, most: int = 8) -> list[Candidate]:
-    """At most `most` non-dominated candidates, fast to slow, from the most accurate downwards.
+def choose(front: Front, least: int = 4, most: int = 8) -> list[Candidate]:
+    """`least` to `most` non-dominated candidates, fast to slow; all of them if they are fewer.
 
-    Each is the most accurate that is at least MIN_RATIO faster than the one above it.
+    From the most accurate downwards, each the most accurate that is MIN_RATIO faster than the one
+    above it; only if that leaves too few, models closer to each other are taken.
     """
     best = front.non_dominated()
     p90 = [c.measured.p90_ms for c in best if c.measured]
-    ratio = max(MIN_RATIO, (p90[-1] / p90[0]) ** (1 / max(1, most - 1)))
-    kept: list[Candidate] = []
-    ceiling = float("inf")
-    for candidate, ms in zip(reversed(best), reversed(p90), strict=True):
-        if ms <= ceiling and len(kept) < most:
-            kept.append(candidate)
-            ceiling = ms / ratio
+    widest = max(MIN_RATIO, (p90[-1] / p90[0]) ** (1 / max(1, most - 1)))
+    for ratio in (widest, (1 + widest) / 2, 1.0):
+        kept: list[Candidate] = []
+        ceiling = float("inf")
+        for candidate, ms in zip(reversed(best), reversed(p90), strict=True):
+            if ms <= ceiling and len(kept) < most:
+                kept.append(candidate)
+                ceiling = ms / ratio
+        if len(kept) >= min(least, len(best)):
+            break
     return kept[::-1]
 
 

@@ -329,7 +329,7 @@ def _bundle(args: argparse.Namespace) -> None:
     from ramnas_host.report import plot_front
 
     verified, loaded = front.load(args.front), checkpoint.load(args.supernet)
-    chosen = bundling.choose(verified, args.models)
+    chosen = bundling.choose(verified, most=args.models)
     bundling.check_space(loaded, verified)
     calibration = load_dataset(loaded.about.dataset).calibration
     bundle = bundling.write(args.out, bundling.entries(verified, chosen), loaded, calibration)

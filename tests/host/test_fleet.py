@@ -192,7 +192,7 @@ def test_what_is_recorded_is_not_asked_for_again(tmp_path: Path, boards: list[Bo
 def test_a_board_that_falls_silent_loses_its_block_to_another(
     tmp_path: Path, boards: list[Board], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "SILENCE_S", 1.0)
+    monkeypatch.setattr(wire, "SILENCE_S", 4.0)
     serving = Serving(tmp_path / "s.sqlite")
     dead = join(boards, serving, "dead")
     taken = {arch.id for arch in dead.job().block.archs}
