@@ -96,7 +96,7 @@ def _digits() -> Dataset:
     how = Preprocessing(norm)
     splits = {}
     rest = np.arange(len(labels))
-    for part, size in (("test", 300), ("validation", 400), ("calibration", 150)):
+    for part, size in (("test", 250), ("validation", 500), ("calibration", 100)):
         rest, taken = train_test_split(rest, test_size=size, random_state=0, stratify=labels[rest])
         splits[part] = taken
     splits["train"] = rest

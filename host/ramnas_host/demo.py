@@ -83,8 +83,8 @@ def _steps(out: Path) -> list[Step]:
         )),
         Step("search", (
             "search", "--supernet", supernet, "--store", store, "--run", "calibration",
-            "--accuracy-samples", "200", "--population", "400", "--parents", "200",
-            "--generations", "20", "--candidates", "24", "--infill-rounds", "5", "--out", found,
+            "--accuracy-samples", "240", "--population", "400", "--parents", "200",
+            "--generations", "20", "--candidates", "24", "--infill-rounds", "6", "--out", found,
         )),
         Step("verify", (
             "verify", "--front", found, "--supernet", supernet, "--store", store,
