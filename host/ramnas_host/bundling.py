@@ -31,21 +31,28 @@ MIN_RATIO = 1.15
 def choose(front: Front, least: int = 4, most: int = 8) -> list[Candidate]:
     """`least` to `most` non-dominated candidates, fast to slow; all of them if they are fewer.
 
-    From the most accurate downwards, each the most accurate that is MIN_RATIO faster than the one
-    above it; only if that leaves too few, models closer to each other are taken.
+    Each is at least MIN_RATIO slower than the one before it: more where that would be too many,
+    less where it would be too few.
     """
     best = front.non_dominated()
-    p90 = [c.measured.p90_ms for c in best if c.measured]
-    widest = max(MIN_RATIO, (p90[-1] / p90[0]) ** (1 / max(1, most - 1)))
-    for ratio in (widest, (1 + widest) / 2, 1.0):
-        kept: list[Candidate] = []
-        ceiling = float("inf")
-        for candidate, ms in zip(reversed(best), reversed(p90), strict=True):
-            if ms <= ceiling and len(kept) < most:
-                kept.append(candidate)
-                ceiling = ms / ratio
-        if len(kept) >= min(least, len(best)):
-            break
+    ratio = MIN_RATIO
+    while len(kept := _apart(best, ratio)) > most:
+        ratio *= 1.02
+    while len(kept) < min(least, len(best)):
+        ratio = max(1.0, ratio / 1.02)
+        kept = _apart(best, ratio)
+    return kept
+
+
+def _apart(best: Sequence[Candidate], ratio: float) -> list[Candidate]:
+    """From the most accurate downwards, the next one that is faster by `ratio` or more."""
+    kept: list[Candidate] = []
+    ceiling = float("inf")
+    for candidate in reversed(best):
+        assert candidate.measured is not None
+        if candidate.measured.p90_ms <= ceiling:
+            kept.append(candidate)
+            ceiling = candidate.measured.p90_ms / ratio
     return kept[::-1]
 
 

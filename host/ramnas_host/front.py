@@ -206,7 +206,7 @@ def _candidates(
             arch=tried[i].arch,
             arch_id=tried[i].arch.id,
             macs=plan(space, tried[i].arch).macs,
-            predicted=Figures(tried[i].predicted, float(ms[i]), float(ms[i]) * ratio),
+            predicted=Figures(min(1.0, tried[i].predicted), float(ms[i]), float(ms[i]) * ratio),
         )
         for i in chosen
     )

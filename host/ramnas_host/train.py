@@ -6,13 +6,15 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ramnas_host import distill
+from ramnas_host import distill, resume
 from ramnas_host.config import Recipe
 from ramnas_host.data import Dataset, Split
 from ramnas_models.errors import DataError
@@ -37,38 +39,52 @@ def train(
     dataset: Dataset,
     recipe: Recipe,
     *,
+    partial: Path | None = None,
+    save_every: int = 50,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Supernet:
-    """Train a supernet of `space` from scratch. DataError if the loss stops being finite."""
+    """Train a supernet of `space`. DataError if the loss stops being finite.
+
+    With `partial` the state is kept in that file every `save_every` steps; where it is there
+    already, training goes on from it and ends in the same weights, to the last bit on a CPU.
+    """
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
     net = Supernet(space, len(dataset.classes)).train()
+    optimizer = _optimizer(net, recipe)
     steps = count_steps(dataset, recipe)
     per_epoch = steps // recipe.epochs
-    warm_up = recipe.warm_up_epochs * per_epoch
-    optimizer = _optimizer(net, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda t: min(1.0, (t + 1) / max(1, warm_up)) * 0.5 * (1 + math.cos(math.pi * t / steps)),
-    )
-    for step in range(steps):
-        if step % per_epoch == 0:
-            order = rng.permutation(len(dataset.train))
+    what = f"{space.hash} {msgspec.json.encode(recipe).decode()}"
+    first = resume.load(partial, net, optimizer, what) if partial and partial.exists() else 0
+    for step in range(first, steps):
+        # drawn from the seed and the step alone: a resumed run, or another rank, draws the same
+        rng = np.random.default_rng((recipe.seed, step))
+        if step == first or step % per_epoch == 0:
+            of_epoch = np.random.default_rng((recipe.seed, step // per_epoch, 1))
+            order = of_epoch.permutation(len(dataset.train))
         chosen = order[step % per_epoch * recipe.batch_size :][: recipe.batch_size]
         batch, labels = _draw(dataset.train, chosen, recipe.shift, rng)
         archs = sandwich(space, net, rng)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * schedule(step, steps, recipe.warm_up_epochs * per_epoch)
         optimizer.zero_grad()
         losses = sandwich_step(net, archs, batch, labels, recipe)
         if not all(map(math.isfinite, losses)):
+            kept = f"; {partial} holds an earlier state" if partial and partial.exists() else ""
             raise DataError(
                 f"step {step}: the loss is {losses} for archs {[a.id for a in archs]}; "
-                "try a lower lr or clip_norm"
+                f"try a lower lr or clip_norm{kept}"
             )
         nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
         optimizer.step()
-        schedule.step()
+        if partial and (step + 1) % save_every == 0 and step + 1 < steps:
+            resume.save(partial, net, optimizer, step + 1, what)
         on_step(Step(step + 1, steps, losses))
     return net
+
+
+def schedule(step: int, steps: int, warm_up: int) -> float:
+    """Share of the peak learning rate: linear warm-up times cosine (Table II)."""
+    return min(1.0, (step + 1) / max(1, warm_up)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def count_steps(dataset: Dataset, recipe: Recipe) -> int:

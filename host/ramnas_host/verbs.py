@@ -167,10 +167,13 @@ def _train(args: argparse.Namespace) -> None:
     recipe, space = load_recipe(args.recipe), load_space(args.space)
     dataset = load_dataset(recipe.dataset)
     make_folder(args.out.parent)  # before the work, not after it
+    partial = args.out.with_name(f"{args.out.name}.partial")
+    if partial.exists():
+        print(f"going on from {partial}")
     steps = train.count_steps(dataset, recipe)
     with bar(f"train {space.name} on {dataset.name}", steps) as update:
         net = train.train(
-            space, dataset, recipe,
+            space, dataset, recipe, partial=partial,
             on_step=lambda step: update(step.number, f"loss max {step.losses[0]:.3f}"),
         )  # fmt: skip
     about = checkpoint.About(
@@ -178,6 +181,7 @@ def _train(args: argparse.Namespace) -> None:
         dataset.name, msgspec.json.encode(recipe).decode(),
     )  # fmt: skip
     checkpoint.save(args.out, net, about)
+    partial.unlink(missing_ok=True)
     print(f"supernet: {args.out}")
 
 

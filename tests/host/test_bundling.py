@@ -41,6 +41,11 @@ def test_of_models_too_close_to_tell_apart_the_most_accurate_is_kept() -> None:
     assert (ratios >= MIN_RATIO).all()
 
 
+def test_a_gap_in_the_front_does_not_cost_the_models_beyond_it() -> None:
+    found = [(0.065, 0.964), (0.190, 0.968), (0.212, 0.98), (0.414, 0.982), (0.45, 0.996)]
+    assert p90(choose(front(*found))) == [0.065, 0.190, 0.212, 0.45]
+
+
 def test_closer_models_are_taken_when_there_would_be_fewer_than_four() -> None:
     chosen = choose(front((1, 0.90), (1.08, 0.91), (1.16, 0.92), (1.24, 0.93), (1.3, 0.94)))
     assert 4 <= len(chosen) <= 5

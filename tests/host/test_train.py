@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -131,6 +134,65 @@ def test_same_seed_same_weights_and_a_checkpoint_reads_back(
         for net in (nets[0], loaded.net)
     ]
     assert again[0] == again[1]
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(digits: Dataset, tmp_path: Path) -> None:
+    """kill -9 in the middle, start again: equal, bit for bit, to a run that nobody stopped."""
+    recipe = tmp_path / "short.yaml"
+    recipe.write_bytes(msgspec.yaml.encode(short(epochs=2, batch_size=128)))
+    ends = []
+    for name, killed in (("whole", False), ("killed", True)):
+        out = tmp_path / name / "supernet.safetensors"
+        code = (
+            "import sys\nfrom pathlib import Path\nfrom ramnas_host import train, verbs\n"
+            "real = train.train\n"
+            "train.train = lambda *a, **k: real(*a, **{**k, 'save_every': 3})\n"
+            "verbs.call(['train', '--recipe', sys.argv[1], '--out', sys.argv[2]])\n"
+        )
+        command = [sys.executable, "-c", code, str(recipe), str(out)]
+        partial = out.with_name(f"{out.name}.partial")
+        if killed:
+            run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            while not partial.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            run.kill()
+            run.wait()
+            assert partial.exists()
+            assert not out.exists()
+        ran = subprocess.run(command, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        assert ("going on from" in ran.stdout) == killed
+        assert not partial.exists()
+        ends.append(checkpoint.load(out).net.state_dict())
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_the_state_of_another_training_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    partial = tmp_path / "x.partial"
+
+    class Enough(Exception):
+        pass
+
+    def stop(step: train.Step) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        train.train(SPACE, digits, short(), partial=partial, save_every=1, on_step=stop)
+    with pytest.raises(DataError, match="another space, recipe or version"):
+        train.train(SPACE, digits, short(lr=0.3), partial=partial)
+    partial.write_bytes(b"no tensors")
+    with pytest.raises(DataError, match="is no training of ramnas"):
+        train.train(SPACE, digits, short(), partial=partial)
+
+
+def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
+    rates = [train.schedule(step, 100, 10) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) > 0.97
+    assert rates[-1] < 0.001
 
 
 def test_a_diverged_run_stops_with_step_and_archs(digits: Dataset) -> None:
