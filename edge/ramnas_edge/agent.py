@@ -41,7 +41,7 @@ class _Agent:
         self.endpoint, self.name, self.give_up_s = endpoint, name, give_up_s
         self.engines = backends.available()
         if not self.engines:
-            raise BackendError("no inference engine on this machine: pip install ramnas[cpu]")
+            raise BackendError("no inference engine on this machine: pip install onnxruntime")
         self.context = zmq.Context()
         self.socket = self._connect()
         self.welcome: Optional[wire.Welcome] = None

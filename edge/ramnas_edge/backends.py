@@ -78,7 +78,7 @@ def load(engine: str) -> Backend:
     except ImportError as error:
         raise BackendError(
             f"engine {engine} is not installed ({error}); "
-            "pip install ramnas[cpu], or JetPack's onnxruntime on a Jetson"
+            "pip install onnxruntime, or JetPack's build of it on a Jetson"
         ) from error
     backend: Backend = opener.load(engine, name)
     return backend
