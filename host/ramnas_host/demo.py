@@ -137,6 +137,7 @@ def _run_edge(out: Path, budget_ms: float) -> dict[str, Any]:
 
 def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) -> dict[str, Any]:
     front = fronts.load(out / "verified.json")
+    best = front.non_dominated()
     accuracy = json.loads((out / "accuracy.json").read_bytes())
     store = Store(out / "records.sqlite")
     counts = store.count("calibration", front.device_class)
@@ -164,6 +165,7 @@ def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) 
                 "macs": c.macs,
                 "predicted": to_builtins(c.predicted),
                 "measured": to_builtins(c.measured),
+                "non_dominated": c in best,
             }
             for c in front.candidates
         ],

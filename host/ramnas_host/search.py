@@ -64,6 +64,12 @@ def non_dominated(values: Floats) -> NDArray[np.intp]:
     return front
 
 
+def ranks(values: Floats) -> list[NDArray[np.intp]]:
+    """Indices of the rows of [n, m] (to minimise) rank by rank, the non-dominated first."""
+    fronts: list[NDArray[np.intp]] = NonDominatedSorting().do(values)
+    return fronts
+
+
 def _with_extremes(space: Space, n: int, rng: np.random.Generator) -> Rows:
     """Random archs, the smallest and the largest among them."""
     rows = space.sample_rows(n, rng)
