@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import time
 from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Tuple
 
@@ -34,7 +33,6 @@ from ramnas_models.space import Arch, Space
 if TYPE_CHECKING:
     from ramnas_edge.backends import Array
 
-log = logging.getLogger(__name__)
 Clock = Callable[[], int]  # nanoseconds, monotonic
 _RESIZE = Preprocessing(Normalisation())  # of whole calls: the frame resized, nothing cropped
 MAX_SPREAD = 0.10  # robust sigma of log visits; above it a measurement is inconclusive

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from ramnas_models.errors import DataError
 from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import Supernet
 
-log = logging.getLogger(__name__)
 Batch = Callable[[int], Tensor]  # resolution -> images [n, 3, r, r]
 
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from ramnas_models.plan import Block, Conv, Linear, Plan, Shortcut, SqueezeExcite
+from ramnas_models.plan import BN_EPS, Block, Conv, Linear, Plan, Shortcut, SqueezeExcite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 OPSET, IR_VERSION = 17, 8  # loaded by every onnxruntime since 1.12, JetPack 5's included
-BN_EPS = 1e-5
 
 
 class Normalisation(msgspec.Struct, frozen=True):

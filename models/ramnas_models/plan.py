@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Dict, Iterator, Optional, Tuple, Union
 if TYPE_CHECKING:
     from ramnas_models.space import Arch, Space, StageArch
 
+BN_EPS = 1e-5
 ACTIVATIONS = ("relu", "swish", "hswish")
 
 

@@ -15,10 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ramnas_models.plan import Block, Conv, Layer, Linear, Plan, Shortcut, SqueezeExcite, plan
+from ramnas_models.plan import (
+    BN_EPS,
+    Block,
+    Conv,
+    Layer,
+    Linear,
+    Plan,
+    Shortcut,
+    SqueezeExcite,
+    plan,
+)
 from ramnas_models.space import Arch, Space
-
-BN_EPS = 1e-5
 
 
 def _own(source: nn.Module | None, name: str, shape: tuple[int, ...], fill: float = 0.0) -> Tensor:
