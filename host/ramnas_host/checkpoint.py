@@ -9,6 +9,8 @@ import msgspec
 import safetensors
 import safetensors.torch
 
+from ramnas_host.config import Recipe
+from ramnas_host.data import Dataset
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.files import write_file
@@ -19,7 +21,7 @@ from ramnas_models.supernet import Supernet
 class About(msgspec.Struct, frozen=True):
     """What travels with the weights, from here into every bundle.
 
-    `dataset` is the name that `ramnas train` knows, or empty for imported weights.
+    `dataset` is the name that `ramnas train` knows, `recipe` its JSON; empty for imported weights.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +38,14 @@ class Checkpoint:
     about: About
 
 
+def describe(dataset: Dataset, recipe: Recipe) -> About:
+    """What travels with weights trained on `dataset` by `recipe`."""
+    return About(
+        dataset.classes, dataset.train.preprocessing, dataset.licence, dataset.source,
+        dataset.name, msgspec.json.encode(recipe).decode(),
+    )  # fmt: skip
+
+
 def save(path: Path, net: Supernet, about: About) -> None:
     """Write the supernet, whole or not at all."""
     metadata = {
@@ -44,7 +54,7 @@ def save(path: Path, net: Supernet, about: About) -> None:
         "licence": about.licence,  # where other readers of safetensors look
         "source": about.source,
     }
-    tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
+    tensors = {key: value.cpu().contiguous() for key, value in net.state_dict().items()}
     write_file(path, safetensors.torch.save(tensors, metadata))
 
 

@@ -67,12 +67,13 @@ def run(out: Path, *, fresh: bool = False) -> None:
 
 
 def _steps(out: Path) -> list[Step]:
-    supernet, store = str(out / "supernet.safetensors"), str(out / "records.sqlite")
+    train, store = str(out / "train"), str(out / "records.sqlite")
+    supernet = str(out / "train/supernet.safetensors")
     found, verified = str(out / "front.json"), str(out / "verified.json")
     test = str(out / "test")
     frame = "8x8"  # the size of a digit: whole runtime calls are timed on such frames
     return [
-        Step("train", ("train", "--space", "micro", "--recipe", "digits", "--out", supernet)),
+        Step("train", ("train", "--space", "micro", "--recipe", "digits", "--out", train)),
         Step("evaluate", (
             "evaluate", "--supernet", supernet, "--split", "test", "--random", "10",
             "--out", str(out / "accuracy.json"),
@@ -94,7 +95,7 @@ def _steps(out: Path) -> list[Step]:
             "bundle", "--front", verified, "--supernet", supernet,
             "--plot", str(out / "pareto.png"), "--out", str(out / "bundle"),
         )),
-        Step("data", ("data", "--dataset", "digits", "--split", "test", "--out", test)),
+        Step("data", ("data", "--recipe", "digits", "--split", "test", "--out", test)),
     ]  # fmt: skip
 
 

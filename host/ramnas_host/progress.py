@@ -15,13 +15,16 @@ class Update(Protocol):
 
 
 @contextmanager
-def bar(name: str, total: int) -> Iterator[Update]:
-    """Show a bar of `total` units on stderr; call the result with what is done so far."""
+def bar(name: str, total: int, *, shown: bool = True) -> Iterator[Update]:
+    """Show a bar of `total` units on stderr; call the result with what is done so far.
+
+    Of many processes only one should have its bar `shown`.
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(name, total=total, note="")
 
         def update(done: float | None = None, note: str = "") -> None:

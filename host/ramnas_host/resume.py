@@ -1,45 +1,74 @@
-"""A training stopped half-way, as a file: weights, momentum and the step that comes next.
+"""A training stopped half-way, as a file: weights, momentum, loss scale and the step that is next.
 
-Everything else that a step uses (order of images, archs, augmentation) is drawn from the seed and
-the number of the step, so there is no other state to keep.
+Everything else that a step uses (order of images, crops, archs, augmentation, dropout) is drawn
+from generators seeded anew with the seed and the number of the step, so there is no state of a
+generator, of the arch sampler or of the data to keep.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ramnas_host.config import Recipe
 from ramnas_models.errors import DataError
 from ramnas_models.files import write_file
+from ramnas_models.space import Space
 
 
-def save(path: Path, net: nn.Module, optimizer: torch.optim.SGD, next_step: int, what: str) -> None:
-    """Write the state, whole or not at all; `what` says which training it is of."""
+@dataclass(frozen=True)
+class Place:
+    """How far a training is: the next step, and the best top-1 (mean of min and max) so far."""
+
+    next_step: int = 0
+    best: float = 0.0
+
+
+def identity(space: Space, recipe: Recipe, images: int) -> str:
+    """What must be the same for a training to go on; how often it saves or looks may change."""
+    same = msgspec.structs.replace(
+        recipe, save_every=0, evaluate_every=0, max_broken=0, compile=False
+    )
+    return f"{space.hash} {images} {msgspec.json.encode(same).decode()}"
+
+
+def save(
+    path: Path, net: nn.Module, optimizer: torch.optim.SGD, place: Place, what: str,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:  # fmt: skip
+    """Write the state, whole or not at all; `what` is the `identity` of the training."""
     tensors = {f"net.{key}": value.contiguous() for key, value in net.state_dict().items()}
     for key, parameter in net.named_parameters():
         momentum = optimizer.state[parameter].get("momentum_buffer")
         if momentum is not None:  # none yet for a tensor that no step has used
             tensors[f"momentum.{key}"] = momentum.contiguous()
-    metadata = {"next_step": str(next_step), "what": what}
+    metadata = {"next_step": str(place.next_step), "best": repr(place.best), "what": what}
+    if scaler is not None:
+        metadata["scaler"] = msgspec.json.encode(scaler.state_dict()).decode()
     write_file(path, safetensors.torch.save(tensors, metadata))
 
 
-def load(path: Path, net: nn.Module, optimizer: torch.optim.SGD, what: str) -> int:
-    """Put the state back; the next step. DataError if the file is of another training."""
+def load(
+    path: Path, net: nn.Module, optimizer: torch.optim.SGD, what: str,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Place:  # fmt: skip
+    """Put the state back; where it stood. DataError if the file is of another training."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors: dict[str, Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        next_step = int(metadata["next_step"])
+        place = Place(int(metadata["next_step"]), float(metadata["best"]))
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise DataError(f"{path} is no training of ramnas: {error}; delete it") from error
     if metadata.get("what") != what:
         raise DataError(
-            f"{path} is of a training with another space, recipe or version; "
+            f"{path} is of a training with another space, recipe, data or version; "
             "delete it to start over, or write elsewhere"
         )
     net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
@@ -49,4 +78,6 @@ def load(path: Path, net: nn.Module, optimizer: torch.optim.SGD, what: str) -> i
             # in the layout of its parameter, so that the sums come out the same to the last bit
             kept = torch.empty_like(parameter).copy_(momentum)
             optimizer.state[parameter]["momentum_buffer"] = kept
-    return next_step
+    if scaler is not None:
+        scaler.load_state_dict(msgspec.json.decode(metadata["scaler"]))
+    return place

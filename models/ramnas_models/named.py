@@ -1,9 +1,9 @@
-"""An arch by what people call it: a published name, an id, or a YAML file."""
+"""An arch by what people call it: a published name, an id, or a file; and lists of archs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Sequence
+from typing import Any, List, Sequence
 
 import msgspec
 import yaml
@@ -37,14 +37,37 @@ def find_arch(space: Space, wanted: str, known: Sequence[Arch] = ()) -> Arch:
         if arch.id == wanted:
             return space.check(arch)
     if wanted.endswith((".yaml", ".yml")):
-        try:
-            content = yaml.safe_load(Path(wanted).read_text(encoding="utf-8"))
-            if isinstance(content, list):
-                return space.decode(msgspec.convert(content, List[int]))
-            return space.check(msgspec.convert(content, Arch))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
-            raise SpaceError(f"cannot read arch {wanted}: {error}") from error
+        return _arch(space, _read(Path(wanted)), wanted)
     raise SpaceError(
         f"unknown arch '{wanted}': give {', '.join(_NAMED)}, min, max, the id of an arch in the "
         "given front, or a .yaml file"
     )
+
+
+def read_archs(space: Space, path: Path) -> List[Arch]:
+    """The archs of a JSON or YAML file: a list of them, or the candidates of a front.json.
+
+    Each is the list of its integers, or `resolution`, `stem`, `stages` and `head` by name.
+    """
+    content = _read(path)
+    if isinstance(content, dict):
+        content = [candidate["arch"] for candidate in content.get("candidates", [])]
+    if not isinstance(content, list) or not content:
+        raise SpaceError(f"{path} holds no list of archs and no front")
+    return [_arch(space, item, f"{i + 1} of {path}") for i, item in enumerate(content)]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpaceError(f"cannot read arch {path}: {error}") from error
+
+
+def _arch(space: Space, content: Any, where: str) -> Arch:
+    try:
+        if isinstance(content, list):
+            return space.decode(msgspec.convert(content, List[int]))
+        return space.check(msgspec.convert(content, Arch))
+    except (msgspec.ValidationError, SpaceError) as error:
+        raise SpaceError(f"cannot read arch {where}: {error}") from error

@@ -8,10 +8,12 @@ the supernet every layer takes a slice (a view) of its tensors, in a subnet they
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,6 +40,23 @@ def _own(source: nn.Module | None, name: str, shape: tuple[int, ...], fill: floa
         edge = (whole.shape[2] - shape[2]) // 2
         whole = whole[:, :, edge : edge + shape[2], edge : edge + shape[3]]
     return whole[tuple(map(slice, shape))].clone()
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What the max net leaves out at random in training, as shares (BigNAS; facts in AttentiveNAS).
+
+    `dropout`: of the features before the classifier. `connect`: of the images that a block of the
+    last two stages with a shortcut skips, at the very end; it grows in proportion to the block's
+    place in the network.
+    """
+
+    dropout: float = 0.0
+    connect: float = 0.0
+
+    def of_block(self, place: int, plan: Plan) -> float:
+        late = plan.blocks[place].stage >= plan.blocks[-1].stage - 1
+        return self.connect * place / len(plan.blocks) if late else 0.0
 
 
 class BatchNorm(nn.Module):
@@ -72,6 +91,7 @@ class ElasticConv(nn.Module):
         bn = None if source is None else source.bn
         self.bn = BatchNorm(layer.c_out, bn) if layer.norm else None
         self.momentum: float | None = None  # a number only while recalibrating
+        self.synchronised = False
 
     def forward(self, x: Tensor, layer: Conv) -> Tensor:
         c_out, c_in, kernel, _ = layer.weight_shape
@@ -86,16 +106,20 @@ class ElasticConv(nn.Module):
             bn = self.bn
             fill = self.momentum is not None
             batch = self.training and not fill
-            x = F.batch_norm(
-                x,
-                None if batch else bn.running_mean[:c_out],
-                None if batch else bn.running_var[:c_out],
-                bn.weight[:c_out],
-                bn.bias[:c_out],
-                training=batch or fill,
-                momentum=self.momentum or 0.0,
-                eps=BN_EPS,
-            )
+            gamma, beta = bn.weight[:c_out], bn.bias[:c_out]
+            if batch and self.synchronised:
+                x = _synchronised_batch_norm(x, gamma, beta)
+            else:
+                x = F.batch_norm(
+                    x,
+                    None if batch else bn.running_mean[:c_out],
+                    None if batch else bn.running_var[:c_out],
+                    gamma,
+                    beta,
+                    training=batch or fill,
+                    momentum=self.momentum or 0.0,
+                    eps=BN_EPS,
+                )
         if layer.act == "swish":
             x = F.silu(x)
         elif layer.act == "hswish":
@@ -103,6 +127,25 @@ class ElasticConv(nn.Module):
         elif layer.act == "relu":
             x = F.relu(x)
         return x
+
+
+def _synchronised_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """BatchNorm with the statistics of all ranks' batches, which are of one size.
+
+    nn.SyncBatchNorm has neither slices nor a CPU path. Every rank's mean and variance travel, not
+    their sums of squares, so that a large mean costs no digits.
+    """
+    from torch.distributed.nn.functional import all_reduce
+
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    own = torch.stack([wide.mean((0, 2, 3)), wide.var((0, 2, 3), unbiased=False)])
+    mine = torch.zeros(dist.get_world_size(), 1, 1, dtype=own.dtype, device=own.device)
+    mine[dist.get_rank()] = 1
+    means, variances = all_reduce(mine * own).unbind(1)  # type: ignore[no-untyped-call]
+    mean = means.mean(0)
+    scale = gamma * (variances.mean(0) + (means - mean).square().mean(0) + BN_EPS).rsqrt()
+    out: Tensor = wide * scale[:, None, None] + (beta - mean * scale)[:, None, None]
+    return out.to(x.dtype)
 
 
 class ElasticLinear(nn.Module):
@@ -142,21 +185,24 @@ class Net(nn.Module):
                 parent = getattr(parent, part)
             parent.add_module(name, module)
 
-    def run(self, x: Tensor, plan: Plan) -> Tensor:
+    def run(self, x: Tensor, plan: Plan, drop: Drop | None = None) -> Tensor:
         """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
+        drop = drop or Drop()
         x = self._apply_layer(x, plan.stem)
-        for block in plan.blocks:
-            x = self._block(x, block)
+        for place, block in enumerate(plan.blocks):
+            x = self._block(x, block, drop.of_block(place, plan))
         x = self._apply_layer(x, plan.head_expand)
         x = x.mean((2, 3), keepdim=True)
-        x = self._apply_layer(x, plan.head_mix)
-        return self._apply_layer(x.flatten(1), plan.classifier)
+        x = self._apply_layer(x, plan.head_mix).flatten(1)
+        if drop.dropout:
+            x = F.dropout(x, drop.dropout)
+        return self._apply_layer(x, plan.classifier)
 
     def _apply_layer(self, x: Tensor, layer: Layer) -> Tensor:
         out: Tensor = self._layers[layer.key](x, layer)
         return out
 
-    def _block(self, x: Tensor, block: Block) -> Tensor:
+    def _block(self, x: Tensor, block: Block, skip: float) -> Tensor:
         shortcut = self._shortcut(x, block.shortcut) if block.shortcut else None
         if block.expand:
             x = self._apply_layer(x, block.expand)
@@ -164,7 +210,12 @@ class Net(nn.Module):
         if block.se:
             x = x * self._squeeze_excite(x, block.se)
         x = self._apply_layer(x, block.project)
-        return x if shortcut is None else x + shortcut
+        if shortcut is None:
+            return x
+        if skip:  # for these images the block adds nothing; the others make up for it
+            kept = torch.rand(len(x), 1, 1, 1, dtype=x.dtype, device=x.device) >= skip
+            x = x * kept / (1 - skip)
+        return x + shortcut
 
     def _shortcut(self, x: Tensor, shortcut: Shortcut) -> Tensor:
         if shortcut.pool:
@@ -219,9 +270,18 @@ class Supernet(Net):
         # on a CPU depthwise convolutions train about twice as fast in this layout
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, arch: Arch) -> Tensor:
-        """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
-        return self.run(x, self.plan(arch))
+    def forward(self, x: Tensor, arch: Arch, drop: Drop | None = None) -> Tensor:
+        """Images [n, 3, h, w], normalised, of any size -> logits [n, classes].
+
+        `drop` is for the max net in training.
+        """
+        return self.run(x, self.plan(arch), drop)
+
+    def synchronise_batchnorm(self) -> None:
+        """In training, let BatchNorm see the batches of all processes (torch.distributed)."""
+        for module in self.modules():
+            if isinstance(module, ElasticConv):
+                module.synchronised = True
 
     def plan(self, arch: Arch, input_hw: tuple[int, int] | None = None) -> Plan:
         return plan(self.space, arch, num_classes=self.num_classes, input_hw=input_hw)

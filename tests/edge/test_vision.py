@@ -84,3 +84,17 @@ def test_a_source_that_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="holds no image"):
         list_images(str(tmp_path / "empty"))
+
+
+def test_a_cut_off_jpeg_is_refused_and_a_padded_one_is_read(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    for name, data in (("whole", whole), ("padded", whole + bytes(100))):
+        (tmp_path / name).write_bytes(data)
+        assert vision.read_image(str(tmp_path / name)).shape == (64, 64, 3)
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match="cut is cut off: its JPEG data has no end"):
+        vision.read_image(str(tmp_path / "cut"))
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(SourceError, match="empty cannot be read as an image"):
+        vision.read_image(str(tmp_path / "empty"))

@@ -51,17 +51,50 @@ def test_dkd_equals_the_formula_written_out() -> None:
     torch.testing.assert_close(found, total / 16)
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_value_and_gradient_stay_finite_at_a_margin_of_1000(dtype: torch.dtype) -> None:
+def test_value_and_gradient_stay_finite_at_a_margin_of_1000(
+    dtype: torch.dtype, autocast: bool
+) -> None:
     student = torch.tensor([[1000.0, 0.0, -1000.0], [0.0, 1000.0, 0.0]], dtype=dtype)
     student.requires_grad_()
     teacher = torch.tensor([[-1000.0, 0.0, 1000.0], [1000.0, 0.0, 0.0]], dtype=dtype)
-    for loss in (dkd(student, teacher, torch.tensor([0, 1])), kl(student, teacher)):
+    labels = torch.tensor([0, 1])
+    for pair in (kl, lambda s, t: dkd(s, t, labels)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = pair(student, teacher)
         student.grad = None
         loss.backward()
         assert torch.isfinite(loss)
         assert student.grad is not None
         assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
+def test_float32_follows_a_float64_reference_written_with_probabilities(scale: float) -> None:
+    """Value and gradient; the reference is Eq. 5 by softmax and division, differentiated."""
+    student, teacher, labels = logits(scale)
+    hit = F.one_hot(labels, 10).bool()
+
+    def reference(s: Tensor) -> Tensor:
+        p, q = F.softmax(teacher, 1), F.softmax(s, 1)
+        p_y, q_y = p[hit], q[hit]
+        rest_p, rest_q = (x.masked_fill(hit, 0).sum(1) for x in (p, q))
+        target = torch.xlogy(p_y, p_y / q_y) + torch.xlogy(rest_p, rest_p / rest_q)
+        hat_p, hat_q = (F.softmax(x[~hit].view(16, 9), 1) for x in (teacher, s))
+        return (target + 0.5 * torch.xlogy(hat_p, hat_p / hat_q).sum(1)).mean()
+
+    narrow = student.detach().float().requires_grad_()
+    found = dkd(narrow, teacher.float(), labels)
+    found.backward()
+    assert narrow.grad is not None
+    expected = reference(student)
+    if not torch.isfinite(expected):  # where probabilities underflow even in float64
+        expected = dkd(student, teacher, labels)
+    expected.backward()
+    assert student.grad is not None
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(narrow.grad.double(), student.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_equal_logits_cost_nothing() -> None:

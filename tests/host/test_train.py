@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch")
 
-from ramnas_host import checkpoint, train
+from sklearn.datasets import load_sample_images
+
+from ramnas_host import checkpoint, optimizer, sandwich, train
 from ramnas_host.config import Recipe, load_recipe
-from ramnas_host.data import Dataset, load_dataset, write_image_folder
-from ramnas_host.evaluate import calibrated, top1, true_top1
+from ramnas_host.data import Dataset
+from ramnas_host.datasets import load_dataset
+from ramnas_host.evaluate import calibrated, score, true_scores
 from ramnas_models.errors import DataError
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
@@ -24,92 +30,39 @@ SPACE = load_space("micro")
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load_dataset("digits")
+    return load_dataset("digits", load_recipe("digits").images)
 
 
 def short(epochs: int = 1, **changes: object) -> Recipe:
     return msgspec.structs.replace(load_recipe("digits"), epochs=epochs, **changes)
 
 
-def test_splits_hold_every_digit_once(digits: Dataset) -> None:
-    parts = [digits.train, digits.calibration, digits.validation, digits.test]
-    assert sum(map(len, parts)) == 1797
-    assert len(digits.test) >= 200
-    for part in parts:
-        assert set(part.labels.tolist()) == set(range(10))
-    images = {image.tobytes() for part in parts for image in part.images}
-    assert len(images) > 1790  # a few of the 1,797 images are equal
+def at_rate(lr: float, clip_norm: float = 1.0, **changes: object) -> Recipe:
+    how = msgspec.structs.replace(load_recipe("digits").optimizer, lr=lr, clip_norm=clip_norm)
+    return short(**{"optimizer": how, **changes})
 
 
-def test_training_sees_what_the_runtime_sees(digits: Dataset) -> None:
-    """Images as tensors equal the edge's resize and the graph's normalisation."""
-    from ramnas_edge import vision
-
-    x = digits.test.at(40)[0].numpy()
-    how = digits.test.preprocessing
-    image = vision.prepare(digits.test.images[0], how, (40, 40)).astype(np.float32)
-    norm = how.normalisation
-    np.testing.assert_allclose(
-        x.transpose(1, 2, 0), (image / 255 - norm.mean) / norm.std, atol=1e-6
-    )
+class Enough(Exception):
+    pass
 
 
-def test_sandwich_goes_from_large_to_small() -> None:
-    net = Supernet(SPACE, 10)
-    for seed in range(5):
-        archs = train.sandwich(SPACE, net, np.random.default_rng(seed))
-        macs = [net.plan(arch).macs for arch in archs]
-        assert archs[0] == SPACE.max()
-        assert archs[-1] == SPACE.min()
-        assert macs == sorted(macs, reverse=True)
+def stop_after(number: int, seen: list[train.Step] | None = None):
+    def on_step(step: train.Step) -> None:
+        if seen is not None:
+            seen.append(step)
+        if step.number == number:
+            raise Enough
 
-
-def test_each_student_adds_gradient_only_inside_its_own_slices(digits: Dataset) -> None:
-    net = Supernet(SPACE, 10).train()
-    archs = [SPACE.min(), SPACE.min()]  # no max net: nothing may touch the outer tensors
-    train.sandwich_step(
-        net, archs, lambda r: digits.train.at(r)[:8], digits.train.labels[:8], short()
-    )
-    shapes = {key: p.shape for key, p in net.extract(SPACE.min()).named_parameters()}
-    for key, parameter in net.named_parameters():
-        if key not in shapes:
-            assert parameter.grad is None
-        elif parameter.ndim == 2:
-            assert parameter.grad is not None
-            assert not parameter.grad[:, shapes[key][1] :].any()
-
-
-def test_no_gradient_reaches_a_teacher(digits: Dataset) -> None:
-    """The gradient of the tensors that only max owns is that of its own loss."""
-    images, labels = (lambda r: digits.train.at(r)[:16]), digits.train.labels[:16]
-    torch.manual_seed(0)
-    net = Supernet(SPACE, 10).train()
-    outer = [p for k, p in net.named_parameters() if k.startswith("stages.4.2")]
-    train.sandwich_step(net, [SPACE.max()], images, labels, short())
-    alone = [p.grad.clone() for p in outer if p.grad is not None]
-    net.zero_grad()
-    train.sandwich_step(net, [SPACE.max(), SPACE.min()], images, labels, short())
-    together = [p.grad for p in outer if p.grad is not None]
-    assert alone
-    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    return on_step
 
 
 @pytest.mark.parametrize("weighting", ["per_student", "per_teacher", "off"])
 @pytest.mark.parametrize("loss", ["kl", "dkd"])
 def test_every_variant_of_the_paper_trains(digits: Dataset, weighting: str, loss: str) -> None:
-    few = msgspec.structs.replace(short(), smd_weighting=weighting, pair_loss=loss)
+    how = msgspec.structs.replace(short().distillation, smd_weighting=weighting, pair_loss=loss)
     seen: list[train.Step] = []
-
-    class Enough(Exception):
-        pass
-
-    def stop(step: train.Step) -> None:
-        seen.append(step)
-        if step.number == 2:
-            raise Enough
-
     with pytest.raises(Enough):
-        train.train(SPACE, digits, few, on_step=stop)
+        train.train(SPACE, digits, short(distillation=how), on_step=stop_after(2, seen))
     assert [s.number for s in seen] == [1, 2]
     assert all(len(s.losses) == 4 and np.isfinite(s.losses).all() for s in seen)
 
@@ -117,12 +70,12 @@ def test_every_variant_of_the_paper_trains(digits: Dataset, weighting: str, loss
 def test_same_seed_same_weights_and_a_checkpoint_reads_back(
     digits: Dataset, tmp_path: Path
 ) -> None:
-    nets = [train.train(SPACE, digits, short(batch_size=256)) for _ in range(2)]
+    recipe = short(batch_size=256, dropout=0.2, drop_connect=0.2)
+    nets = [train.train(SPACE, digits, recipe) for _ in range(2)]
     first, second = (net.state_dict() for net in nets)
     assert all(torch.equal(first[key], second[key]) for key in first)
     path = tmp_path / "supernet.safetensors"
-    how = digits.train.preprocessing
-    about = checkpoint.About(digits.classes, how, digits.licence, digits.source, "digits")
+    about = checkpoint.describe(digits, recipe)
     checkpoint.save(path, nets[0], about)
     loaded = checkpoint.load(path)
     assert loaded.net.space == SPACE
@@ -130,64 +83,120 @@ def test_same_seed_same_weights_and_a_checkpoint_reads_back(
     assert all(torch.equal(v, first[k]) for k, v in loaded.net.state_dict().items())
     arch = SPACE.sample(np.random.default_rng(0))
     again = [
-        top1(calibrated(net, arch, digits.calibration), digits.test)
+        score(calibrated(net, arch, digits.calibration), digits.test)
         for net in (nets[0], loaded.net)
     ]
     assert again[0] == again[1]
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(digits: Dataset, tmp_path: Path) -> None:
-    """kill -9 in the middle, start again: equal, bit for bit, to a run that nobody stopped."""
+def train_verb(recipe: Path, out: Path, *options: str | Path) -> list[str]:
+    command = [sys.executable, "-m", "ramnas_host", "train", "--recipe", str(recipe)]
+    return [*command, "--out", str(out), *map(str, options)]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """kill -9 at a random step, start again: equal, bit for bit, to a run that nobody stopped.
+
+    Augmentation, dropout and drop-connect are on, so that every generator takes part.
+    """
+    augment = msgspec.structs.replace(
+        short().augment, flip=0.5, brightness=0.3, noise=0.05, mask=0.2
+    )
     recipe = tmp_path / "short.yaml"
-    recipe.write_bytes(msgspec.yaml.encode(short(epochs=2, batch_size=128)))
-    ends = []
+    changed = short(
+        epochs=3, batch_size=128, dropout=0.2, drop_connect=0.2, augment=augment,
+        save_every=2, evaluate_every=1,
+    )  # fmt: skip
+    recipe.write_bytes(msgspec.yaml.encode(changed))
+    ends, metrics = [], []
     for name, killed in (("whole", False), ("killed", True)):
-        out = tmp_path / name / "supernet.safetensors"
-        code = (
-            "import sys\nfrom pathlib import Path\nfrom ramnas_host import train, verbs\n"
-            "real = train.train\n"
-            "train.train = lambda *a, **k: real(*a, **{**k, 'save_every': 3})\n"
-            "verbs.call(['train', '--recipe', sys.argv[1], '--out', sys.argv[2]])\n"
-        )
-        command = [sys.executable, "-c", code, str(recipe), str(out)]
-        partial = out.with_name(f"{out.name}.partial")
+        out = tmp_path / name
+        command = train_verb(recipe, out)
+        state = out / train.STATE
         if killed:
-            run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            deadline = time.monotonic() + 60
-            while not partial.exists() and time.monotonic() < deadline:
+            started = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            deadline = time.monotonic() + 120
+            while not state.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
-            run.kill()
-            run.wait()
-            assert partial.exists()
-            assert not out.exists()
-        ran = subprocess.run(command, capture_output=True, text=True)
+            time.sleep(float(np.random.default_rng().uniform(0, 2)))  # any step will do
+            started.kill()
+            started.wait()
+            assert state.exists()
+            assert not (out / "supernet.safetensors").exists()
+        ran = run(command)
         assert ran.returncode == 0, ran.stderr
         assert ("going on from" in ran.stdout) == killed
-        assert not partial.exists()
-        ends.append(checkpoint.load(out).net.state_dict())
+        assert not state.exists()
+        ends.append(checkpoint.load(out / "supernet.safetensors").net.state_dict())
+        best = checkpoint.load(out / train.BEST).net.state_dict()
+        assert any(not torch.equal(best[k], torch.zeros_like(best[k])) for k in best)
+        rows = read_metrics(out)
+        assert [int(row["step"]) for row in rows] == list(range(1, 22))
+        metrics.append([[v for k, v in row.items() if k != "images_per_s"] for row in rows])
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    assert metrics[0] == metrics[1]
+    again = run(command)
+    assert again.returncode == 0
+    assert "trained before" in again.stdout
+    recipe.write_bytes(msgspec.yaml.encode(msgspec.structs.replace(changed, seed=1)))
+    other = run(command)
+    assert other.returncode == 2
+    assert "is of another training" in other.stderr
+
+
+def test_the_run_is_on_record_with_metrics_config_last_and_best(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = short(epochs=2, batch_size=256, save_every=2, evaluate_every=1)
+    seen: list[train.Step] = []
+    train.train(SPACE, digits, recipe, folder=tmp_path, on_step=seen.append)
+    resolved = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert msgspec.convert(resolved["recipe"], Recipe) == recipe
+    assert resolved["space"]["name"] == "micro"
+    assert resolved["steps"] == len(seen) == 6
+    rows = read_metrics(tmp_path)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [bool(row["top1_min"]) for row in rows] == [False, False, True] * 2
+    for row, step in zip(rows, seen, strict=True):
+        losses = [float(row[f"loss_{role}"]) for role in sandwich.ROLES]
+        np.testing.assert_allclose(losses, step.losses, atol=1e-5)
+    means = [sum(s.top1 for s in step.scores) / 2 for step in seen if step.scores]
+    assert len(means) == 2
+    best = checkpoint.load(tmp_path / train.BEST).net
+    low, high = true_scores(best, [SPACE.min(), SPACE.max()], digits, "validation")
+    assert (low.top1 + high.top1) / 2 == max(means)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
 def test_the_state_of_another_training_is_refused(digits: Dataset, tmp_path: Path) -> None:
-    partial = tmp_path / "x.partial"
-
-    class Enough(Exception):
-        pass
-
-    def stop(step: train.Step) -> None:
-        raise Enough
-
     with pytest.raises(Enough):
-        train.train(SPACE, digits, short(), partial=partial, save_every=1, on_step=stop)
-    with pytest.raises(DataError, match="another space, recipe or version"):
-        train.train(SPACE, digits, short(lr=0.3), partial=partial)
-    partial.write_bytes(b"no tensors")
+        train.train(SPACE, digits, short(save_every=1), folder=tmp_path, on_step=stop_after(1))
+    with pytest.raises(DataError, match="another space, recipe, data or version"):
+        train.train(SPACE, digits, at_rate(0.3), folder=tmp_path)
+    seen: list[train.Step] = []
+    with pytest.raises(Enough):  # how often it saves is not what a training is
+        train.train(
+            SPACE, digits, short(save_every=7), folder=tmp_path, on_step=stop_after(2, seen)
+        )
+    assert [step.number for step in seen] == [2]
+    (tmp_path / train.STATE).write_bytes(b"no tensors")
     with pytest.raises(DataError, match="is no training of ramnas"):
-        train.train(SPACE, digits, short(), partial=partial)
+        train.train(SPACE, digits, short(), folder=tmp_path)
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
-    rates = [train.schedule(step, 100, 10) for step in range(100)]
+    rates = [optimizer.rate(step, 100, 10) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[0] == pytest.approx(0.1)
@@ -195,9 +204,34 @@ def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
     assert rates[-1] < 0.001
 
 
-def test_a_diverged_run_stops_with_step_and_archs(digits: Dataset) -> None:
-    with pytest.raises(DataError, match=r"step \d+: the loss is .*nan.* try a lower lr"):
-        train.train(SPACE, digits, short(lr=1e20, clip_norm=1e20, batch_size=256, epochs=3))
+def test_only_weights_of_convolutions_and_linear_layers_decay() -> None:
+    net = Supernet(SPACE, 10)
+    decaying, others = optimizer.sgd(net, short()).param_groups
+    assert decaying["weight_decay"] == 1e-4
+    assert others["weight_decay"] == 0
+    assert decaying["nesterov"]
+    names = {id(p): key for key, p in net.named_parameters()}
+    kept = {names[id(p)] for p in others["params"]}
+    assert kept == {k for k in names.values() if k.endswith("bias") or ".bn." in k}
+
+
+def test_the_last_gamma_of_every_block_starts_at_0() -> None:
+    for key, value in Supernet(SPACE, 10).state_dict().items():
+        if key.endswith("bn.weight"):
+            assert bool(value.any()) != ("project" in key), key
+
+
+def test_a_diverged_run_stops_with_step_archs_and_the_last_good_state(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    wild = at_rate(1e20, 1e20, batch_size=256, epochs=3, save_every=1)
+    with pytest.raises(DataError, match=r"step \d+: the losses of max, .* nan.*lower") as raised:
+        train.train(SPACE, digits, wild, folder=tmp_path)
+    assert SPACE.max().id in str(raised.value)
+    assert SPACE.min().id in str(raised.value)
+    assert f"is {tmp_path / train.STATE}" in str(raised.value)
+    with pytest.raises(DataError, match="nothing was saved before"):
+        train.train(SPACE, digits, wild)
 
 
 def test_a_file_that_is_no_supernet_is_named(tmp_path: Path) -> None:
@@ -209,64 +243,92 @@ def test_a_file_that_is_no_supernet_is_named(tmp_path: Path) -> None:
             checkpoint.load(path)
 
 
-def test_write_image_folder(digits: Dataset, tmp_path: Path) -> None:
-    from ramnas_edge.vision import read_image
-
-    assert write_image_folder(digits, "test", tmp_path / "out") == len(digits.test)
-    files = sorted((tmp_path / "out").rglob("*.png"))
-    assert len(files) == len(digits.test)
-    for file in files[:20]:
-        index = int(file.stem)
-        assert file.parent.name == str(digits.test.labels[index].item())
-        np.testing.assert_array_equal(read_image(str(file)), digits.test.images[index])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("epochs: 1", "missing required field"),
-        ("lr: fast", "Expected `float`, got `str` - at `lr`"),
-        ("colour: 1", "unknown field `colour`"),
-        ("smd_weighting: all", "smd_weighting: 'all' is not one of"),
-        ("epochs: 0", "epochs: 0 must be above 0"),
-    ],
-)
-def test_a_bad_recipe_is_named_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "bad.yaml"
-    if message.startswith("missing"):
-        path.write_text(text)
-    else:
-        good = msgspec.yaml.encode(load_recipe("digits")).decode()
-        key = text.split(":", maxsplit=1)[0]
-        kept = [line for line in good.splitlines() if not line.startswith(f"{key}:")]
-        path.write_text("\n".join([*kept, text]))
-    with pytest.raises(DataError, match=message) as raised:
-        load_recipe(str(path))
-    assert "bad.yaml" in str(raised.value)
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ImageNet-style folder: 300 JPEG crops of two real photographs in 5 classes."""
+    root = tmp_path_factory.mktemp("imagenet")
+    rng = np.random.default_rng(0)
+    for i in range(300):
+        photograph = load_sample_images().images[i % 2]
+        height, width = rng.integers(200, 420, 2)
+        top, left = rng.integers(0, 427 - height), rng.integers(0, 640 - width)
+        part = root / ("val" if i % 6 == 5 else "train") / f"n{i % 5:08d}"
+        part.mkdir(parents=True, exist_ok=True)
+        crop = photograph[top : top + height, left : left + width, ::-1]
+        cv2.imwrite(str(part / f"{i}.JPEG"), crop)
+    return root
 
 
-def test_unknown_names_say_what_is_known() -> None:
-    with pytest.raises(DataError, match="unknown recipe 'x': known are digits"):
-        load_recipe("x")
-    with pytest.raises(DataError, match="unknown dataset 'x'"):
-        load_dataset("x")
+def test_the_full_size_path_trains_on_an_imagenet_style_folder(
+    imagenet: Path, tmp_path: Path
+) -> None:
+    """`table1`, the recipe `imagenet` but for sizes: 20 real steps, a broken image among them."""
+    (imagenet / "train/n00000000/broken.JPEG").write_bytes(b"\xff\xd8\xff no JPEG")
+    content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
+    content.update(
+        batch_size=8, epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=8, precision="fp32",
+        max_broken=1, images={"train": 160, "validation": 16, "calibration": 16},
+    )  # fmt: skip
+    content["augment"]["size"] = 96  # small images, so that a CPU does it
+    content["optimizer"]["lr"] = 0.02
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+    space = yaml.safe_load(Path("models/ramnas_models/spaces/table1.yaml").read_text())
+    space["resolutions"] = [64, 96]
+    (tmp_path / "table1-small.yaml").write_text(yaml.safe_dump(space))
+    command = train_verb(
+        recipe, tmp_path / "out", "--space", tmp_path / "table1-small.yaml",
+        "--data", imagenet, "--workers", "2",
+    )  # fmt: skip
+    ran = run(command)
+    assert ran.returncode == 0, ran.stderr
+    rows = read_metrics(tmp_path / "out")
+    assert len(rows) == 20
+    assert rows[-1]["top5_max"]
+    losses = [float(row["loss_max"]) for row in rows]
+    assert np.isfinite(losses).all()
+    assert ran.stderr.count("broken image 1:") == 1
+    loaded = checkpoint.load(tmp_path / "out/supernet.safetensors")
+    assert loaded.about.preprocessing.crop == 224
+    content["max_broken"] = 0
+    recipe.write_text(yaml.safe_dump(content))
+    command = train_verb(
+        recipe, tmp_path / "strict", "--space", tmp_path / "table1-small.yaml", "--data", imagenet
+    )
+    strict = run(command)
+    assert strict.returncode == 2
+    assert "1 broken images, more than max_broken 0, such as" in strict.stderr
+    assert "broken.JPEG" in strict.stderr
+
+
+def test_compiled_ends_train_the_same(digits: Dataset) -> None:
+    """torch.compile of max and min changes the speed, not the losses."""
+    seen: dict[bool, list[train.Step]] = {False: [], True: []}
+    for compiled, steps in seen.items():
+        torch.compiler.reset()
+        with pytest.raises(Enough):
+            train.train(SPACE, digits, short(compile=compiled), on_step=stop_after(2, steps))
+    for plain, fast in zip(seen[False], seen[True], strict=True):
+        np.testing.assert_allclose(plain.losses, fast.losses, rtol=1e-3)
 
 
 def test_without_recalibration_every_subnet_guesses(supernet_file: Path, digits: Dataset) -> None:
     net = checkpoint.load(supernet_file).net
     for arch in (SPACE.min(), SPACE.max()):
-        assert top1(net.extract(arch), digits.test) < 0.3
-        assert top1(calibrated(net, arch, digits.calibration), digits.test) > 0.9
+        assert score(net.extract(arch), digits.test).top1 < 0.3
+        assert score(calibrated(net, arch, digits.calibration), digits.test).top1 > 0.9
 
 
 def test_a_small_learning_rate_leaves_small_subnets_behind(
     supernet_file: Path, digits: Dataset
 ) -> None:
-    """At lr 0.1 max looks fine and random subnets do not: why the recipe has 0.8."""
-    slow = train.train(SPACE, digits, msgspec.structs.replace(load_recipe("digits"), lr=0.1))
+    """At lr 0.1 max looks fine and random subnets do not: why the recipe has 0.4."""
+    slow = train.train(SPACE, digits, at_rate(0.1, epochs=load_recipe("digits").epochs))
     rng = np.random.default_rng(0)
     archs = [SPACE.max(), *(SPACE.sample(rng) for _ in range(10))]
-    behind = true_top1(slow, archs, digits, "test")
-    there = true_top1(checkpoint.load(supernet_file).net, archs, digits, "test")
+    behind, there = (
+        [s.top1 for s in true_scores(net, archs, digits, "test")]
+        for net in (slow, checkpoint.load(supernet_file).net)
+    )
     assert behind[0] > 0.9
-    assert np.mean(behind[1:]) < np.mean(there[1:]) - 0.05
+    assert np.mean(behind[1:]) < np.mean(there[1:]) - 0.03

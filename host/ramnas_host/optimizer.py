@@ -1,0 +1,52 @@
+"""SGD as in Table II: what decays, and the learning rate of every step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ramnas_host.config import Recipe
+
+
+def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; biases and BatchNorm, the tensors of one dimension, do not decay
+    (BigNAS)."""
+    tensors = list(net.parameters())
+    how = recipe.optimizer
+    return torch.optim.SGD(
+        [
+            {"params": [p for p in tensors if p.ndim > 1], "weight_decay": how.weight_decay},
+            {"params": [p for p in tensors if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        lr=recipe.lr,
+        momentum=how.momentum,
+        nesterov=how.momentum > 0,
+    )
+
+
+def update(
+    optimizer: torch.optim.SGD,
+    net: nn.Module,
+    recipe: Recipe,
+    lr: float,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    """One step at rate `lr` with the gradients that are there, clipped if the recipe says so."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if recipe.optimizer.clip_norm is not None:
+        nn.utils.clip_grad_norm_(net.parameters(), recipe.optimizer.clip_norm)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def rate(step: int, steps: int, warm_up: int) -> float:
+    """Share of the peak learning rate: linear warm-up times cosine (Table II)."""
+    return min(1.0, (step + 1) / max(1, warm_up)) * 0.5 * (1 + math.cos(math.pi * step / steps))

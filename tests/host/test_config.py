@@ -1,0 +1,192 @@
+"""A recipe is right as printed in the paper, or refused with its file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from ramnas_host.config import Recipe, load_recipe
+from ramnas_models.errors import DataError
+
+GONE = object()
+
+
+def flat(section: dict[str, object], path: str = "") -> dict[str, object]:
+    """Nested sections -> {"optimizer.lr": 0.4, ...}, the sections themselves included."""
+    found: dict[str, object] = {}
+    for key, value in section.items():
+        found[f"{path}{key}"] = value
+        if isinstance(value, dict):
+            found |= flat(value, f"{path}{key}.")
+    return found
+
+
+DIGITS = flat(msgspec.to_builtins(load_recipe("digits")))
+SECTIONS = [key for key, value in DIGITS.items() if isinstance(value, dict)]
+NUMBERS = [
+    key
+    for key, value in DIGITS.items()
+    if isinstance(value, (int, float, type(None))) and not isinstance(value, bool)
+]
+
+
+def write(folder: Path, key: str, value: object) -> Path:
+    """The digits recipe as a file in which `key` is `value`, or is GONE."""
+    content = msgspec.to_builtins(load_recipe("digits"))
+    *sections, last = key.split(".")
+    section = content
+    for name in sections:
+        section = section[name]
+    if value is GONE:
+        del section[last]
+    else:
+        section[last] = value
+    path = folder / "mine.yaml"
+    path.write_bytes(msgspec.yaml.encode(content))
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as raised:
+        load_recipe(str(path))
+    assert str(path) in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion", "imagenet"])
+def test_every_recipe_loads_and_reads_back_from_its_own_file(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.dataset == name
+    path = tmp_path / "copy.yaml"
+    path.write_bytes(msgspec.yaml.encode(recipe))
+    assert load_recipe(str(path)) == recipe
+    assert msgspec.json.decode(msgspec.json.encode(recipe), type=Recipe) == recipe
+
+
+def test_the_imagenet_recipe_is_table_2_of_the_paper() -> None:
+    recipe = load_recipe("imagenet")
+    assert (recipe.epochs, recipe.warm_up_epochs, recipe.batch_size) == (240, 10, 448)
+    optimizer = recipe.optimizer
+    assert recipe.lr == 0.8
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+    assert recipe.distillation.pair_loss == "dkd"
+    assert (recipe.distillation.alpha, recipe.distillation.beta) == (1.0, 0.5)
+    assert recipe.label_smoothing == 0.1
+    assert (recipe.dropout, recipe.drop_connect) == (0.2, 0.2)
+    assert recipe.images.calibration == 4096  # at least the paper's 2,048
+    assert load_recipe("fashion").images.calibration >= 2048
+
+
+@pytest.mark.parametrize("section", ["", *SECTIONS])
+def test_an_unknown_key_is_named(section: str, tmp_path: Path) -> None:
+    where = f" - at `{section}`" if section else ""
+    path = write(tmp_path, f"{section}.colour".lstrip("."), 1)
+    assert refusal(path).endswith(f"unknown field `colour`{where}")
+
+
+@pytest.mark.parametrize("key", DIGITS)
+def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
+    section, _, last = key.rpartition(".")
+    where = f" - at `{section}`" if section else ""
+    message = refusal(write(tmp_path, key, GONE))
+    assert message.endswith(f"missing required field `{last}`{where}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optimizer.lr", "fast", "Expected `float`, got `str` - at `optimizer.lr`"),
+        ("optimizer.lr_batch", 1.5, "Expected `int | null`, got `float` - at `optimizer.lr_batch`"),
+        ("epochs", 1.5, "Expected `int`, got `float` - at `epochs`"),
+        ("epochs", None, "Expected `int`, got `null` - at `epochs`"),
+        ("compile", "yes", "Expected `bool`, got `str` - at `compile`"),
+        ("images", 5, "Expected `object`, got `int` - at `images`"),
+        ("precision", "fp8", "Invalid enum value 'fp8' - at `precision`"),
+        (
+            "distillation.smd_weighting",
+            "all",
+            "Invalid enum value 'all' - at `distillation.smd_weighting`",
+        ),
+    ],
+)
+def test_a_wrong_type_is_named(key: str, value: object, message: str, tmp_path: Path) -> None:
+    assert message in refusal(write(tmp_path, key, value))
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_below_0(key: str, tmp_path: Path) -> None:
+    assert f" {key}: -1" in refusal(write(tmp_path, key, -1))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "epochs",
+        "batch_size",
+        "save_every",
+        "evaluate_every",
+        "optimizer.lr",
+        "optimizer.lr_batch",
+        "optimizer.clip_norm",
+        "distillation.temperature",
+        "augment.size",
+        "augment.crop",
+        "images.validation",
+        "images.calibration",
+    ],
+)
+def test_what_would_be_nothing_is_refused(key: str, tmp_path: Path) -> None:
+    assert refusal(write(tmp_path, key, 0)).split(": ", 1)[1].startswith(f"{key}: 0")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "label_smoothing",
+        "dropout",
+        "drop_connect",
+        "optimizer.momentum",
+        "augment.crop",
+        "augment.flip",
+        "augment.brightness",
+        "augment.mask",
+    ],
+)
+def test_a_share_is_at_most_1(key: str, tmp_path: Path) -> None:
+    assert f" {key}: 1.5 is above 1" in refusal(write(tmp_path, key, 1.5))
+
+
+@pytest.mark.parametrize(
+    "content", [b"epochs: [1", b"\xff\xfe\x00", b"", b"- 1", b"{[1]: 2}"], ids=repr
+)
+def test_a_file_that_is_no_recipe_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_bytes(content)
+    refusal(path)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    assert "cannot read recipe" in refusal(tmp_path / "absent.yaml")
+    assert "cannot read recipe" in refusal(tmp_path.joinpath("absent", "mine.yaml"))
+
+
+def test_an_unknown_name_says_what_is_known() -> None:
+    with pytest.raises(DataError, match="'x': known are digits, fashion, imagenet, or give a"):
+        load_recipe("x")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "lr_batch", "expected"),
+    [(448, 256, 0.175), (2048, 256, 0.8), (256, 256, 0.1), (448, None, 0.1), (2048, None, 0.1)],
+)
+def test_the_learning_rate_grows_with_the_batch_unless_it_stands(
+    batch_size: int, lr_batch: int | None, expected: float
+) -> None:
+    recipe = load_recipe("imagenet")
+    optimizer = msgspec.structs.replace(recipe.optimizer, lr=0.1, lr_batch=lr_batch)
+    recipe = msgspec.structs.replace(recipe, batch_size=batch_size, optimizer=optimizer)
+    assert recipe.lr == pytest.approx(expected)
