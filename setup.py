@@ -23,7 +23,8 @@ EDGE = [
 CPU = ["onnxruntime>=1.12"]
 HOST = [
     *EDGE,
-    "torch>=2.2",
+    "torch>=2.5",
+    "kornia>=0.7",
     "safetensors>=0.4",
     "scipy>=1.10",
     "scikit-learn>=1.3",
@@ -33,7 +34,11 @@ HOST = [
 ]
 TEST = ["pytest>=7", "pytest-timeout>=2", "hypothesis>=6"]
 DEV = [
-    "ruff>=0.10",
+    *HOST,
+    *CPU,
+    *TEST,
+    "tensorboard>=2.15",  # a training writes to it where it is installed
+    "ruff>=0.6",
     "mypy>=1.11",
     "vermin>=1.6",
     "types-PyYAML",
@@ -66,16 +71,7 @@ setup(
         "jetson": [*EDGE, "jetson-stats>=4.2", "pycuda>=2022.1"],
         "host": HOST,
         "test": TEST,
-        "dev": [
-            *HOST,
-            *CPU,
-            *TEST,
-            "ruff>=0.6",
-            "mypy>=1.11",
-            "vermin>=1.6",
-            "types-PyYAML",
-            "onnxscript>=0.5",
-        ],
+        "dev": DEV,
     },
     entry_points={
         "console_scripts": [

@@ -71,16 +71,16 @@ def label(logits: NDArray[np.float32], classes: Sequence[str]) -> Labels:
 def read_image(path: str) -> Image:
     """An image file -> BGR; SourceError if it is none, or a JPEG whose end is missing.
 
-    OpenCV gives the missing part of a cut-off JPEG as grey and says nothing.
+    OpenCV may give the missing part of a cut-off JPEG as grey and say nothing.
     """
     try:
         data = np.fromfile(path, np.uint8)
+        # the marker of the end may be followed by padding, and cannot stand within image data
+        if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
+            raise SourceError(f"{path} is cut off: its JPEG data has no end")
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except (OSError, cv2.error) as error:  # such as more pixels than OpenCV takes
         raise SourceError(f"{path} cannot be read as an image: {error}") from error
     if image is None:
         raise SourceError(f"{path} cannot be read as an image")
-    # the marker of the end may be followed by padding, and cannot stand within image data
-    if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
-        raise SourceError(f"{path} is cut off: its JPEG data has no end")
     return np.asarray(image, np.uint8)

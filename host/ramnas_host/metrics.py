@@ -28,9 +28,7 @@ class Metrics:
         text = io.StringIO()
         csv.writer(text).writerows([COLUMNS, *rows])
         write_file(path, text.getvalue().encode())
-        with writing(path):
-            self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
-        self._rows = csv.writer(self._file)
+        self._path = path
         self._board: Any = None
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
@@ -44,15 +42,13 @@ class Metrics:
         """`losses` in order of ROLES; `scores` of min and max, where they were evaluated."""
         found = [f"{v:.4f}" for s in scores for v in (s.top1, s.top5)] if scores else [""] * 4
         row = [step, epoch, f"{lr:.6g}", f"{images_per_s:.1f}", *(f"{v:.5f}" for v in losses)]
-        with writing(Path(self._file.name)):
-            self._rows.writerow([*row, *found])
-            self._file.flush()
+        with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow([*row, *found])
         if self._board is not None:
             for name, value in zip(COLUMNS[1:], map(str, [*row[1:], *found]), strict=True):
                 if value:
                     self._board.add_scalar(name.replace("_", "/", 1), float(value), step)
 
     def close(self) -> None:
-        self._file.close()
         if self._board is not None:
             self._board.close()

@@ -133,10 +133,13 @@ def train(
 def _compiled(net: Supernet) -> sandwich.Forward:
     """The max and the min net, which every step runs, each compiled; random subnets as they are.
 
-    A subnet that comes once is not worth the minute that compiling it takes.
+    A subnet that comes once is not worth the minutes that compiling it takes.
     """
     fixed = {
-        arch: torch.compile(lambda x, drop, plan=net.plan(arch): net.run(x, plan, drop))
+        # their shapes never change; treated as symbols they would only be harder to compile
+        arch: torch.compile(
+            lambda x, drop, plan=net.plan(arch): net.run(x, plan, drop), dynamic=False
+        )
         for arch in (net.space.max(), net.space.min())
     }
 

@@ -50,8 +50,8 @@ def read_archs(space: Space, path: Path) -> List[Arch]:
     Each is the list of its integers, or `resolution`, `stem`, `stages` and `head` by name.
     """
     content = _read(path)
-    if isinstance(content, dict):
-        content = [candidate["arch"] for candidate in content.get("candidates", [])]
+    if isinstance(content, dict) and isinstance(content.get("candidates"), list):
+        content = [c.get("arch") for c in content["candidates"] if isinstance(c, dict)]
     if not isinstance(content, list) or not content:
         raise SpaceError(f"{path} holds no list of archs and no front")
     return [_arch(space, item, f"{i + 1} of {path}") for i, item in enumerate(content)]

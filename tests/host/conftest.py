@@ -35,4 +35,4 @@ def summary(demo: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def supernet_file(demo: Path) -> Path:
     """The supernet that the demo trained."""
-    return demo / "supernet.safetensors"
+    return demo / "train/supernet.safetensors"

@@ -96,15 +96,15 @@ def test_picks_are_three_models_within_their_budgets(summary: dict[str, Any]) ->
 
 def test_accuracy_on_the_robot_is_that_of_torch(demo: Path, summary: dict[str, Any]) -> None:
     from ramnas_host import checkpoint, front
-    from ramnas_host.data import load_dataset
-    from ramnas_host.evaluate import calibrated, top1
+    from ramnas_host.datasets import dataset_of
+    from ramnas_host.evaluate import calibrated, score
 
-    net = checkpoint.load(demo / "supernet.safetensors").net
-    digits = load_dataset("digits")
+    net, about = (loaded := checkpoint.load(demo / "train/supernet.safetensors")).net, loaded.about
+    digits = dataset_of(about)
     archs = {c.arch_id: c.arch for c in front.load(demo / "verified.json").candidates}
     for pick in summary["picks"]:
         subnet = calibrated(net, archs[pick["model"]], digits.calibration)
-        assert abs(pick["top1"] - top1(subnet, digits.test)) <= 1 / len(digits.test)
+        assert abs(pick["top1"] - score(subnet, digits.test).top1) <= 1 / len(digits.test)
 
 
 def test_plot_is_a_picture_and_every_step_has_its_seconds(
@@ -117,11 +117,11 @@ def test_plot_is_a_picture_and_every_step_has_its_seconds(
 
 
 def test_a_finished_demo_is_not_run_again(demo: Path, tmp_path: Path) -> None:
-    before = (demo / "supernet.safetensors").stat().st_mtime_ns
+    before = (demo / "train/supernet.safetensors").stat().st_mtime_ns
     ran = _demo(demo)
     assert ran.returncode == 0, ran.stdout
     assert ran.stdout.count("done before") == 7
-    assert (demo / "supernet.safetensors").stat().st_mtime_ns == before
+    assert (demo / "train/supernet.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_folder_of_something_else_is_not_deleted(tmp_path: Path) -> None:
@@ -195,8 +195,8 @@ def _demo(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def _copy_up_to(demo: Path, out: Path, step: str) -> None:
     """A demo folder in which everything before `step` is done, as a copy at another place."""
     out.mkdir()
-    for name in ("supernet.safetensors", "accuracy.json"):
-        shutil.copy(demo / name, out / name)
+    shutil.copytree(demo / "train", out / "train")
+    shutil.copy(demo / "accuracy.json", out)
     done = {}
     for name, entry in json.loads((demo / "steps.json").read_bytes()).items():
         if name == step:

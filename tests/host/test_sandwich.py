@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import msgspec
 import numpy as np
 import pytest
@@ -19,6 +15,7 @@ from ramnas_host import sandwich
 from ramnas_host.config import Recipe, load_recipe
 from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Drop, Supernet
+from tests.saved_memory import saved_memory
 
 SPACE = load_space("micro")
 
@@ -184,35 +181,6 @@ def test_one_step_is_four_forwards_and_four_backwards() -> None:
     assert backwards == 4
 
 
-@contextmanager
-def saved_memory() -> Iterator[list[int]]:
-    """[bytes now, most bytes] of the tensors that autograd keeps for backward."""
-    state, alive = [0, 0], {}
-
-    class Kept:
-        def __init__(self, tensor: Tensor) -> None:
-            self.tensor = tensor
-
-    def release(key: int, size: int) -> None:
-        alive[key] -= 1
-        if not alive[key]:
-            state[0] -= size
-
-    def pack(tensor: Tensor) -> Kept:
-        storage = tensor.untyped_storage()
-        key, size = storage.data_ptr(), storage.nbytes()
-        kept = Kept(tensor)
-        alive[key] = alive.get(key, 0) + 1
-        if alive[key] == 1:
-            state[0] += size
-            state[1] = max(state)
-        weakref.finalize(kept, release, key, size)
-        return kept
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
-        yield state
-
-
 def test_memory_peaks_at_the_max_net() -> None:
     """Saved activations of a whole step: at most 1.05 times those of the max net alone."""
     net = supernet()
@@ -223,9 +191,9 @@ def test_memory_peaks_at_the_max_net() -> None:
             sandwich.step(net, archs[:1], images, labels, recipe())
         with saved_memory() as step:
             sandwich.step(net, archs, images, labels, recipe())
-        assert alone[1] > 1e6
-        assert step[1] <= 1.05 * alone[1]
-        assert step[0] == 0
+        assert alone.most > 1e6
+        assert step.most <= 1.05 * alone.most
+        assert step.now == 0
 
 
 def test_drop_is_for_the_max_net_alone() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from ramnas_host import checkpoint, optimizer, sandwich, train
 from ramnas_host.config import Recipe, load_recipe
 from ramnas_host.data import Dataset
 from ramnas_host.datasets import load_dataset
+from ramnas_host.distributed import Ranks
 from ramnas_host.evaluate import calibrated, score, true_scores
 from ramnas_models.errors import DataError
 from ramnas_models.space import load_space
@@ -301,15 +303,37 @@ def test_the_full_size_path_trains_on_an_imagenet_style_folder(
     assert "broken.JPEG" in strict.stderr
 
 
-def test_compiled_ends_train_the_same(digits: Dataset) -> None:
-    """torch.compile of max and min changes the speed, not the losses."""
+def test_compiled_ends_train_the_same(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Max and min as graphs, captured whole; compiling them to machine code takes CPUs minutes."""
+    whole = functools.partial(torch.compile, backend="eager", fullgraph=True)
+    captured: list[object] = []
     seen: dict[bool, list[train.Step]] = {False: [], True: []}
-    for compiled, steps in seen.items():
-        torch.compiler.reset()
+
+    def compiled(function: object, **options: object) -> object:
+        captured.append(function)
+        return whole(function, **options)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    for wanted, steps in seen.items():
         with pytest.raises(Enough):
-            train.train(SPACE, digits, short(compile=compiled), on_step=stop_after(2, steps))
+            train.train(SPACE, digits, short(compile=wanted), on_step=stop_after(2, steps))
+    assert len(captured) == 2
     for plain, fast in zip(seen[False], seen[True], strict=True):
-        np.testing.assert_allclose(plain.losses, fast.losses, rtol=1e-3)
+        np.testing.assert_allclose(plain.losses, fast.losses, rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_training_on_a_gpu_in_half_precision_with_compiled_ends(digits: Dataset) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    for precision in ("bf16", "fp16"):
+        seen: list[train.Step] = []
+        with pytest.raises(Enough):
+            train.train(
+                SPACE, digits, short(compile=True, precision=precision),
+                ranks=Ranks(device=torch.device("cuda")), on_step=stop_after(3, seen),
+            )  # fmt: skip
+        assert all(np.isfinite(step.losses).all() for step in seen)
 
 
 def test_without_recalibration_every_subnet_guesses(supernet_file: Path, digits: Dataset) -> None:

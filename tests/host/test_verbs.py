@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -33,12 +34,12 @@ def refused(ran: subprocess.CompletedProcess[str], message: str) -> None:
 
 
 def test_unknown_space_and_bad_space_file(tmp_path: Path) -> None:
-    out = tmp_path / "out/supernet.safetensors"
+    out = tmp_path / "out"
     refused(ramnas("train", "--space", "nano", "--out", out), "unknown space 'nano'")
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: bad\ncolour: red\n")
     refused(ramnas("train", "--space", bad, "--out", out), str(bad))
-    assert not out.parent.exists()
+    assert not out.exists()
 
 
 def test_port_in_use(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_search_without_records_says_what_to_do(supernet_file: Path, tmp_path: P
 
 def test_out_below_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    out = tmp_path / "file/supernet.safetensors"
+    out = tmp_path / "file/run"
     refused(ramnas("train", "--out", out), "a part of the path is a file, not a folder")
 
 
@@ -105,7 +106,7 @@ def test_wrong_arguments_are_code_2_too() -> None:
 
 
 def test_the_bundle_of_a_front_that_is_not_verified_is_refused(demo: Path, tmp_path: Path) -> None:
-    argv = ["--supernet", demo / "supernet.safetensors", "--out", tmp_path / "bundle"]
+    argv = ["--supernet", demo / "train/supernet.safetensors", "--out", tmp_path / "bundle"]
     ran = ramnas("bundle", "--front", demo / "front.json", *argv)
     refused(ran, "no candidate of this front is verified yet: ramnas verify")
     assert os.listdir(tmp_path) == []
@@ -114,7 +115,7 @@ def test_the_bundle_of_a_front_that_is_not_verified_is_refused(demo: Path, tmp_p
 def test_a_front_of_another_space_is_refused(demo: Path, tmp_path: Path) -> None:
     content = json.loads((demo / "verified.json").read_bytes())
     (tmp_path / "other.json").write_text(json.dumps({**content, "space_hash": "0" * 12}))
-    argv = ["--supernet", demo / "supernet.safetensors", "--out", tmp_path / "bundle"]
+    argv = ["--supernet", demo / "train/supernet.safetensors", "--out", tmp_path / "bundle"]
     refused(ramnas("bundle", "--front", tmp_path / "other.json", *argv), "search with the supernet")
 
 
@@ -125,3 +126,30 @@ def test_evaluate_prints_and_writes(supernet_file: Path, tmp_path: Path) -> None
     found = json.loads(out.read_bytes())
     assert len(found["random"]) == 2
     assert f"max {found['max']:.2%}" in ran.stdout
+    assert len(found["archs"]) == 4
+    assert all(entry["top1"] <= entry["top5"] <= 1 for entry in found["archs"])
+
+
+def test_a_list_of_archs_is_evaluated_in_its_order(supernet_file: Path, tmp_path: Path) -> None:
+    from ramnas_models.space import load_space
+
+    space = load_space("micro")
+    archs = space.sample_by_macs(np.random.default_rng(0), 3)
+    (tmp_path / "archs.yaml").write_text(str([list(arch.integers) for arch in archs]))
+    argv = ["--supernet", supernet_file, "--archs", tmp_path / "archs.yaml"]
+    ran = ramnas("evaluate", *argv, "--out", tmp_path / "accuracy.json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "accuracy.json").read_bytes())["archs"]
+    assert [entry["arch_id"] for entry in found] == [arch.id for arch in archs]
+    for text in ("[]", "5", "candidates: 3", "[[1, 2]]", "- {"):
+        (tmp_path / "bad.yaml").write_text(text)
+        refused(ramnas("evaluate", "--supernet", supernet_file, "--archs", tmp_path / "bad.yaml"),
+                "bad.yaml")  # fmt: skip
+
+
+def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
+    argv = ["train", "--out", tmp_path / "out", "--recipe"]
+    refused(ramnas(*argv, "imagenet"), "dataset imagenet needs --data DIR with train/<class>/")
+    refused(ramnas(*argv, "imagenet", "--data", tmp_path), f"{tmp_path}/train is no folder")
+    refused(ramnas(*argv, "fashion", "--data", tmp_path), "dataset-fashion-mnist")
+    assert not (tmp_path / "out").exists()

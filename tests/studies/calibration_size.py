@@ -1,0 +1,48 @@
+"""Top-1 and seconds against the number of images that BatchNorm is recalibrated on."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ramnas_host import checkpoint
+from ramnas_host.config import load_recipe
+from ramnas_host.datasets import load_dataset
+from ramnas_host.evaluate import recalibrated, score
+
+SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST's IDX files")
+    args = parser.parse_args()
+    net = checkpoint.load(args.supernet).net
+    images = msgspec.structs.replace(load_recipe("fashion").images, calibration=max(SIZES))
+    dataset = load_dataset("fashion", images, args.data)
+    archs = net.space.sample_by_macs(np.random.default_rng(0), 10)
+    print("| images | min | max | mean of 8 random | seconds for all 10 |\n|---|---|---|---|---|")
+    for size in SIZES:
+        calibration = dataset.calibration.take(np.arange(size))
+        seconds, found = 0.0, []
+        for arch in archs:
+            calibration.at(arch.resolution)  # prepared once a resolution, outside of the time
+            subnet = net.extract(arch)
+            start = time.perf_counter()
+            recalibrated(subnet, calibration)
+            seconds += time.perf_counter() - start
+            found.append(100 * score(subnet, dataset.test).top1)
+        rest = statistics.mean(found[2:])
+        print(
+            f"| {size} | {found[0]:.2f} | {found[1]:.2f} | {rest:.2f} | {seconds:.1f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
