@@ -25,6 +25,7 @@ MAY_IMPORT = {
 # heavy package -> files outside host that may import it
 HEAVY = {
     "torch": ("supernet.py", "heads.py", "importers"),
+    "kornia": (),
     "pymoo": (),
     "sklearn": (),
     "rclpy": ("perception_node.py",),

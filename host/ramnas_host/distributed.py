@@ -17,10 +17,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run; on its own unless `torchrun` started it."""
+    """This process among those of the run; on its own unless `torchrun` started it.
+
+    `local_world`: how many of them are on this machine.
+    """
 
     rank: int = 0
     world: int = 1
+    local_world: int = 1
     device: torch.device = torch.device("cpu")
 
     @property
@@ -80,6 +84,7 @@ def started() -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo")
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local, device)
     finally:
         dist.destroy_process_group()

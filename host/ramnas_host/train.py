@@ -1,7 +1,8 @@
 """Train the supernet: sandwich rule, subnets mutual distillation, DKD (START HERE for training).
 
 Alone or as one of many processes under torchrun. In `folder` it keeps state.safetensors (to go on
-from), best.safetensors (best mean top-1 of min and max), metrics.csv and run.yaml.
+from), best.safetensors (best mean top-1 of min and max), metrics.csv and run.yaml, and at the end
+supernet.safetensors in place of the state.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ramnas_models.supernet import Drop, Supernet
 
 log = logging.getLogger(__name__)
 
-STATE, BEST = "state.safetensors", "best.safetensors"
+STATE, BEST, LAST = "state.safetensors", "best.safetensors", "supernet.safetensors"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def train(
     augmentation = Augmentation(recipe.augment, how.normalisation)
     per_epoch = loader.steps_per_epoch(dataset.train, recipe)
     steps = recipe.epochs * per_epoch
+    about = checkpoint.describe(dataset, recipe)
     what = resume.identity(space, recipe, len(dataset.train))
     place = resume.Place()
     if folder and (folder / STATE).exists():
@@ -114,7 +116,7 @@ def train(
             if mean > place.best:
                 place = resume.Place(place.next_step, mean)
                 if ranks.leads:
-                    checkpoint.save(folder / BEST, net, checkpoint.describe(dataset, recipe))
+                    checkpoint.save(folder / BEST, net, about)
         if folder and done < steps and (scores or done % recipe.save_every == 0):
             place = resume.Place(done, place.best)
             if ranks.leads:
@@ -127,6 +129,9 @@ def train(
         on_step(Step(done, steps, epoch, tuple(losses.tolist()), rate, scores))
     if metrics:
         metrics.close()
+    if folder and ranks.leads:
+        checkpoint.save(folder / LAST, net, about)
+        (folder / STATE).unlink(missing_ok=True)
     return net
 
 

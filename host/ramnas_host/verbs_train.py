@@ -76,11 +76,10 @@ def _train(args: argparse.Namespace) -> None:
 
     recipe, space = load_recipe(args.recipe), load_space(args.space)
     dataset = load_dataset(recipe.dataset, recipe.images, args.data)
-    about = checkpoint.describe(dataset, recipe)
     steps = recipe.epochs * loader.steps_per_epoch(dataset.train, recipe)
-    out, state = args.out / "supernet.safetensors", args.out / train.STATE
+    out, state = args.out / train.LAST, args.out / train.STATE
     if out.exists():
-        found = checkpoint.load(out)
+        found, about = checkpoint.load(out), checkpoint.describe(dataset, recipe)
         if (found.net.space.hash, found.about) != (space.hash, about):
             raise DataError(f"{out} is of another training; write elsewhere, or remove it")
         print(f"trained before: {out}")
@@ -92,7 +91,7 @@ def _train(args: argparse.Namespace) -> None:
         workers = args.workers
         if workers is None:
             in_files = isinstance(dataset.train.images, Files)
-            workers = max(1, len(os.sched_getaffinity(0)) // ranks.world) if in_files else 0
+            workers = max(1, len(os.sched_getaffinity(0)) // ranks.local_world) if in_files else 0
         title = f"train {space.name} on {dataset.name}"
         with bar(title, steps, shown=ranks.leads) as update:
             best = ""
@@ -105,12 +104,10 @@ def _train(args: argparse.Namespace) -> None:
                 losses = " ".join(f"{loss:.2f}" for loss in step.losses)
                 update(step.number, f"{step.images_per_s:.0f} images/s, losses {losses}{best}")
 
-            net = train.train(
+            train.train(
                 space, dataset, recipe, folder=args.out, ranks=ranks, workers=workers, on_step=show
             )
         if ranks.leads:
-            checkpoint.save(out, net, about)
-            state.unlink(missing_ok=True)
             print(f"supernet: {out}\nbest: {args.out / train.BEST}")
 
 

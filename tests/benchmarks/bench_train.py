@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -22,70 +23,90 @@ from ramnas_models.supernet import Subnet, Supernet
 from tests.benchmarks.timing import in_turn
 from tests.saved_memory import saved_memory
 
-BATCH = 64
-PAIRS = 15
+Case = tuple[Supernet, sandwich.Images, Tensor]  # network, images, labels
 
 
 def run() -> dict[str, float]:
-    """`micro`, 48 px, batch 64; the four archs of a step drawn anew for every pair."""
-    space = load_space("micro")
+    """`table1` with batches of 8 at up to 288 px, `micro` with 64 at up to 48 px, no dropout.
+
+    The four archs of a step are drawn anew for every pair; one thread, so that the threads' own
+    scheduling is not what is compared.
+    """
     recipe = msgspec.structs.replace(load_recipe("fashion"), dropout=0.0, drop_connect=0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        full, small = _case("table1", 8), _case("micro", 64)
+        found = {
+            **_against_copies(full, recipe, pairs=5),
+            **_against_copies(small, recipe, pairs=15),
+            **_against_in_place(small, recipe),
+            **_recalibration(small),
+        }
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def _case(space_name: str, batch: int) -> Case:
+    space = load_space(space_name)
     torch.manual_seed(0)
     net = Supernet(space, 10).train()
     with torch.no_grad():  # a last gamma of 0 would hide most of the gradient
         for key, parameter in net.named_parameters():
             if key.endswith("bn.weight"):
                 parameter.uniform_(0.5, 1.5)
-    x = torch.randn(BATCH, 3, 48, 48).to(memory_format=torch.channels_last)
+    side = max(space.resolutions)
+    x = torch.randn(batch, 3, side, side).to(memory_format=torch.channels_last)
     images = sandwich.at_any_resolution(x, "bilinear")
-    labels = torch.randint(0, 10, (BATCH,))
     for resolution in space.resolutions:
         images(resolution)
-    return {
-        **_against_copies(net, images, labels, recipe),
-        **_against_in_place(net, images, labels, recipe),
-        **_recalibration(net, images),
-    }
+    return net, images, torch.randint(0, 10, (batch,))
 
 
-def _against_copies(
-    net: Supernet, images: sandwich.Images, labels: Tensor, recipe: Recipe
-) -> dict[str, float]:
+def _against_copies(case: Case, recipe: Recipe, pairs: int) -> dict[str, float]:
     """The peer: deep copies of the four networks, all losses summed, one backward."""
+    net, images, labels = case
     ours_s, peer_s, copy_s, errors, memory = [], [], [], [], []
-    for pair in range(PAIRS + 1):
+    for pair in range(pairs + 1):
         archs = sandwich.draw(net.space, net, np.random.default_rng(pair))
         net.zero_grad()
-        marks = [time.perf_counter()]
-        sandwich.step(net, archs, images, labels, recipe)
-        marks.append(time.perf_counter())
+        start = time.perf_counter()
         copies = [net.extract(arch).train() for arch in archs]
-        marks.append(time.perf_counter())
-        _plain_step(copies, images, labels, recipe)
-        marks.append(time.perf_counter())
+        copying = time.perf_counter() - start
+        seconds = {}
+        steps: list[tuple[str, Callable[[], object]]] = [
+            ("ours", lambda a=archs: sandwich.step(net, a, images, labels, recipe)),
+            ("peer", lambda c=copies: _plain_step(c, images, labels, recipe)),
+        ]
+        for name, step in steps if pair % 2 else reversed(steps):  # neither is always the second
+            start = time.perf_counter()
+            step()
+            seconds[name] = time.perf_counter() - start
         if pair == 0:
             continue  # the first is slow for both
-        seconds = np.diff(marks)
-        ours_s.append(seconds[0])
-        copy_s.append(seconds[1])
-        peer_s.append(seconds[2])
+        ours_s.append(seconds["ours"])
+        peer_s.append(seconds["peer"])
+        copy_s.append(copying)
         errors.append(_largest_error(net, archs, copies))
         if pair <= 3:
-            with saved_memory() as ours:
-                sandwich.step(net, archs, images, labels, recipe)
-            with saved_memory() as peer:
-                _plain_step(copies, images, labels, recipe)
-            memory.append(ours.most / peer.most)
-    both = list(zip(ours_s, peer_s, copy_s, strict=True))
+            used = {}
+            for name, step in steps:
+                with saved_memory() as saved:
+                    step()
+                used[name] = saved.most
+            memory.append(used["ours"] / used["peer"])
+    all_s = list(zip(ours_s, peer_s, copy_s, strict=True))
+    name = net.space.name
     return {
-        "images_per_s": BATCH / statistics.median(ours_s),
-        "peer_images_per_s": BATCH / statistics.median(peer_s),
-        "times_as_fast_as_peer": statistics.median(peer / ours for ours, peer, _ in both),
-        "times_as_fast_as_peer_with_copying": statistics.median(
-            (peer + copying) / ours for ours, peer, copying in both
+        f"{name}_images_per_s": len(labels) / statistics.median(ours_s),
+        f"{name}_peer_images_per_s": len(labels) / statistics.median(peer_s),
+        f"{name}_times_as_fast": statistics.median(peer / ours for ours, peer, _ in all_s),
+        f"{name}_times_as_fast_with_copying": statistics.median(
+            (peer + copying) / ours for ours, peer, copying in all_s
         ),
-        "largest_gradient_error": max(errors),
-        "saved_memory_of_peer": max(memory),
+        f"{name}_largest_gradient_error": max(errors),
+        f"{name}_share_of_peer_memory": statistics.median(memory),
     }
 
 
@@ -123,10 +144,9 @@ def _largest_error(net: Supernet, archs: list[Arch], copies: list[Subnet]) -> fl
     return largest
 
 
-def _against_in_place(
-    net: Supernet, images: sandwich.Images, labels: Tensor, recipe: Recipe
-) -> dict[str, float]:
+def _against_in_place(case: Case, recipe: Recipe) -> dict[str, float]:
     """30 pairs of steps, mutual distillation and in-place distillation, on the same archs."""
+    net, images, labels = case
     how = recipe.distillation
     off = msgspec.structs.replace(
         recipe, distillation=msgspec.structs.replace(how, smd_weighting="off")
@@ -140,8 +160,9 @@ def _against_in_place(
     return {"mutual_over_in_place_distillation": ratio}
 
 
-def _recalibration(net: Supernet, images: sandwich.Images) -> dict[str, float]:
+def _recalibration(case: Case) -> dict[str, float]:
     """Eight batches of 64; the peer is the same subnet in evaluation."""
+    net, images, _ = case
     ratios = []
     for seed in range(5):
         arch = net.space.sample(np.random.default_rng(seed))

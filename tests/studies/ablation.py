@@ -97,13 +97,12 @@ def _train_and_score(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
     name, seed, recipe, out, data = task
     recipe = _variant(recipe, name, seed)
     where = folder(out, name, seed)
-    weights, scores = where / "supernet.safetensors", where / "scores.json"
+    weights, scores = where / train.LAST, where / "scores.json"
     if scores.exists():
         return f"{where} (before)"
     dataset = _dataset(recipe, data)
     if not weights.exists():
-        net = train.train(SPACE, dataset, recipe, folder=where)
-        checkpoint.save(weights, net, checkpoint.describe(dataset, recipe))
+        train.train(SPACE, dataset, recipe, folder=where)
     net = checkpoint.load(weights).net
     found = []
     for arch in archs():
@@ -127,7 +126,7 @@ def _finetune_one(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
     )
     dataset = _dataset(recipe, data)
     arch = archs()[2 + part]
-    net = checkpoint.load(folder(out, name, 0) / "supernet.safetensors").net
+    net = checkpoint.load(folder(out, name, 0) / train.LAST).net
     subnet = recalibrated(finetune(net.extract(arch), dataset, short), dataset.calibration)
     write_file(where, json.dumps(score(subnet, dataset.test).top1).encode())
     return str(where)
