@@ -23,6 +23,15 @@ from ramnas_models.space import Space
 
 
 @dataclass(frozen=True)
+class State:
+    """What a step changes. `scaler` is there in fp16."""
+
+    net: nn.Module
+    sgd: torch.optim.SGD
+    scaler: torch.amp.GradScaler | None = None
+
+
+@dataclass(frozen=True)
 class Place:
     """How far a training is: the next step, and the best top-1 (mean of min and max) so far."""
 
@@ -38,26 +47,20 @@ def identity(space: Space, recipe: Recipe, images: int) -> str:
     return f"{space.hash} {images} {msgspec.json.encode(same).decode()}"
 
 
-def save(
-    path: Path, net: nn.Module, optimizer: torch.optim.SGD, place: Place, what: str,
-    scaler: torch.amp.GradScaler | None = None,
-) -> None:  # fmt: skip
+def save(path: Path, state: State, place: Place, what: str) -> None:
     """Write the state, whole or not at all; `what` is the `identity` of the training."""
-    tensors = {f"net.{key}": value.contiguous() for key, value in net.state_dict().items()}
-    for key, parameter in net.named_parameters():
-        momentum = optimizer.state[parameter].get("momentum_buffer")
+    tensors = {f"net.{key}": value.contiguous() for key, value in state.net.state_dict().items()}
+    for key, parameter in state.net.named_parameters():
+        momentum = state.sgd.state[parameter].get("momentum_buffer")
         if momentum is not None:  # none yet for a tensor that no step has used
             tensors[f"momentum.{key}"] = momentum.contiguous()
     metadata = {"next_step": str(place.next_step), "best": repr(place.best), "what": what}
-    if scaler is not None:
-        metadata["scaler"] = msgspec.json.encode(scaler.state_dict()).decode()
+    if state.scaler is not None:
+        metadata["scaler"] = msgspec.json.encode(state.scaler.state_dict()).decode()
     write_file(path, safetensors.torch.save(tensors, metadata))
 
 
-def load(
-    path: Path, net: nn.Module, optimizer: torch.optim.SGD, what: str,
-    scaler: torch.amp.GradScaler | None = None,
-) -> Place:  # fmt: skip
+def load(path: Path, state: State, what: str) -> Place:
     """Put the state back; where it stood. DataError if the file is of another training."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -71,13 +74,13 @@ def load(
             f"{path} is of a training with another space, recipe, data or version; "
             "delete it to start over, or write elsewhere"
         )
-    net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
-    for key, parameter in net.named_parameters():
+    state.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
+    for key, parameter in state.net.named_parameters():
         momentum = tensors.get(f"momentum.{key}")
         if momentum is not None:
             # in the layout of its parameter, so that the sums come out the same to the last bit
             kept = torch.empty_like(parameter).copy_(momentum)
-            optimizer.state[parameter]["momentum_buffer"] = kept
-    if scaler is not None:
-        scaler.load_state_dict(msgspec.json.decode(metadata["scaler"]))
+            state.sgd.state[parameter]["momentum_buffer"] = kept
+    if state.scaler is not None:
+        state.scaler.load_state_dict(msgspec.json.decode(metadata["scaler"]))
     return place

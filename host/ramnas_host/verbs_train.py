@@ -66,7 +66,7 @@ def data_option(verb: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ramnas_host import checkpoint, distributed, loader, train
+    from ramnas_host import checkpoint, distributed, loader, run_folder, train
     from ramnas_host.config import load_recipe
     from ramnas_host.data import Files
     from ramnas_host.datasets import load_dataset
@@ -77,7 +77,7 @@ def _train(args: argparse.Namespace) -> None:
     recipe, space = load_recipe(args.recipe), load_space(args.space)
     dataset = load_dataset(recipe.dataset, recipe.images, args.data)
     steps = recipe.epochs * loader.steps_per_epoch(dataset.train, recipe)
-    out, state = args.out / train.LAST, args.out / train.STATE
+    out, state = args.out / run_folder.LAST, args.out / run_folder.STATE
     if out.exists():
         found, about = checkpoint.load(out), checkpoint.describe(dataset, recipe)
         if (found.net.space.hash, found.about) != (space.hash, about):
@@ -108,7 +108,7 @@ def _train(args: argparse.Namespace) -> None:
                 space, dataset, recipe, folder=args.out, ranks=ranks, workers=workers, on_step=show
             )
         if ranks.leads:
-            print(f"supernet: {out}\nbest: {args.out / train.BEST}")
+            print(f"supernet: {out}\nbest: {args.out / run_folder.BEST}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from ramnas_host.data import Dataset
 from ramnas_host.datasets import load_dataset
 from ramnas_host.distributed import Ranks
 from ramnas_host.evaluate import calibrated, score, true_scores
+from ramnas_host.run_folder import BEST, STATE
 from ramnas_models.errors import DataError
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
@@ -123,7 +124,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     for name, killed in (("whole", False), ("killed", True)):
         out = tmp_path / name
         command = train_verb(recipe, out)
-        state = out / train.STATE
+        state = out / STATE
         if killed:
             started = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -141,7 +142,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         assert ("going on from" in ran.stdout) == killed
         assert not state.exists()
         ends.append(checkpoint.load(out / "supernet.safetensors").net.state_dict())
-        best = checkpoint.load(out / train.BEST).net.state_dict()
+        best = checkpoint.load(out / BEST).net.state_dict()
         assert any(not torch.equal(best[k], torch.zeros_like(best[k])) for k in best)
         rows = read_metrics(out)
         assert [int(row["step"]) for row in rows] == list(range(1, 22))
@@ -175,7 +176,7 @@ def test_the_run_is_on_record_with_metrics_config_last_and_best(
         np.testing.assert_allclose(losses, step.losses, atol=1e-5)
     means = [sum(s.top1 for s in step.scores) / 2 for step in seen if step.scores]
     assert len(means) == 2
-    best = checkpoint.load(tmp_path / train.BEST).net
+    best = checkpoint.load(tmp_path / BEST).net
     low, high = true_scores(best, [SPACE.min(), SPACE.max()], digits, "validation")
     assert (low.top1 + high.top1) / 2 == max(means)
     assert list((tmp_path / "tensorboard").glob("events.*"))
@@ -192,7 +193,7 @@ def test_the_state_of_another_training_is_refused(digits: Dataset, tmp_path: Pat
             SPACE, digits, short(save_every=7), folder=tmp_path, on_step=stop_after(2, seen)
         )
     assert [step.number for step in seen] == [2]
-    (tmp_path / train.STATE).write_bytes(b"no tensors")
+    (tmp_path / STATE).write_bytes(b"no tensors")
     with pytest.raises(DataError, match="is no training of ramnas"):
         train.train(SPACE, digits, short(), folder=tmp_path)
 
@@ -231,7 +232,7 @@ def test_a_diverged_run_stops_with_step_archs_and_the_last_good_state(
         train.train(SPACE, digits, wild, folder=tmp_path)
     assert SPACE.max().id in str(raised.value)
     assert SPACE.min().id in str(raised.value)
-    assert f"is {tmp_path / train.STATE}" in str(raised.value)
+    assert f"is {tmp_path / STATE}" in str(raised.value)
     with pytest.raises(DataError, match="nothing was saved before"):
         train.train(SPACE, digits, wild)
 
