@@ -26,7 +26,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     run.add_argument("--latency-budget-ms", type=float, metavar="X", help="p90 of a whole call")
     run.add_argument("--source", required=True, metavar="IMAGE_OR_DIR")
     run.add_argument("--repeat", type=_count, default=1, metavar="N", help="times over the source")
-    run.add_argument("--engine", default="onnxruntime-cpu")
+    run.add_argument(
+        "--engine", default="onnxruntime-cpu", help="name, or auto: the fastest that works here"
+    )
     run.add_argument("--threads", type=int, default=1)
     run.add_argument("--json", action="store_true", help="one JSON line a frame, then a summary")
     run.set_defaults(call=_run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List, Mapping
+import ctypes
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 import onnxruntime as ort
 
@@ -12,12 +14,41 @@ from ramnas_models.errors import BackendError
 if TYPE_CHECKING:
     from ramnas_edge.backends import Array
 
+_OPTIMIZATION = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+# provider -> precision -> its options for that precision. TF32 is off unless asked for.
+_PRECISIONS: Dict[str, Dict[str, Dict[str, str]]] = {
+    "CPUExecutionProvider": {"fp32": {}},
+    "CUDAExecutionProvider": {"fp32": {"use_tf32": "0"}, "tf32": {"use_tf32": "1"}},
+    "TensorrtExecutionProvider": {"fp32": {}, "fp16": {"trt_fp16_enable": "1"}},
+    "OpenVINOExecutionProvider": {
+        "fp32": {"device_type": "CPU", "precision": "FP32"},
+        "fp16": {"device_type": "GPU", "precision": "FP16"},
+    },
+    "XnnpackExecutionProvider": {"fp32": {}},
+}
+
+_WAY_OUT = {
+    "CUDAExecutionProvider": "pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN; "
+    "on a Jetson install JetPack's own build of onnxruntime",
+    "TensorrtExecutionProvider": "install TensorRT and CUDA (pip install tensorrt "
+    "'onnxruntime-gpu[cuda,cudnn]'); on a Jetson both come with JetPack",
+    "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of onnxruntime",
+    "XnnpackExecutionProvider": "build onnxruntime with --use_xnnpack; no wheel has it",
+}
+
 
 def load(engine: str, provider: str) -> OrtBackend:
+    """BackendError if the installed onnxruntime was built without `provider`."""
     if provider not in ort.get_available_providers():
         raise BackendError(
-            f"engine {engine}: this onnxruntime {ort.__version__} has no {provider} "
-            f"(it has {', '.join(ort.get_available_providers())}); install a build that does"
+            f"engine {engine}: this onnxruntime {ort.__version__} has no {provider} (it has "
+            f"{', '.join(ort.get_available_providers())}); {_WAY_OUT.get(provider, 'install it')}"
         )
     return OrtBackend(engine, provider)
 
@@ -28,48 +59,102 @@ class OrtBackend:
         self.version: str = ort.__version__
 
     def open(self, model: bytes, options: Options) -> OrtSession:
-        if options.precision != "fp32":
+        """BackendError if the provider does not load or does not run all of the model."""
+        precisions = _PRECISIONS[self.provider]
+        if options.precision not in precisions:
             raise BackendError(
-                f"engine {self.engine} runs fp32 graphs as they are; "
+                f"engine {self.engine} runs {', '.join(precisions)}; "
                 f"precision {options.precision} needs another engine"
             )
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
+        settings.graph_optimization_level = _OPTIMIZATION[options.graph_optimization]
         settings.log_severity_level = 3  # errors reach us as exceptions
-        if self.provider != "CPUExecutionProvider":
+        # XNNPACK takes convolutions and leaves the rest to the CPU, by design
+        if self.provider not in ("CPUExecutionProvider", "XnnpackExecutionProvider"):
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = ort.InferenceSession(model, settings, providers=[self.provider])
+            session = ort.InferenceSession(
+                model, settings, providers=[self.provider],
+                provider_options=[precisions[options.precision]], enable_fallback=0,
+            )  # fmt: skip
+            loaded: List[str] = session.get_providers()
         except Exception as error:  # onnxruntime raises its own classes and RuntimeError
+            self._check_libraries(error)
             raise BackendError(f"engine {self.engine} refuses the model: {error}") from error
-        loaded = session.get_providers()
         if loaded[0] != self.provider:
+            self._check_libraries(None)
             raise BackendError(
                 f"engine {self.engine}: {self.provider} did not load, {loaded[0]} would run "
-                "instead; check the driver and the libraries of that provider"
+                f"instead; {_WAY_OUT.get(self.provider, 'check its driver and libraries')}"
             )
         running = Running(self.engine, self.version, tuple(loaded), options.precision)
-        return OrtSession(session, running)
+        return OrtSession(session, running, options.io_binding)
+
+    def _check_libraries(self, error: Optional[Exception]) -> None:
+        """BackendError that names the library that the provider could not find, if that is it.
+
+        onnxruntime itself says only that nodes would run on the CPU.
+        """
+        missing = missing_library(self.provider, Path(ort.__file__).parent / "capi")
+        if missing:
+            raise BackendError(
+                f"engine {self.engine}: {self.provider} did not load: {missing}; "
+                f"{_WAY_OUT[self.provider]}"
+            ) from error
+
+
+def missing_library(provider: str, folder: Path) -> str:
+    """What the dynamic linker says of the library of `provider` in `folder`; empty if all is well.
+
+    Such as "libcublasLt.so.13: cannot open shared object file: No such file or directory".
+    """
+    name = provider.replace("ExecutionProvider", "").lower()
+    library = folder / f"libonnxruntime_providers_{name}.so"
+    if not library.exists():  # a provider that is built in
+        return ""
+    try:
+        # it calls back into this one, which onnxruntime loads before it
+        shared = library.with_name("libonnxruntime_providers_shared.so")
+        if shared.exists():
+            ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_LOCAL)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 class OrtSession:
-    def __init__(self, session: ort.InferenceSession, running: Running) -> None:
+    """With `io_binding` the buffers are bound, so that a GPU copies them without a detour."""
+
+    def __init__(self, session: Any, running: Running, io_binding: bool) -> None:
         self._session = session
+        self._binding = session.io_binding() if io_binding else None
         self.running = running
         self.inputs = [_tensor(t) for t in session.get_inputs()]
         self.outputs = [_tensor(t) for t in session.get_outputs()]
 
     def infer(self, feeds: Mapping[str, Array]) -> List[Array]:
         try:
-            outputs: List[Array] = self._session.run(None, feeds)
+            if self._binding is None:
+                outputs: List[Array] = self._session.run(None, feeds)
+            else:
+                for name, array in feeds.items():
+                    self._binding.bind_cpu_input(name, array)
+                for output in self.outputs:
+                    self._binding.bind_output(output.name)
+                self._session.run_with_iobinding(self._binding)
+                outputs = self._binding.copy_outputs_to_cpu()
         except Exception as error:
             raise BackendError(f"engine {self.running.engine} failed: {error}") from error
         return outputs
 
     def close(self) -> None:
+        self._binding = None
         del self._session
 
 
-def _tensor(arg: ort.NodeArg) -> Tensor:
-    return Tensor(arg.name, tuple(arg.shape), arg.type)
+def _tensor(arg: Any) -> Tensor:
+    shape: Tuple[Any, ...] = tuple(arg.shape)
+    return Tensor(arg.name, shape, arg.type)

@@ -6,7 +6,10 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Protocol, Tuple
 
+from ramnas_models import onnx_graph
 from ramnas_models.errors import BackendError
+from ramnas_models.plan import plan
+from ramnas_models.space import load_space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,15 +21,25 @@ if TYPE_CHECKING:
 ENGINES: Dict[str, Tuple[str, str]] = {
     "onnxruntime-cpu": ("ramnas_edge.backend_ort", "CPUExecutionProvider"),
     "onnxruntime-cuda": ("ramnas_edge.backend_ort", "CUDAExecutionProvider"),
+    "onnxruntime-tensorrt": ("ramnas_edge.backend_ort", "TensorrtExecutionProvider"),
+    "onnxruntime-openvino": ("ramnas_edge.backend_ort", "OpenVINOExecutionProvider"),
+    "onnxruntime-xnnpack": ("ramnas_edge.backend_ort", "XnnpackExecutionProvider"),
 }
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a model: precision `fp32`, threads of the CPU engines."""
+    """How to run a model.
+
+    `precision`: fp32, tf32 or fp16, where the engine has it. `threads` of the CPU engines.
+    `graph_optimization`: all, extended, basic or off. `io_binding`: bind the buffers instead of
+    passing them.
+    """
 
     precision: str = "fp32"
     threads: int = 1
+    graph_optimization: str = "all"
+    io_binding: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,11 +98,15 @@ def load(engine: str) -> Backend:
 
 
 def available() -> Tuple[Tuple[str, str], ...]:
-    """(engine, version) of every engine that loads on this machine."""
+    """(engine, version) of every engine that really opens a model on this machine."""
+    space = load_space("micro")
+    probe = onnx_graph.build(plan(space, space.min(), num_classes=2)).SerializeToString()
     found = []
     for engine in ENGINES:
         try:
-            found.append((engine, load(engine).version))
+            backend = load(engine)
+            backend.open(probe, Options()).close()
         except BackendError:
             continue
+        found.append((engine, backend.version))
     return tuple(found)

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from ramnas_edge import backends
+from ramnas_edge.auto import fastest
 from ramnas_edge.device import this_device
 from ramnas_edge.pipeline import Pipeline, Result
 from ramnas_models.bundle import Bundle, Model, open_bundle
@@ -50,7 +51,7 @@ class Runtime:
 
         The p90 comes from the manifest if it holds figures for this device class and frames of
         `frame_hw` pixels; else every model is timed here first. BudgetError if none fits; without
-        a budget the most accurate is taken.
+        a budget the most accurate is taken. Engine `auto` is the fastest that works here.
         """
         opened = open_bundle(bundle)
         if "NC" in opened.manifest.licence.upper().split("-"):
@@ -58,8 +59,12 @@ class Runtime:
                 "the weights of %s are for non-commercial use only: %s (%s)",
                 bundle, opened.manifest.licence, opened.manifest.source,
             )  # fmt: skip
-        backend = backends.load(engine)
         options = backends.Options(threads=threads)
+        if engine == "auto":
+            found = fastest(opened.read_model(opened.manifest.models[-1]), options)
+            engine = found.engine
+            log.info("engine %s: %s", engine, found.why)
+        backend = backends.load(engine)
         device_class = this_device().class_key(engine, backend.version)
 
         def start(model: Model) -> Pipeline:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from ramnas_edge import backend_ort, backends
+from ramnas_edge.auto import fastest
 from ramnas_edge.backends import Options
 from ramnas_models import onnx_graph
 from ramnas_models.errors import BackendError
@@ -36,6 +41,27 @@ def test_cpu_is_always_available() -> None:
     assert ("onnxruntime-cpu", ort.__version__) in backends.available()
 
 
+def test_only_engines_that_open_a_model_are_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with onnxruntime-gpu and no GPU: CUDA is built in and does not load."""
+    monkeypatch.setattr(
+        backend_ort.ort, "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )  # fmt: skip
+    names = {engine for engine, _ in backends.available()}
+    if ort.get_device() == "CPU":
+        assert names == {"onnxruntime-cpu"}
+
+
+def test_auto_takes_an_engine_that_works_and_says_why_not_the_others() -> None:
+    found = fastest(model(), Options())
+    assert found.engine in {engine for engine, _ in backends.available()}
+    assert f"fastest of {found.engine}" in found.why
+    for engine in backends.ENGINES:
+        assert engine in found.why
+    with pytest.raises(BackendError, match=r"no engine runs this model: .*onnxruntime-cpu"):
+        fastest(b"no model", Options())
+
+
 def test_unknown_engine_says_what_is_known() -> None:
     with pytest.raises(BackendError, match="unknown engine 'tvm': known are onnxruntime-cpu"):
         backends.load("tvm")
@@ -53,13 +79,55 @@ def test_provider_that_does_not_load_is_an_error(monkeypatch: pytest.MonkeyPatch
     backend = backend_ort.OrtBackend("onnxruntime-cuda", "CUDAExecutionProvider")
     real = ort.InferenceSession
 
-    def quiet(data: bytes, settings: ort.SessionOptions, providers: object) -> object:
+    def quiet(data: bytes, settings: ort.SessionOptions, **options: object) -> object:
         plain = ort.SessionOptions()
         return real(data, plain, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(backend_ort.ort, "InferenceSession", quiet)
-    with pytest.raises(BackendError, match="CUDAExecutionProvider did not load"):
+    with pytest.raises(BackendError, match=r"CUDAExecutionProvider did not load, .* pip install"):
         backend.open(model(), Options())
+
+
+def test_the_library_that_a_provider_lacks_is_named(tmp_path: Path) -> None:
+    """A real shared object that needs one that is not there, as the CUDA provider needs cuBLAS."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    (tmp_path / "needed.c").write_text("int needed(void) { return 1; }")
+    (tmp_path / "provider.c").write_text("int needed(void); int f(void) { return needed(); }")
+    build = [compiler, "-shared", "-fPIC", "-o"]
+    needed, provider = tmp_path / "libneeded.so.13", tmp_path / "libonnxruntime_providers_cuda.so"
+    subprocess.run(
+        [*build, needed, tmp_path / "needed.c", "-Wl,-soname,libneeded.so.13"], check=True
+    )
+    subprocess.run([*build, provider, tmp_path / "provider.c", needed], check=True)
+    needed.unlink()
+    missing = backend_ort.missing_library("CUDAExecutionProvider", tmp_path)
+    assert missing.startswith("libneeded.so.13: cannot open shared object file")
+    assert backend_ort.missing_library("CPUExecutionProvider", tmp_path) == ""
+
+
+@pytest.mark.parametrize("level", ["all", "extended", "basic", "off"])
+@pytest.mark.parametrize("io_binding", [False, True])
+def test_every_option_gives_the_same_logits(level: str, io_binding: bool) -> None:
+    backend = backends.load("onnxruntime-cpu")
+    image = np.random.default_rng(0).standard_normal((1, 3, 24, 24)).astype(np.float32)
+    plain = backend.open(model(), Options()).infer({"image": image})[0]
+    session = backend.open(model(), Options(graph_optimization=level, io_binding=io_binding))
+    for _ in range(2):
+        np.testing.assert_allclose(session.infer({"image": image})[0], plain, atol=1e-5)
+    session.close()
+
+
+def test_openvino_runs_the_whole_graph_where_it_is_installed() -> None:
+    if "OpenVINOExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("needs onnxruntime-openvino in place of onnxruntime")
+    image = np.random.default_rng(0).standard_normal((1, 3, 24, 24)).astype(np.float32)
+    found = [
+        backends.load(engine).open(model(), Options()).infer({"image": image})[0]
+        for engine in ("onnxruntime-cpu", "onnxruntime-openvino")
+    ]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
 
 def test_bad_model_input_and_precision_are_named() -> None:
