@@ -33,6 +33,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     run.add_argument("--json", action="store_true", help="one JSON line a frame, then a summary")
     run.set_defaults(call=_run)
 
+    doctor = verbs.add_parser("doctor", help="what this machine is, what works, what to mend")
+    doctor.add_argument("--json", action="store_true", help="the report as JSON")
+    doctor.set_defaults(call=_doctor)
+
     args = parser.parse_args(argv)
     return guarded(lambda: args.call(args))
 
@@ -47,6 +51,18 @@ def _agent(args: argparse.Namespace) -> None:
     from ramnas_edge import agent
 
     agent.serve(args.connect, name=args.name, give_up_s=args.give_up_s)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    import msgspec
+
+    from ramnas_edge import doctor
+    from ramnas_models.errors import BackendError
+
+    report = doctor.examine(on_step=lambda step: print(step, file=sys.stderr))
+    print(msgspec.json.encode(report).decode() if args.json else doctor.text(report))
+    if not any(engine.works for engine in report.engines):
+        raise BackendError("no engine works on this machine; the report says what to do")
 
 
 def _run(args: argparse.Namespace) -> None:

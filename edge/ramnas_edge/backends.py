@@ -97,16 +97,26 @@ def load(engine: str) -> Backend:
     return backend
 
 
-def available() -> Tuple[Tuple[str, str], ...]:
-    """(engine, version) of every engine that really opens a model on this machine."""
+def probe(engine: str) -> Backend:
+    """The backend of `engine` once it has run a small network here; BackendError if it cannot."""
+    import numpy as np
+
     space = load_space("micro")
-    probe = onnx_graph.build(plan(space, space.min(), num_classes=2)).SerializeToString()
+    model = onnx_graph.build(plan(space, space.min(), num_classes=2)).SerializeToString()
+    backend = load(engine)
+    session = backend.open(model, Options())
+    shape = session.inputs[0].shape
+    session.infer({session.inputs[0].name: np.zeros(shape, np.float32)})
+    session.close()
+    return backend
+
+
+def available() -> Tuple[Tuple[str, str], ...]:
+    """(engine, version) of every engine that really runs a network on this machine."""
     found = []
     for engine in ENGINES:
         try:
-            backend = load(engine)
-            backend.open(probe, Options()).close()
+            found.append((engine, probe(engine).version))
         except BackendError:
             continue
-        found.append((engine, backend.version))
     return tuple(found)
