@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 
 from ramnas_host import loader, optimizer, sandwich
@@ -11,7 +12,6 @@ from ramnas_host.augment import Augmentation
 from ramnas_host.config import Recipe
 from ramnas_host.data import Dataset
 from ramnas_host.distributed import Ranks
-from ramnas_host.train import seed_step
 from ramnas_models.supernet import Subnet
 
 
@@ -38,7 +38,7 @@ def finetune(
         dataset.train, recipe, 0, steps, rank=ranks.rank, world=ranks.world, workers=workers
     )
     for step, batch in enumerate(drawn):
-        seed_step(recipe, step, ranks)
+        torch.manual_seed(recipe.seed * steps + step)  # of augmentation
         x = augmentation(batch.pixels.to(ranks.device))
         images = sandwich.at_any_resolution(x, how.interpolation)
         logits = subnet(images(subnet.plan.input_hw[0]))
@@ -50,5 +50,5 @@ def finetune(
         ranks.average_gradients(subnet.parameters())
         lr = recipe.lr * optimizer.rate(step, steps, recipe.warm_up_epochs * per_epoch)
         optimizer.update(sgd, subnet, recipe, lr)
-        on_step(step + 1, float(loss))
+        on_step(step + 1, float(loss.detach()))
     return subnet.eval()

@@ -86,7 +86,8 @@ def train(
     for step, batch in enumerate(drawn, start=first):
         broken = _count_broken(broken, batch.broken, ranks, recipe)
         archs = sandwich.draw(space, net, np.random.default_rng((recipe.seed, step)))
-        seed_step(recipe, step, ranks)
+        seed = np.random.SeedSequence((recipe.seed, step, ranks.rank)).generate_state(1)
+        torch.manual_seed(int(seed[0]))  # of augmentation, dropout and drop-connect
         x = augmentation(batch.pixels.to(ranks.device, non_blocking=True))
         images = sandwich.at_any_resolution(x, how.interpolation)
         labels = batch.labels.to(ranks.device, non_blocking=True)
@@ -108,12 +109,6 @@ def train(
     if kept:
         kept.finish()
     return net
-
-
-def seed_step(recipe: Recipe, step: int, ranks: Ranks) -> None:
-    """Seed torch's generators, of augmentation, dropout and drop-connect, for one step."""
-    seed = np.random.SeedSequence((recipe.seed, step, ranks.rank)).generate_state(1)
-    torch.manual_seed(int(seed[0]))
 
 
 def _compiled(net: Supernet) -> sandwich.Forward:
