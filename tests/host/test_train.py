@@ -255,7 +255,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
         photograph = load_sample_images().images[i % 2]
         height, width = rng.integers(200, 420, 2)
         top, left = rng.integers(0, 427 - height), rng.integers(0, 640 - width)
-        part = root / ("train" if i < 98 else "val") / f"n{i % 5:08d}"
+        part = root / ("train" if i < 56 else "val") / f"n{i % 5:08d}"
         part.mkdir(parents=True, exist_ok=True)
         crop = photograph[top : top + height, left : left + width, ::-1]
         cv2.imwrite(str(part / f"{i}.JPEG"), crop)
@@ -269,7 +269,7 @@ def test_the_full_size_path_trains_on_an_imagenet_style_folder(
     (imagenet / "train/n00000000/broken.JPEG").write_bytes(b"\xff\xd8\xff no JPEG")
     content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
     content.update(
-        batch_size=4, epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=8, precision="fp32",
+        batch_size=2, epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=8, precision="fp32",
         max_broken=1, images={"train": 0, "validation": 16, "calibration": 16},
     )  # fmt: skip
     content["optimizer"]["lr"] = 0.02
@@ -286,9 +286,20 @@ def test_the_full_size_path_trains_on_an_imagenet_style_folder(
     assert ran.stderr.count("broken image 1:") == 1
     loaded = checkpoint.load(tmp_path / "out/supernet.safetensors")
     assert loaded.about.preprocessing.crop == 224
-    content["max_broken"] = 0
-    recipe.write_text(yaml.safe_dump(content))
-    strict = run(train_verb(recipe, tmp_path / "strict", *options))
+
+
+def test_more_broken_images_than_the_recipe_bears_stop_training(
+    imagenet: Path, tmp_path: Path
+) -> None:
+    (imagenet / "train/n00000000/broken.JPEG").write_bytes(b"\xff\xd8\xff no JPEG")
+    content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
+    content.update(
+        batch_size=8, epochs=1, warm_up_epochs=0, max_broken=0, precision="fp32",
+        images={"train": 0, "validation": 16, "calibration": 16},
+    )  # fmt: skip
+    (tmp_path / "strict.yaml").write_text(yaml.safe_dump(content))
+    command = train_verb(tmp_path / "strict.yaml", tmp_path / "out", "--data", imagenet)
+    strict = run([*command, "--workers", "2"])
     assert strict.returncode == 2
     assert "1 broken images, more than max_broken 0, such as" in strict.stderr
     assert "broken.JPEG" in strict.stderr
