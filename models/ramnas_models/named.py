@@ -61,7 +61,8 @@ def _read(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpaceError(f"cannot read arch {path}: {error}") from error
+        reason = " ".join(str(error).split())  # YAML's errors span lines
+        raise SpaceError(f"cannot read arch {path}: {reason}") from error
 
 
 def _arch(space: Space, content: Any, where: str) -> Arch:
