@@ -124,7 +124,10 @@ def _plain_step(
 
 
 def _largest_error(net: Supernet, archs: list[Arch], copies: list[Subnet]) -> float:
-    """Largest difference of a gradient from the sum over the copies, relative to its tensor."""
+    """Largest difference of a gradient from the sum over the copies, relative to its tensor.
+
+    Tensors whose gradient is below a thousandth of the largest count as that thousandth.
+    """
     expected = {key: torch.zeros_like(p) for key, p in net.named_parameters()}
     for copy in copies:
         for key, parameter in copy.named_parameters():
@@ -135,10 +138,11 @@ def _largest_error(net: Supernet, archs: list[Arch], copies: list[Subnet]) -> fl
                 edge = (expected[key].shape[2] - parameter.shape[2]) // 2
                 where[2:] = [slice(edge, edge + parameter.shape[2])] * 2
             expected[key][tuple(where)] += parameter.grad
+    floor = 1e-3 * max(float(grad.abs().max()) for grad in expected.values())
     largest = 0.0
     for key, parameter in net.named_parameters():
         if parameter.grad is not None:
-            scale = max(1.0, float(expected[key].abs().max()))
+            scale = max(floor, float(expected[key].abs().max()))
             error = float((parameter.grad - expected[key]).abs().max()) / scale
             largest = max(largest, error)
     return largest
