@@ -248,7 +248,7 @@ def test_a_file_that_is_no_supernet_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ImageNet-style folder: 300 JPEG crops of two real photographs in 5 classes."""
+    """An ImageNet-style folder: 300 JPEG crops of two real photographs in 5 classes, one broken."""
     root = tmp_path_factory.mktemp("imagenet")
     rng = np.random.default_rng(0)
     for i in range(300):
@@ -259,22 +259,27 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
         part.mkdir(parents=True, exist_ok=True)
         crop = photograph[top : top + height, left : left + width, ::-1]
         cv2.imwrite(str(part / f"{i}.JPEG"), crop)
+    (root / "train/n00000000/broken.JPEG").write_bytes(b"\xff\xd8\xff no JPEG")
     return root
+
+
+def small_imagenet(path: Path, **changes: object) -> Path:
+    """The recipe `imagenet` for a handful of images on a CPU, written to `path`."""
+    content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
+    content.update(
+        epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=8, precision="fp32",
+        images={"train": 0, "validation": 16, "calibration": 16}, **changes,
+    )  # fmt: skip
+    content["optimizer"]["lr"] = 0.02
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
 def test_the_full_size_path_trains_on_an_imagenet_style_folder(
     imagenet: Path, tmp_path: Path
 ) -> None:
     """`table1` by the recipe `imagenet`, fewer and smaller batches: 20 steps, a broken image."""
-    (imagenet / "train/n00000000/broken.JPEG").write_bytes(b"\xff\xd8\xff no JPEG")
-    content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
-    content.update(
-        batch_size=2, epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=8, precision="fp32",
-        max_broken=1, images={"train": 0, "validation": 16, "calibration": 16},
-    )  # fmt: skip
-    content["optimizer"]["lr"] = 0.02
-    recipe = tmp_path / "small.yaml"
-    recipe.write_text(yaml.safe_dump(content))
+    recipe = small_imagenet(tmp_path / "small.yaml", batch_size=2, max_broken=1)
     options = ("--space", "table1", "--data", imagenet, "--workers", "2")
     ran = run(train_verb(recipe, tmp_path / "out", *options))
     assert ran.returncode == 0, ran.stderr
@@ -291,14 +296,8 @@ def test_the_full_size_path_trains_on_an_imagenet_style_folder(
 def test_more_broken_images_than_the_recipe_bears_stop_training(
     imagenet: Path, tmp_path: Path
 ) -> None:
-    (imagenet / "train/n00000000/broken.JPEG").write_bytes(b"\xff\xd8\xff no JPEG")
-    content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
-    content.update(
-        batch_size=8, epochs=1, warm_up_epochs=0, max_broken=0, precision="fp32",
-        images={"train": 0, "validation": 16, "calibration": 16},
-    )  # fmt: skip
-    (tmp_path / "strict.yaml").write_text(yaml.safe_dump(content))
-    command = train_verb(tmp_path / "strict.yaml", tmp_path / "out", "--data", imagenet)
+    recipe = small_imagenet(tmp_path / "strict.yaml", batch_size=8, max_broken=0)
+    command = train_verb(recipe, tmp_path / "out", "--data", imagenet)
     strict = run([*command, "--workers", "2"])
     assert strict.returncode == 2
     assert "1 broken images, more than max_broken 0, such as" in strict.stderr
