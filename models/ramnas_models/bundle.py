@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import List, Mapping, Optional, Tuple, Union
+from typing import Iterator, Mapping, Optional, Tuple, Union
 
 import msgspec
 
+from ramnas_models.anchors import Anchors
 from ramnas_models.errors import BundleError
-from ramnas_models.files import new_folder
+from ramnas_models.files import new_folder, write_file
+from ramnas_models.head_plan import CLASSIFICATION, DETECTION, TASKS
 from ramnas_models.onnx_graph import Normalisation
-from ramnas_models.space import Arch
+from ramnas_models.space import Arch, Space
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A figure between 0 and 1 with what it is: metric `top1`, split `test`."""
+    """A figure between 0 and 1 with what it is: `top1`, `mAP50-95`, `mIoU`; split `test`."""
 
     metric: str
     value: float
@@ -52,16 +54,24 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One network of the front; `input_hw` in pixels, `file` relative to the bundle."""
+    """One network of a front; `input_hw` in pixels, `file` relative to the bundle.
+
+    `accuracies`: the first one orders the front; empty: not measured. `anchors`: of a detector.
+    """
 
     arch_id: str
     arch: Arch
     file: str
     sha256: str
     input_hw: Tuple[int, int]
-    accuracy: Optional[Accuracy]  # None: not measured
+    accuracies: Tuple[Accuracy, ...]
     cost: Cost
     latency: Tuple[Latency, ...]
+    anchors: Optional[Anchors] = None
+
+    @property
+    def accuracy(self) -> Optional[Accuracy]:
+        return self.accuracies[0] if self.accuracies else None
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,16 +88,31 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crop: Optional[int] = None
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    format: int
+class Front(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The models of one task, fast to slow, and what they share.
+
+    Classes are in the order of the outputs: class k is value k of a class map, and column k of the
+    logits, of a detector k + 1 (column 0 is the background).
+    """
+
     task: str
     classes: Tuple[str, ...]
-    space: str
-    space_hash: str
     preprocessing: Preprocessing
+    models: Tuple[Model, ...]
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`licence` and `source` are of the weights; `space` is whole, as its file may be elsewhere."""
+
+    format: int
+    space: Space
     licence: str
     source: str
-    models: Tuple[Model, ...]
+    tasks: Tuple[Front, ...]
+
+
+class _Version(msgspec.Struct):
+    format: int
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -95,6 +120,19 @@ class Bundle(msgspec.Struct, frozen=True):
 
     path: Path
     manifest: Manifest
+
+    def front(self, task: Optional[str] = None) -> Front:
+        """The front of `task`; without one, that of the only task. BundleError if there is none."""
+        fronts = self.manifest.tasks
+        found = [front for front in fronts if task in (None, front.task)]
+        if len(found) != 1:
+            known = ", ".join(front.task for front in fronts)
+            raise BundleError(
+                f"{self.path}: name its task, one of {known}"
+                if task is None
+                else f"{self.path}: no task '{task}'; it has {known}"
+            )
+        return found[0]
 
     def read_model(self, model: Model) -> bytes:
         """The ONNX bytes of `model`; BundleError if they are not those of the manifest."""
@@ -119,20 +157,25 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
     folder = Path(path)
     file = folder / MANIFEST
     try:
-        manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
+        content = file.read_bytes()
+        version = msgspec.json.decode(content, type=_Version).format
+        if version != FORMAT:
+            raise BundleError(
+                f"{file}: format {version}, this ramnas reads {FORMAT}; write the bundle again"
+            )
+        manifest = msgspec.json.decode(content, type=Manifest)
     except OSError as error:
         raise BundleError(
             f"{folder} is no bundle: cannot read {file} ({error.strerror})"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{file}: {error}") from error
-    if manifest.format != FORMAT:
-        raise BundleError(f"{file}: format {manifest.format}, this ramnas reads {FORMAT}")
-    if not manifest.models:
-        raise BundleError(f"{file}: names no model")
+    for trouble in _troubles(manifest):
+        raise BundleError(f"{file}: {trouble}")
     bundle = Bundle(folder, manifest)
-    for model in manifest.models:
-        bundle.read_model(model)
+    for front in manifest.tasks:
+        for model in front.models:
+            bundle.read_model(model)
     return bundle
 
 
@@ -141,18 +184,80 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
     The hashes in the manifest are set here.
     """
-    models: List[Model] = []
+
+    def put(folder: Path, model: Model) -> Model:
+        target = _inside(folder, model.file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(files[model.file])
+        return msgspec.structs.replace(model, sha256=hashlib.sha256(files[model.file]).hexdigest())
+
+    for trouble in _troubles(manifest):
+        raise BundleError(f"{path} would be no bundle: {trouble}")
     with new_folder(path) as folder:
-        for model in manifest.models:
-            target = _inside(folder, model.file)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(files[model.file])
-            digest = hashlib.sha256(files[model.file]).hexdigest()
-            models.append(msgspec.structs.replace(model, sha256=digest))
-        manifest = msgspec.structs.replace(manifest, models=tuple(models))
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (folder / MANIFEST).write_bytes(text + b"\n")
+        fronts = tuple(
+            msgspec.structs.replace(front, models=tuple(put(folder, m) for m in front.models))
+            for front in manifest.tasks
+        )
+        manifest = msgspec.structs.replace(manifest, tasks=fronts)
+        (folder / MANIFEST).write_bytes(_text(manifest))
     return Bundle(path, manifest)
+
+
+def add_latencies(bundle: Bundle, found: Mapping[str, Latency]) -> Bundle:
+    """Write `found`, by the sha256 of the graph, into the manifest, in place of older figures.
+
+    The models stay as they are. FileError if it cannot be written; it is whole either way.
+    """
+
+    def told(model: Model) -> Model:
+        new = found.get(model.sha256)
+        if new is None:
+            return model
+        kept = tuple(old for old in model.latency if conditions(old) != conditions(new))
+        return msgspec.structs.replace(model, latency=(*kept, new))
+
+    fronts = tuple(
+        msgspec.structs.replace(front, models=tuple(map(told, front.models)))
+        for front in bundle.manifest.tasks
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, tasks=fronts)
+    write_file(bundle.path / MANIFEST, _text(manifest))
+    return Bundle(bundle.path, manifest)
+
+
+def conditions(latency: Latency) -> Tuple[object, ...]:
+    """Under which it was measured; a model has one figure for each, the newest."""
+    return (
+        latency.device_class, latency.engine, latency.precision, latency.threads, latency.batch,
+        latency.frame_hw,
+    )  # fmt: skip
+
+
+def _text(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def _troubles(manifest: Manifest) -> Iterator[str]:
+    """What a manifest of the right types may still get wrong."""
+    if not any(front.models for front in manifest.tasks):
+        yield "names no model"
+    tasks = [front.task for front in manifest.tasks]
+    for task in tasks:
+        if task not in TASKS:
+            yield f"task '{task}': known are {', '.join(TASKS)}"
+        if tasks.count(task) > 1:
+            yield f"task {task} stands there twice"
+    for front in manifest.tasks:
+        ids = [model.arch_id for model in front.models]
+        how = front.preprocessing
+        if len(set(ids)) < len(ids):
+            yield f"task {front.task} has an arch_id twice"
+        if not front.models:
+            yield f"task {front.task} names no model"
+        if front.task != CLASSIFICATION and (how.resize_short or how.crop):
+            yield f"task {front.task}: boxes and masks are of the whole frame, which is cropped"
+        if front.task == DETECTION and not all(model.anchors for model in front.models):
+            yield "task detection: a model has no anchors"
 
 
 def _inside(folder: Path, name: str) -> Path:

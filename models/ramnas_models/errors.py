@@ -23,6 +23,18 @@ class BackendError(RamnasError):
     """An engine or provider that cannot be loaded, or that failed on a model."""
 
 
+class EngineError(BackendError):
+    """An engine that ran the models before and failed on a frame."""
+
+
+class OutOfMemoryError(BackendError):
+    """The engine could not get the memory that the model needs."""
+
+
+class DeviceError(RamnasError):
+    """A setting of the board that does not exist, or cannot be changed or put back."""
+
+
 class SourceError(RamnasError):
     """An image, folder or frame that cannot be read as an image."""
 

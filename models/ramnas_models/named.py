@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, List, Mapping, Optional, Sequence
 
 import msgspec
 import yaml
@@ -23,13 +23,21 @@ _NAMED = {
 }
 
 
-def find_arch(space: Space, wanted: str, known: Sequence[Arch] = ()) -> Arch:
+def find_arch(
+    space: Space,
+    wanted: str,
+    known: Sequence[Arch] = (),
+    family: Optional[Mapping[str, Arch]] = None,
+) -> Arch:
     """An arch of `space` by name (A0 to A6, min, max), by id among `known`, or from a YAML file.
 
-    The YAML is the list of its integers, or `resolution`, `stem`, `stages` and `head` by name.
+    A name of `family` comes before a published one. The YAML is the list of its integers, or
+    `resolution`, `stem`, `stages` and `head` by name.
     """
     if wanted in ("min", "max"):
         return space.min() if wanted == "min" else space.max()
+    if family and wanted in family:
+        return space.check(family[wanted])
     if wanted in _NAMED:
         resolution, widths, *digits = _NAMED[wanted]
         return space.decode([resolution, *widths, *(int(d) for part in digits for d in part)])
@@ -39,8 +47,8 @@ def find_arch(space: Space, wanted: str, known: Sequence[Arch] = ()) -> Arch:
     if wanted.endswith((".yaml", ".yml")):
         return _arch(space, _read(Path(wanted)), wanted)
     raise SpaceError(
-        f"unknown arch '{wanted}': give {', '.join(_NAMED)}, min, max, the id of an arch in the "
-        "given front, or a .yaml file"
+        f"unknown arch '{wanted}': give {', '.join(_NAMED)}, min, max, the id or name of an "
+        "arch in the given front, or a .yaml file"
     )
 
 

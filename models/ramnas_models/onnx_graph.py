@@ -2,209 +2,83 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
-import msgspec
-import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from ramnas_models.plan import BN_EPS, Block, Conv, Linear, Plan, Shortcut, SqueezeExcite
+from ramnas_models import onnx_heads
+from ramnas_models.head_plan import LRASPPPlan, SSDLitePlan
+from ramnas_models.onnx_layers import IR_VERSION, OPSET, Graph, Normalisation
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from ramnas_models.head_plan import AnyPlan
+    from ramnas_models.onnx_layers import Array
 
-    Array = NDArray[np.float32]
-
-OPSET, IR_VERSION = 17, 8  # loaded by every onnxruntime since 1.12, JetPack 5's included
-
-
-class Normalisation(msgspec.Struct, frozen=True):
-    """(x / 255 - mean) / std per channel, in the order of `channels` ("rgb" or "bgr").
-
-    A uint8 image input is always BGR, as OpenCV reads it; a float input is already normalised.
-    """
-
-    mean: Tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: Tuple[float, float, float] = (0.229, 0.224, 0.225)
-    channels: str = "rgb"
+__all__ = ["IR_VERSION", "OPSET", "Normalisation", "build"]
 
 
 def build(
-    plan: Plan,
+    plan: AnyPlan,
     weights: Optional[Mapping[str, Array]] = None,
     *,
     image_input: bool = False,
     normalisation: Normalisation = Normalisation(),
     batch: Optional[int] = 1,
+    logits: bool = False,
 ) -> ModelProto:
-    """The classification graph of `plan`.
+    """The graph of `plan`.
 
     Input `image`: float32 [batch, 3, h, w], or with `image_input` uint8 [batch, h, w, 3] in BGR.
-    Output `logits`: float32 [batch, classes]. `batch=None` makes it symbolic (`N`).
+    `batch=None` makes it symbolic (`N`).
+
+    Outputs, float32 but for the class map:
+    classification `logits` [batch, classes];
+    detection `class_logits` [batch, anchors, 1 + classes], background first, and `box_regression`
+    [batch, anchors, 4], raw: `anchors.decode` and non-maximum suppression are left to the caller;
+    segmentation `class_map` uint8 [batch, h, w], or with `logits` `class_logits`
+    [batch, classes, h, w] for an engine without ArgMax or uint8, at the plan's `output_hw`.
+
     `weights`: tensors by the plan's keys, BatchNorm statistics included (folded here); without
     them well-scaled random ones, good for timing only.
     """
-    graph = _Graph(weights)
+    graph = Graph(weights)
+    backbone = plan.backbone if isinstance(plan, (SSDLitePlan, LRASPPPlan)) else plan
     height, width = plan.input_hw
     n = "N" if batch is None else batch
     if image_input:
         source = _value("image", TensorProto.UINT8, (n, height, width, 3))
-        x = graph.image("image", plan.stem, normalisation)
+        x = graph.image("image", backbone.stem, normalisation)
     else:
         source = _value("image", TensorProto.FLOAT, (n, 3, height, width))
-        x = graph.conv("image", plan.stem)
-    for block in plan.blocks:
+        x = graph.conv("image", backbone.stem)
+    features = []
+    for block in backbone.blocks:
         x = graph.block(x, block)
-    x = graph.conv(x, plan.head_expand)
-    x = graph.node("GlobalAveragePool", [x])
-    x = graph.conv(x, plan.head_mix)
-    x = graph.node("Flatten", [x])
-    graph.linear(x, plan.classifier, out="logits")
+        features.append(x)
+    if isinstance(plan, SSDLitePlan):
+        onnx_heads.ssdlite(graph, plan, features)
+        outputs = [
+            _value(
+                "class_logits", TensorProto.FLOAT, (n, plan.anchors.count, 1 + plan.num_classes)
+            ),
+            _value("box_regression", TensorProto.FLOAT, (n, plan.anchors.count, 4)),
+        ]
+    elif isinstance(plan, LRASPPPlan):
+        onnx_heads.lraspp(graph, plan, features, logits)
+        hw = plan.output_hw
+        outputs = [
+            _value("class_logits", TensorProto.FLOAT, (n, plan.num_classes, *hw))
+            if logits
+            else _value("class_map", TensorProto.UINT8, (n, *hw))
+        ]
+    else:
+        onnx_heads.classifier(graph, plan, x)
+        outputs = [_value("logits", TensorProto.FLOAT, (n, plan.classifier.c_out))]
     graph.proto.name = f"ramnas_{plan.arch_id}"
     graph.proto.input.append(source)
-    graph.proto.output.append(_value("logits", TensorProto.FLOAT, (n, plan.classifier.c_out)))
+    graph.proto.output.extend(outputs)
     return graph.model
 
 
 def _value(name: str, dtype: int, shape: Sequence[Any]) -> Any:
     return helper.make_tensor_value_info(name, dtype, list(shape))
-
-
-class _Graph:
-    """Nodes and initialisers, appended in order of execution.
-
-    Written straight into the model: the helpers of the onnx package would copy all weights twice.
-    """
-
-    def __init__(self, weights: Optional[Mapping[str, Array]]) -> None:
-        self.model = ModelProto(ir_version=IR_VERSION, producer_name="ramnas")
-        self.model.opset_import.append(helper.make_opsetid("", OPSET))
-        self.proto = self.model.graph
-        self._weights = weights
-
-    # -- the network -----------------------------------------------------------------------------
-
-    def block(self, x: str, block: Block) -> str:
-        shortcut = self.shortcut(x, block.shortcut) if block.shortcut else None
-        if block.expand:
-            x = self.conv(x, block.expand)
-        x = self.conv(x, block.depthwise)
-        if block.se:
-            x = self.squeeze_excite(x, block.se)
-        # if random: small residual branches keep the sum over many blocks in range
-        x = self.conv(x, block.project, gain=0.2 if block.shortcut else 1.0)
-        return x if shortcut is None else self.node("Add", [x, shortcut])
-
-    def shortcut(self, x: str, shortcut: Shortcut) -> str:
-        if shortcut.pool:
-            # count_include_pad: the padded zeros take part in the mean, as in the supernet
-            x = self.node(
-                "AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2],
-                pads=[*shortcut.pool_padding] * 2, count_include_pad=1,
-            )  # fmt: skip
-        return self.conv(x, shortcut.conv) if shortcut.conv else x
-
-    def squeeze_excite(self, x: str, se: SqueezeExcite) -> str:
-        scale = self.node("GlobalAveragePool", [x])
-        scale = self.conv(self.conv(scale, se.reduce), se.expand)
-        return self.node("Mul", [x, self.hard_sigmoid(scale)])
-
-    def hard_sigmoid(self, x: str) -> str:
-        """relu6(x + 3) / 6."""
-        return self.node("HardSigmoid", [x], alpha=1 / 6, beta=0.5)
-
-    def conv(self, x: str, layer: Conv, gain: float = 1.0) -> str:
-        return self._conv(x, layer, *self._conv_weights(layer, gain))
-
-    def image(self, x: str, layer: Conv, normalisation: Normalisation) -> str:
-        """uint8 NHWC BGR -> stem. Channel order and 1 / std go into the stem's weights.
-
-        The mean is a node of its own: the convolution pads with zeros after normalisation, so a
-        mean folded into the bias would be wrong along the border.
-        """
-        weight, bias = self._conv_weights(layer)
-        weight = weight / (255 * np.asarray(normalisation.std, np.float32)[:, None, None])
-        mean = 255 * np.asarray(normalisation.mean, np.float32)
-        if normalisation.channels == "rgb":
-            weight, mean = weight[:, ::-1], mean[::-1]
-        x = self.node("Cast", [x], to=TensorProto.FLOAT)
-        x = self.node("Sub", [x, self.tensor("image.mean", mean)])
-        x = self.node("Transpose", [x], perm=[0, 3, 1, 2])
-        return self._conv(x, layer, weight, bias)
-
-    def linear(self, x: str, layer: Linear, out: str) -> str:
-        weight = self._weight(f"{layer.key}.weight", (layer.c_out, layer.c_in))
-        bias = self._bias(f"{layer.key}.bias", layer.c_out)
-        inputs = [x, self.tensor(f"{layer.key}.weight", weight)]
-        return self.node("Gemm", [*inputs, self.tensor(f"{layer.key}.bias", bias)], out, transB=1)
-
-    # -- nodes and tensors -----------------------------------------------------------------------
-
-    def node(self, op: str, inputs: List[str], out: Optional[str] = None, **attributes: Any) -> str:
-        name = out or f"{op}_{len(self.proto.node)}"
-        node = self.proto.node.add(op_type=op, name=name, input=inputs, output=[name])
-        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
-        return name
-
-    def tensor(self, name: str, value: Array) -> str:
-        data = np.ascontiguousarray(value, np.float32)
-        tensor = self.proto.initializer.add(name=name, data_type=TensorProto.FLOAT, dims=data.shape)
-        tensor.raw_data = data.tobytes()
-        return name
-
-    def _conv(self, x: str, layer: Conv, weight: Array, bias: Optional[Array]) -> str:
-        inputs = [x, self.tensor(f"{layer.key}.weight", weight)]
-        if bias is not None:
-            inputs.append(self.tensor(f"{layer.key}.bias", bias))
-        x = self.node(
-            "Conv", inputs,
-            kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
-            pads=[layer.kernel // 2] * 4, group=layer.c_in if layer.depthwise else 1,
-        )  # fmt: skip
-        if layer.act == "swish":
-            return self.node("Mul", [x, self.node("Sigmoid", [x])])
-        if layer.act == "hswish":  # HardSwish itself is missing in older engines
-            return self.node("Mul", [x, self.hard_sigmoid(x)])
-        if layer.act == "relu":
-            return self.node("Relu", [x])
-        return x
-
-    def _conv_weights(self, layer: Conv, gain: float = 1.0) -> Tuple[Array, Optional[Array]]:
-        """Weight and bias with BatchNorm folded in."""
-        weight = self._weight(f"{layer.key}.weight", layer.weight_shape, gain)
-        if not layer.norm:
-            return weight, self._bias(f"{layer.key}.bias", layer.c_out) if layer.bias else None
-        if self._weights is None:
-            return weight, self._bias("", layer.c_out)
-        gamma, beta, mean, var = (
-            self._weights[f"{layer.key}.bn.{part}"]
-            for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        scale = gamma / np.sqrt(var + BN_EPS)
-        return weight * scale[:, None, None, None], beta - mean * scale
-
-    def _weight(self, key: str, shape: Tuple[int, ...], gain: float = 1.0) -> Array:
-        if self._weights is not None:
-            return self._weights[key]
-        std = gain * math.sqrt(2 / math.prod(shape[1:]))  # He initialisation
-        return _noise(round(2 * math.log2(std)), math.prod(shape)).reshape(shape)
-
-    def _bias(self, key: str, size: int) -> Array:
-        return np.zeros(size, np.float32) if self._weights is None else self._weights[key]
-
-
-_shared_noise: Dict[int, Array] = {}
-
-
-def _noise(half_octave: int, size: int) -> Array:
-    """`size` normal numbers of std 2 ** (half_octave / 2), from a buffer that all layers share.
-
-    Timing does not depend on the values, only on their staying clear of denormals and infinities,
-    so a std within 20 % will do and nothing is computed twice.
-    """
-    known = _shared_noise.get(half_octave)
-    if known is None or known.size < size:
-        fresh = np.random.default_rng(0).standard_normal(size, np.float32)
-        known = _shared_noise[half_octave] = fresh * np.float32(2 ** (half_octave / 2))
-    return known[:size]

@@ -6,6 +6,7 @@ layer's tensors: `<key>.weight`, `<key>.bias`, `<key>.bn.weight` and so on.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Dict, Iterator, Optional, Tuple, Union
 
@@ -24,7 +25,7 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, padded by kernel // 2, with what follows it: BatchNorm or bias, activation."""
+    """A convolution, padded to keep its size, with what follows: BatchNorm or bias, activation."""
 
     key: str
     c_in: int
@@ -36,6 +37,11 @@ class Conv:
     norm: bool = True
     bias: bool = False
     act: Optional[str] = None
+    dilation: int = 1
+
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2 * self.dilation
 
     @property
     def out_hw(self) -> Tuple[int, int]:
@@ -140,34 +146,12 @@ class PartCost:
         return PartCost(*(a + b for a, b in zip(astuple(self), astuple(other))))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One network, ready to be built: by torch, as an ONNX graph, or only to be counted."""
+class Costed(ABC):
+    """What the layers of a plan add up to."""
 
-    arch_id: str
-    input_hw: Tuple[int, int]
-    stem: Conv
-    blocks: Tuple[Block, ...]
-    head_expand: Conv
-    head_mix: Conv
-    classifier: Linear
-
+    @abstractmethod
     def layers(self) -> Iterator[Layer]:
         """Every layer that has weights, in order of execution."""
-        yield self.stem
-        for block in self.blocks:
-            if block.expand:
-                yield block.expand
-            yield block.depthwise
-            if block.se:
-                yield block.se.reduce
-                yield block.se.expand
-            yield block.project
-            if block.shortcut and block.shortcut.conv:
-                yield block.shortcut.conv
-        yield self.head_expand
-        yield self.head_mix
-        yield self.classifier
 
     @property
     def macs(self) -> int:
@@ -197,11 +181,44 @@ class Plan:
         """
         rows: Dict[Tuple[str, str], PartCost] = {}
         for layer in self.layers():
-            key = (_part(layer.key), _operator(layer))
+            key = (part_of(layer.key), operator_of(layer))
             rows[key] = rows.get(key, PartCost()) + PartCost(
                 1, layer.macs, layer.params, layer.elements_in, layer.elements
             )
         return rows
+
+
+@dataclass(frozen=True)
+class Plan(Costed):
+    """One classifier, ready to be built: by torch, as an ONNX graph, or only to be counted."""
+
+    arch_id: str
+    input_hw: Tuple[int, int]
+    stem: Conv
+    blocks: Tuple[Block, ...]
+    head_expand: Conv
+    head_mix: Conv
+    classifier: Linear
+
+    def layers(self) -> Iterator[Layer]:
+        yield from self.backbone_layers()
+        yield self.head_expand
+        yield self.head_mix
+        yield self.classifier
+
+    def backbone_layers(self) -> Iterator[Conv]:
+        """Stem and blocks, which the heads of other tasks keep."""
+        yield self.stem
+        for block in self.blocks:
+            if block.expand:
+                yield block.expand
+            yield block.depthwise
+            if block.se:
+                yield block.se.reduce
+                yield block.se.expand
+            yield block.project
+            if block.shortcut and block.shortcut.conv:
+                yield block.shortcut.conv
 
 
 def plan(
@@ -271,15 +288,16 @@ def _shortcut(space: Space, key: str, depthwise: Conv, c_in: int, c_out: int) ->
     return Shortcut(stride == 2, parity, None if c_in == c_out else conv)
 
 
-def _part(key: str) -> str:
-    """`stages.2.1.expand` -> `stage3`; the head's layers and the classifier -> `head`."""
+def part_of(key: str) -> str:
+    """`stages.2.1.expand` -> `stage3`; all after the stages, whatever the task -> `head`."""
     first, *rest = key.split(".")
     if first == "stages":
         return f"stage{int(rest[0]) + 1}"
     return "stem" if first == "stem" else "head"
 
 
-def _operator(layer: Layer) -> str:
+def operator_of(layer: Layer) -> str:
+    """conv (full), pointwise, depthwise, se, shortcut or linear."""
     if isinstance(layer, Linear):
         return "linear"
     if ".se." in layer.key or layer.key.endswith("shortcut"):

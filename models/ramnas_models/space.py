@@ -129,6 +129,10 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The largest choice everywhere."""
         return self.decode([slot.choices[-1] for slot in _slots(self)])
 
+    def choices(self) -> Tuple[Ints, ...]:
+        """What may stand in each slot of the encoding, rising (0 besides, past the depth)."""
+        return tuple(slot.choices for slot in _slots(self))
+
     def size(self) -> int:
         """How many different archs there are."""
         total = len(self.resolutions) * len(self.stem.widths) * len(self.head.widths)

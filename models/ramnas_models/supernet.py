@@ -7,9 +7,9 @@ the supernet every layer takes a slice (a view) of its tensors, in a subnet they
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from ramnas_models.plan import (
     plan,
 )
 from ramnas_models.space import Arch, Space
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def _own(source: nn.Module | None, name: str, shape: tuple[int, ...], fill: float = 0.0) -> Tensor:
@@ -101,7 +104,7 @@ class ElasticConv(nn.Module):
             weight = weight[:c_out, :c_in, edge : edge + kernel, edge : edge + kernel]
         bias = None if self.bias is None else self.bias[:c_out]
         groups = layer.c_in if layer.depthwise else 1
-        x = F.conv2d(x, weight, bias, layer.stride, kernel // 2, 1, groups)
+        x = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
         if self.bn is not None:
             bn = self.bn
             fill = self.momentum is not None
@@ -163,14 +166,14 @@ class ElasticLinear(nn.Module):
 class Net(nn.Module):
     """The tensors of a set of layers, and the forward pass of any plan that they can serve.
 
-    New tensors, or copies cut out of those of `source`.
+    Copies cut out of those of `source`, or new tensors where it has none.
     """
 
     def __init__(self, layers: Iterable[Layer], source: Net | None = None) -> None:
         super().__init__()
         self._layers: dict[str, ElasticConv | ElasticLinear] = {}
         for layer in layers:
-            whole: Any = source._layers[layer.key] if source else None
+            whole: Any = source._layers.get(layer.key) if source else None
             module = (
                 ElasticConv(layer, whole)
                 if isinstance(layer, Conv)
@@ -188,15 +191,31 @@ class Net(nn.Module):
     def run(self, x: Tensor, plan: Plan, drop: Drop | None = None) -> Tensor:
         """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
         drop = drop or Drop()
-        x = self._apply_layer(x, plan.stem)
-        for place, block in enumerate(plan.blocks):
-            x = self._block(x, block, drop.of_block(place, plan))
+        (x,) = self.features(x, plan, [len(plan.blocks) - 1], drop)
         x = self._apply_layer(x, plan.head_expand)
         x = x.mean((2, 3), keepdim=True)
         x = self._apply_layer(x, plan.head_mix).flatten(1)
         if drop.dropout:
             x = F.dropout(x, drop.dropout)
         return self._apply_layer(x, plan.classifier)
+
+    def features(
+        self, x: Tensor, plan: Plan, places: Sequence[int], drop: Drop | None = None
+    ) -> list[Tensor]:
+        """Images [n, 3, h, w], normalised -> the outputs of the blocks at `places`, in order."""
+        drop, found = drop or Drop(), []
+        x = self._apply_layer(x, plan.stem)
+        for place, block in enumerate(plan.blocks):
+            x = self._block(x, block, drop.of_block(place, plan))
+            if place in places:
+                found.append(x)
+        return found
+
+    def synchronise_batchnorm(self) -> None:
+        """In training, let BatchNorm see the batches of all processes (torch.distributed)."""
+        for module in self.modules():
+            if isinstance(module, ElasticConv):
+                module.synchronised = True
 
     def _apply_layer(self, x: Tensor, layer: Layer) -> Tensor:
         out: Tensor = self._layers[layer.key](x, layer)
@@ -229,18 +248,11 @@ class Net(nn.Module):
         return F.hardsigmoid(x)
 
 
-class Subnet(Net):
+class Standalone(Net):
     """One network with its own weights."""
 
-    def __init__(self, plan: Plan, source: Net) -> None:
-        super().__init__(plan.layers(), source)
-        self.plan = plan
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, self.plan)
-
     @torch.no_grad()
-    def recalibrate(self, batches: Iterable[Tensor]) -> Subnet:
+    def recalibrate(self, batches: Iterable[Tensor]) -> Self:
         """Set the BatchNorm statistics to the mean over `batches` ([n, 3, h, w] each)."""
         convs = [m for m in self.modules() if isinstance(m, ElasticConv) and m.bn is not None]
         self.eval()
@@ -248,7 +260,7 @@ class Subnet(Net):
             for i, batch in enumerate(batches):
                 for conv in convs:
                     conv.momentum = 1 / (i + 1)
-                self.run(batch, self.plan)
+                self(batch)
         finally:
             for conv in convs:
                 conv.momentum = None
@@ -257,6 +269,17 @@ class Subnet(Net):
     def numpy_weights(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         """Tensors by key, float32, as `onnx_graph.build` takes them."""
         return {key: value.detach().cpu().numpy() for key, value in self.state_dict().items()}
+
+
+class Subnet(Standalone):
+    """A classifier cut out of the supernet."""
+
+    def __init__(self, plan: Plan, source: Net) -> None:
+        super().__init__(plan.layers(), source)
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, self.plan)
 
 
 class Supernet(Net):
@@ -276,12 +299,6 @@ class Supernet(Net):
         `drop` is for the max net in training.
         """
         return self.run(x, self.plan(arch), drop)
-
-    def synchronise_batchnorm(self) -> None:
-        """In training, let BatchNorm see the batches of all processes (torch.distributed)."""
-        for module in self.modules():
-            if isinstance(module, ElasticConv):
-                module.synchronised = True
 
     def plan(self, arch: Arch, input_hw: tuple[int, int] | None = None) -> Plan:
         return plan(self.space, arch, num_classes=self.num_classes, input_hw=input_hw)

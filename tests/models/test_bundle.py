@@ -6,47 +6,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ramnas_models import onnx_graph
-from ramnas_models.bundle import (
-    FORMAT,
-    MANIFEST,
-    Accuracy,
-    Bundle,
-    Cost,
-    Manifest,
-    Model,
-    Preprocessing,
-    open_bundle,
-    write_bundle,
-)  # fmt: skip
+from ramnas_models.bundle import MANIFEST, Bundle, Front, open_bundle, write_bundle
 from ramnas_models.errors import BundleError
-from ramnas_models.onnx_graph import Normalisation
-from ramnas_models.plan import plan
-from ramnas_models.space import load_space
+from tests.models.bundles import ACCURACIES, classifiers, written
 
 
 def a_bundle(path: Path) -> Bundle:
-    space = load_space("micro")
-    models, files = [], {}
-    for arch, value in ((space.min(), 0.9), (space.max(), 0.99)):
-        layout = plan(space, arch, num_classes=2)
-        file = f"models/{arch.id}.onnx"
-        files[file] = onnx_graph.build(layout, image_input=True).SerializeToString()
-        cost = Cost(layout.macs, layout.macs_bn, layout.params)
-        accuracy = Accuracy("top1", value, "validation")
-        models.append(Model(arch.id, arch, file, "", layout.input_hw, accuracy, cost, ()))
-    manifest = Manifest(
-        FORMAT, "classification", ("no", "yes"), space.name, space.hash,
-        Preprocessing(Normalisation()), "CC0-1.0", "test", tuple(models),
-    )  # fmt: skip
-    return write_bundle(path, manifest, files)
+    return written(path, classifiers())
 
 
 def test_a_bundle_reads_back_as_written(tmp_path: Path) -> None:
     written = a_bundle(tmp_path / "bundle")
     read = open_bundle(tmp_path / "bundle")
     assert read == written
-    assert [m.accuracy.value for m in read.manifest.models] == [0.9, 0.99]
+    accuracies = [m.accuracy for m in read.front().models]
+    assert [a.value for a in accuracies if a] == [*ACCURACIES]
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -54,12 +28,12 @@ def test_a_bundle_may_move(tmp_path: Path) -> None:
     a_bundle(tmp_path / "bundle")
     (tmp_path / "bundle").rename(tmp_path / "elsewhere")
     bundle = open_bundle(tmp_path / "elsewhere")
-    assert bundle.read_model(bundle.manifest.models[0])
+    assert bundle.read_model(bundle.front().models[0])
 
 
 def test_a_changed_or_missing_model_is_named(tmp_path: Path) -> None:
     bundle = a_bundle(tmp_path / "bundle")
-    file = tmp_path / "bundle" / bundle.manifest.models[1].file
+    file = tmp_path / "bundle" / bundle.front().models[1].file
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
@@ -76,7 +50,7 @@ def test_a_path_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "outside.onnx").write_bytes(b"x")
     file = tmp_path / "bundle" / MANIFEST
     content = json.loads(file.read_text())
-    content["models"][0]["file"] = name
+    content["tasks"][0]["models"][0]["file"] = name
     file.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="lies outside the bundle"):
         open_bundle(tmp_path / "bundle")
@@ -84,7 +58,7 @@ def test_a_path_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     bundle = a_bundle(tmp_path / "bundle")
-    file = tmp_path / "bundle" / bundle.manifest.models[0].file
+    file = tmp_path / "bundle" / bundle.front().models[0].file
     file.rename(tmp_path / "outside.onnx")
     file.symlink_to(tmp_path / "outside.onnx")
     with pytest.raises(BundleError, match="lies outside the bundle"):
@@ -94,9 +68,9 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "format 99, this ramnas reads 1"),
-        ({"models": []}, "names no model"),
-        ({"classes": "ab"}, "Expected `array`, got `str` - at `\\$.classes`"),
+        ({"format": 1}, "format 1, this ramnas reads 2; write the bundle again"),
+        ({"tasks": []}, "names no model"),
+        ({"licence": 1}, "Expected `str`, got `int` - at `\\$.licence`"),
         ({"extra": 1}, "unknown field `extra`"),
     ],
 )
@@ -106,6 +80,45 @@ def test_a_bad_manifest_is_named(tmp_path: Path, change: dict[str, object], mess
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(BundleError, match=message):
         open_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "pose"}, "task 'pose': known are classification, detection, segmentation"),
+        ({"task": "detection"}, "task detection: a model has no anchors"),
+        ({"models": []}, "names no model"),
+        ({"classes": "ab"}, "Expected `array`, got `str`"),
+        ({"task": "segmentation", "crop": 224}, "boxes and masks are of the whole frame"),
+        ({"twice": True}, "task classification has an arch_id twice"),
+    ],
+)
+def test_a_bad_front_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    a_bundle(tmp_path / "bundle")
+    file = tmp_path / "bundle" / MANIFEST
+    content = json.loads(file.read_text())
+    front = content["tasks"][0]
+    front["preprocessing"]["crop"] = change.pop("crop", None)
+    if change.pop("twice", False):
+        front["models"].append(front["models"][0])
+    content["tasks"] = [{**front, **change}]
+    file.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path / "bundle")
+
+
+def test_a_task_stands_once_and_is_found_by_name(tmp_path: Path) -> None:
+    front, files = classifiers()
+    masks = msgspec.structs.replace(front, task="segmentation")
+    bundle = written(tmp_path / "b", (front, files), (masks, files))
+    assert bundle.front("segmentation").task == "segmentation"
+    with pytest.raises(BundleError, match="name its task, one of classification, segmentation"):
+        bundle.front()
+    with pytest.raises(BundleError, match="no task 'detection'; it has classification, segm"):
+        bundle.front("detection")
+    with pytest.raises(BundleError, match="would be no bundle: task classification stands"):
+        written(tmp_path / "c", (front, files), (front, files))
+    assert not (tmp_path / "c").exists()
 
 
 def test_no_manifest_or_half_of_one_is_no_bundle(tmp_path: Path) -> None:
@@ -118,9 +131,10 @@ def test_no_manifest_or_half_of_one_is_no_bundle(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path) -> None:
     old = a_bundle(tmp_path / "bundle")
+    front: Front = old.front()
+    outside = msgspec.structs.replace(front.models[0], file="../x.onnx")
     bad = msgspec.structs.replace(
-        old.manifest,
-        models=(msgspec.structs.replace(old.manifest.models[0], file="../x.onnx"),),
+        old.manifest, tasks=(msgspec.structs.replace(front, models=(outside,)),)
     )
     with pytest.raises(BundleError):
         write_bundle(tmp_path / "bundle", bad, {"../x.onnx": b""})

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import subprocess
 from pathlib import Path
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 import onnx
 import pytest
 
 from ramnas_models import onnx_graph
+from ramnas_models.head_plan import AnyPlan, LRASPPPlan, SSDLitePlan, lraspp, ssdlite
 from ramnas_models.onnx_graph import Normalisation
-from ramnas_models.plan import plan
+from ramnas_models.plan import Plan, plan
+from ramnas_models.quantise import quantised
 from ramnas_models.space import load_space
 
 SPACES = ("micro", "table1", "ofa_mbv3")
@@ -22,9 +25,9 @@ PYTHON38 = Path(__file__).parents[2] / ".venv38/bin/python"
 # and CUDA providers have every one of these versions since 1.12, JetPack 5's builds included) and
 # the operator table of the ONNX parser of TensorRT 8.5 (opset 17 or lower, no uint8).
 VERSIONS = {
-    "Add": 14, "AveragePool": 11, "Cast": 13, "Conv": 11, "Flatten": 13, "Gemm": 13,
-    "GlobalAveragePool": 1, "HardSigmoid": 6, "Mul": 14, "Relu": 14, "Sigmoid": 13, "Sub": 14,
-    "Transpose": 13,
+    "Add": 14, "ArgMax": 13, "AveragePool": 11, "Cast": 13, "Concat": 13, "Conv": 11, "Flatten": 13,
+    "Gemm": 13, "GlobalAveragePool": 1, "HardSigmoid": 6, "Mul": 14, "Relu": 14, "Reshape": 14,
+    "Resize": 13, "Sigmoid": 13, "Sub": 14, "Transpose": 13,
 }  # fmt: skip
 ENGINES = {
     "onnxruntime CPU >= 1.12": {"opset": 17, "ir": 8, "lacks": set(), "uint8": True},
@@ -38,13 +41,28 @@ ENGINES = {
 }  # fmt: skip
 
 
+PLANS: Dict[str, Callable[[Plan], AnyPlan]] = {
+    "classifier": lambda backbone: backbone,
+    "ssdlite": lambda backbone: ssdlite(backbone, 10),
+    "lraspp": lambda backbone: lraspp(backbone, 11),
+    "lraspp, two inputs": lambda backbone: lraspp(backbone, 11, "two_input", 16),
+}
+
+
+@pytest.mark.parametrize("kind", PLANS)
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_operator_that_we_emit_runs_on_every_engine(engine: str, name: str) -> None:
+def test_every_operator_that_we_emit_runs_on_every_engine(
+    engine: str, name: str, kind: str
+) -> None:
     limits, space = ENGINES[engine], load_space(name)
-    forms = [False, True] if limits["uint8"] else [False]  # else it is given the float form
-    for arch, image_input in itertools.product((space.min(), space.max()), forms):
-        model = onnx_graph.build(plan(space, arch), image_input=image_input)
+    # an engine without uint8 is given float images, and one without ArgMax or uint8 the logits
+    inputs = [False, True] if limits["uint8"] else [False]
+    class_map = limits["uint8"] and "ArgMax" not in limits["lacks"]
+    outputs = [True, False] if class_map else [True]
+    for arch, image_input, logits in itertools.product((space.min(), space.max()), inputs, outputs):
+        layout = PLANS[kind](plan(space, arch))
+        model = onnx_graph.build(layout, image_input=image_input, logits=logits)
         assert model.opset_import[0].version <= limits["opset"]
         assert model.ir_version <= limits["ir"]
         emitted = {node.op_type for node in model.graph.node}
@@ -55,12 +73,15 @@ def test_every_operator_that_we_emit_runs_on_every_engine(engine: str, name: str
             assert schema.since_version == VERSIONS[op], op
 
 
-def test_float_form_has_no_integer_tensor() -> None:
+@pytest.mark.parametrize("kind", PLANS)
+def test_float_form_has_no_integer_tensor_but_shapes(kind: str) -> None:
     space = load_space("table1")
-    model = onnx_graph.build(plan(space, space.max()))
-    types = {t.data_type for t in model.graph.initializer}
+    model = onnx_graph.build(PLANS[kind](plan(space, space.max())), logits=True)
+    types = {t.data_type for t in model.graph.initializer if not t.name.endswith(".shape")}
     types |= {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
     assert types == {onnx.TensorProto.FLOAT}
+    shapes = {i for n in model.graph.node if n.op_type == "Reshape" for i in n.input[1:]}
+    assert shapes == {t.name for t in model.graph.initializer if t.name.endswith(".shape")}
 
 
 def test_uint8_enters_through_a_cast_that_is_the_first_node() -> None:
@@ -138,21 +159,127 @@ for i in range(2):
         assert np.abs(found - logits).max() <= 1e-4 * np.abs(logits).max()
 
 
-def test_five_graphs_pass_nvidias_parser() -> None:
-    """TensorRT-RTX parses ONNX without a GPU; its parser is NVIDIA's own."""
+@pytest.mark.parametrize("kind", [kind for kind in PLANS if kind != "classifier"])
+def test_heads_of_the_same_file_agree_under_python_3_8_and_onnxruntime_1_19(
+    kind: str, tmp_path: Path
+) -> None:
+    if not PYTHON38.exists():
+        pytest.skip("no .venv38: make test38 makes it where there is a Python 3.8")
+    import onnxruntime as ort
+
+    rng = np.random.default_rng(0)
+    expected = []
+    forms = list(itertools.product(SPACES, (False, True), (False, True)))
+    for i, (name, image_input, logits) in enumerate(forms):
+        space = load_space(name)
+        layout = PLANS[kind](plan(space, space.sample(rng), input_hw=(90, 161)))
+        model = onnx_graph.build(layout, image_input=image_input, logits=logits).SerializeToString()
+        image = rng.integers(0, 256, (1, 90, 161, 3), np.uint8)
+        if not image_input:
+            image = rng.standard_normal((1, 3, 90, 161), np.float32)
+        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+        expected.append(session.run(None, {"image": image}))
+        (tmp_path / f"{i}.onnx").write_bytes(model)
+        np.save(tmp_path / f"{i}.npy", image)
+    code = f"""
+import sys, numpy as np, onnxruntime as ort
+print(sys.version_info[:2], ort.__version__)
+for i in range({len(forms)}):
+    session = ort.InferenceSession(f"{{i}}.onnx", providers=["CPUExecutionProvider"])
+    np.savez(f"{{i}}.out.npz", *session.run(None, {{"image": np.load(f"{{i}}.npy")}}))
+"""
+    ran = subprocess.run(
+        [PYTHON38, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.startswith("(3, 8) 1.19")
+    for i, outputs in enumerate(expected):
+        found = np.load(tmp_path / f"{i}.out.npz")
+        for j, value in enumerate(outputs):
+            other = found[f"arr_{j}"]
+            assert other.dtype == value.dtype
+            if value.dtype == np.uint8:
+                assert (other != value).mean() < 1e-3  # where two logits are equal but for rounding
+            else:
+                assert np.abs(other - value).max() <= 1e-4 * np.abs(value).max()
+
+
+def nvidia() -> Any:
+    """TensorRT-RTX, which parses ONNX without a GPU; its parser is NVIDIA's own."""
     reason = "pip install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings runs this test"
     pytest.importorskip("tensorrt_rtx_libs", reason=reason)
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason=reason)
+    return pytest.importorskip("tensorrt_rtx_bindings", reason=reason)
+
+
+def parsed(trt: Any, model: onnx.ModelProto) -> Any:
+    """NVIDIA's network of `model`, which the parser takes without a fault."""
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    rng = np.random.default_rng(0)
-    for name in ("micro", "table1", "table1", "ofa_mbv3", "ofa_mbv3"):
-        space = load_space(name)
-        network = builder.create_network(0)
-        parser = trt.OnnxParser(network, logger)
-        model = onnx_graph.build(plan(space, space.sample(rng)))
-        faults = [] if parser.parse(model.SerializeToString()) else [
-            str(parser.get_error(i)) for i in range(parser.num_errors)
-        ]  # fmt: skip
-        assert not faults
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    faults = [] if parser.parse(model.SerializeToString()) else [
+        str(parser.get_error(i)) for i in range(parser.num_errors)
+    ]  # fmt: skip
+    assert not faults
+    return network, builder  # the network lives as long as its builder
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("batch", [1, 4, None])
+@pytest.mark.parametrize("image_input", [False, True])
+def test_every_form_of_our_graphs_passes_nvidias_parser(
+    name: str, batch: Optional[int], image_input: bool
+) -> None:
+    trt, space = nvidia(), load_space(name)
+    for arch in (space.min(), space.max(), space.sample(np.random.default_rng(0))):
+        layout = plan(space, arch)
+        network, _builder = parsed(
+            trt, onnx_graph.build(layout, image_input=image_input, batch=batch)
+        )
+        n = -1 if batch is None else batch
+        shape = (n, *layout.input_hw, 3) if image_input else (n, 3, *layout.input_hw)
+        assert tuple(network.get_input(0).shape) == shape
+        assert tuple(network.get_output(0).shape) == (n, layout.classifier.c_out)
         assert network.num_layers > 20
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("batch", [1, None])
+@pytest.mark.parametrize("image_input", [False, True])
+def test_every_form_of_detectors_and_segmenters_passes_nvidias_parser(
+    name: str, batch: Optional[int], image_input: bool
+) -> None:
+    trt, space = nvidia(), load_space(name)
+    n = -1 if batch is None else batch
+    for hw in ((360, 640), (33, 47)):
+        detector, *segmenters = (
+            PLANS[kind](plan(space, space.min(), input_hw=hw))
+            for kind in ("ssdlite", "lraspp", "lraspp, two inputs")
+        )
+        assert isinstance(detector, SSDLitePlan)
+        network, _builder = parsed(
+            trt, onnx_graph.build(detector, image_input=image_input, batch=batch)
+        )
+        shapes = [tuple(network.get_output(i).shape) for i in range(network.num_outputs)]
+        assert shapes == [(n, detector.anchors.count, 11), (n, detector.anchors.count, 4)]
+        for segmenter, logits in itertools.product(segmenters, (False, True)):
+            assert isinstance(segmenter, LRASPPPlan)
+            model = onnx_graph.build(segmenter, image_input=image_input, batch=batch, logits=logits)
+            network, _builder = parsed(trt, model)
+            output = network.get_output(0)
+            at = segmenter.output_hw
+            assert tuple(output.shape) == ((n, 11, *at) if logits else (n, *at))
+            assert output.dtype == (trt.float32 if logits else trt.uint8)
+
+
+@pytest.mark.parametrize("kind", PLANS)
+@pytest.mark.parametrize("name", SPACES)
+def test_int8_graphs_with_float_biases_pass_nvidias_parser(name: str, kind: str) -> None:
+    trt, space = nvidia(), load_space(name)
+    layout = PLANS[kind](plan(space, space.min()))
+    for image_input in (False, True):
+        model = onnx_graph.build(layout, image_input=image_input)
+        network, _builder = parsed(trt, quantised(model, integer_bias=False))
+        layers = [network.get_layer(i).type for i in range(network.num_layers)]
+        convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
+        assert layers.count(trt.LayerType.CONVOLUTION) == convolutions
+        assert layers.count(trt.LayerType.DEQUANTIZE) > convolutions

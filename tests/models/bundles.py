@@ -1,0 +1,91 @@
+"""Small bundles for tests: every task, `micro` backbones, random weights, figures as told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ramnas_models import onnx_graph
+from ramnas_models.bundle import (
+    FORMAT,
+    Accuracy,
+    Bundle,
+    Cost,
+    Front,
+    Latency,
+    Manifest,
+    Model,
+    Preprocessing,
+    write_bundle,
+)  # fmt: skip
+from ramnas_models.head_plan import SSDLitePlan, for_task
+from ramnas_models.onnx_graph import Normalisation
+from ramnas_models.plan import plan
+from ramnas_models.space import load_space
+
+WHOLE = Preprocessing(Normalisation())
+CLASSES = ("a", "b", "c")
+ACCURACIES = (0.90, 0.95, 0.99)
+
+
+def classifiers(latencies: Sequence[Tuple[Latency, ...]] = ((), (), ())) -> Tuple[
+    Front, Dict[str, bytes]
+]:  # fmt: skip
+    """Three models, fast to slow; the front and its files."""
+    space = load_space("micro")
+    archs = [space.min(), space.sample(np.random.default_rng(0)), space.max()]
+    models, files = [], {}
+    for arch, value, latency in zip(archs, ACCURACIES, latencies):
+        layout = plan(space, arch, num_classes=len(CLASSES))
+        file = f"models/{arch.id}.onnx"
+        files[file] = onnx_graph.build(layout, image_input=True, batch=None).SerializeToString()
+        models.append(
+            Model(
+                arch.id, arch, file, "", layout.input_hw, (Accuracy("top1", value, "test"),),
+                Cost(layout.macs, layout.macs_bn, layout.params), latency,
+            )
+        )  # fmt: skip
+    return Front("classification", CLASSES, WHOLE, tuple(models)), files
+
+
+def heads(
+    task: str, input_hw: Tuple[int, int] = (64, 96), space: str = "micro"
+) -> Tuple[Front, Dict[str, bytes]]:
+    """Two detectors or segmenters on the smallest and the largest backbone, random weights."""
+    found = load_space(space)
+    models, files = [], {}
+    for arch, value in ((found.min(), 0.3), (found.max(), 0.4)):
+        backbone = plan(found, arch, num_classes=len(CLASSES), input_hw=input_hw)
+        layout = for_task(task, backbone)
+        file = f"models/{task}-{arch.id}.onnx"
+        files[file] = onnx_graph.build(layout, image_input=True, batch=None).SerializeToString()
+        metric = "mAP50-95" if task == "detection" else "mIoU"
+        models.append(
+            Model(
+                arch.id, arch, file, "", input_hw, (Accuracy(metric, value, "test"),),
+                Cost(layout.macs, layout.macs_bn, layout.params), (),
+                layout.anchors if isinstance(layout, SSDLitePlan) else None,
+            )
+        )  # fmt: skip
+    return Front(task, CLASSES, WHOLE, tuple(models)), files
+
+
+def written(
+    path: Path, *fronts: Tuple[Front, Dict[str, bytes]], licence: str = "CC0-1.0"
+) -> Bundle:
+    files: Dict[str, bytes] = {}
+    for _, own in fronts:
+        files.update(own)
+    manifest = Manifest(
+        FORMAT, load_space("micro"), licence, "test", tuple(front for front, _ in fronts)
+    )
+    return write_bundle(path, manifest, files)
+
+
+def figure(
+    device_class: str, p90_ms: float, frame_hw: Optional[Tuple[int, int]]
+) -> Tuple[Latency, ...]:
+    """What a manifest says of one model on one device class."""
+    return (Latency(device_class, "onnxruntime-cpu", "fp32", 1, 1, frame_hw, p90_ms, p90_ms),)

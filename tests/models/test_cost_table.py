@@ -1,0 +1,57 @@
+"""Costs of encodings, against the plan of each network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ramnas_models.cost_table import FIGURES, CostTable
+from ramnas_models.plan import plan
+from ramnas_models.space import load_space
+
+SPACES = ["micro", "table1", "ofa_mbv3"]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_macs_are_those_of_the_plan(name: str) -> None:
+    space = load_space(name)
+    table = CostTable(space)
+    for seed in range(2):  # the second time most parts are known
+        rows = space.sample_rows(60, np.random.default_rng(seed))
+        rows[0], rows[1] = space.encode(space.min()), space.encode(space.max())
+        expected = [plan(space, space.decode(row)).macs for row in rows]
+        np.testing.assert_array_equal(table.macs(rows), expected)
+        np.testing.assert_array_equal(table(rows)[:, :, FIGURES.index("macs")].sum(1), expected)
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("input_hw", [None, (96, 160)])
+def test_costs_are_those_of_the_plans_table(name: str, input_hw: tuple[int, int] | None) -> None:
+    space = load_space(name)
+    table = CostTable(space, input_hw=input_hw)
+    rows = space.sample_rows(20, np.random.default_rng(2))
+    for row, costs in zip(rows, table(rows)):
+        found: dict[tuple[str, str], np.ndarray] = {}
+        for (part, operator), figures in zip(table.columns, costs):
+            # kernels apart and the pooled pixel apart: together they are the plan's
+            plain = operator.rstrip("0123456789").replace("pooled", "pointwise")
+            found[part, plain] = found.get((part, plain), np.zeros(len(FIGURES))) + figures
+        expected = plan(space, space.decode(row), input_hw=input_hw).table()
+        for key, cost in expected.items():
+            wanted = (cost.layers, cost.macs, cost.params, cost.elements_in, cost.elements_out)
+            assert tuple(found.pop(key)) == wanted
+        assert not any(rest.any() for rest in found.values())
+
+
+def test_depthwise_costs_are_told_apart_by_kernel() -> None:
+    space = load_space("ofa_mbv3")
+    layers = CostTable(space)(space.encode(space.min())[None])[0, :, 0]
+    of = dict(zip(CostTable(space).columns, layers))
+    assert (of["stage2", "depthwise3"], of["stage2", "depthwise7"]) == (2, 0)
+
+
+def test_no_networks_cost_nothing() -> None:
+    space = load_space("micro")
+    none = space.sample_rows(0, np.random.default_rng(0))
+    assert CostTable(space).macs(none).shape == (0,)
+    assert len(CostTable(space)(none)) == 0
