@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 
 from ramnas_models.errors import SourceError
-from ramnas_ros.convert import fill_image, to_bgr
+from ramnas_ros.convert import ENCODINGS, compressed_to_bgr, fill_image, to_bgr
 
-BGR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+RNG = np.random.default_rng(0)
+BGR = RNG.integers(0, 256, (6, 8, 3), np.uint8)
 
 
-def message(image: Any, encoding: str, padding: int = 0) -> SimpleNamespace:
-    """The fields of a sensor_msgs/Image, with `padding` bytes after each row."""
-    height, width = image.shape[:2]
-    rows = image.reshape(height, -1)
+def message(rows: Any, encoding: str, padding: int = 0, **changes: Any) -> SimpleNamespace:
+    """The fields of a sensor_msgs/Image 8 pixels wide, with `padding` bytes after each row."""
+    rows = rows.reshape(len(rows), -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
-    return SimpleNamespace(
-        height=height, width=width, encoding=encoding, is_bigendian=0,
-        step=padded.shape[1], data=padded.tobytes(),
-    )  # fmt: skip
+    fields = {
+        "height": 6, "width": 8, "encoding": encoding, "is_bigendian": 0,
+        "step": padded.shape[1], "data": padded.tobytes(),
+    }  # fmt: skip
+    return SimpleNamespace(**{**fields, **changes})
 
 
 @pytest.mark.parametrize("padding", [0, 5])
@@ -46,17 +47,72 @@ def test_grey_becomes_three_equal_channels() -> None:
     )
 
 
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_a_bayer_pattern_of_one_colour_becomes_that_colour(pattern: str, padding: int) -> None:
+    colour = {"b": 10, "g": 100, "r": 200}
+    cell = np.array([colour[c] for c in pattern], np.uint8).reshape(2, 2)
+    image = to_bgr(message(np.tile(cell, (3, 4)), f"bayer_{pattern}8", padding))
+    np.testing.assert_array_equal(image, np.full((6, 8, 3), (10, 100, 200)))
+
+
+def of_yuv(y: Any, u: Any, v: Any) -> Any:
+    """BT.601, Y of 16 to 235, as cameras send it."""
+    y, u, v = (np.asarray(plane, float) for plane in (y, u, v))
+    y, u, v = 1.164 * (y - 16), u - 128, v - 128
+    bgr = np.stack([y + 2.018 * u, y - 0.391 * u - 0.813 * v, y + 1.596 * v], -1)
+    return bgr.clip(0, 255)
+
+
+Y = RNG.integers(16, 236, (6, 8), np.uint8)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(
+    ("encoding", "order"),
+    [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")],
+)
+def test_two_pixels_of_yuv422_share_their_colours(encoding: str, order: str, padding: int) -> None:
+    u, v = RNG.integers(90, 160, (2, 6, 4), np.uint8)
+    samples = {"y": iter((Y[:, ::2], Y[:, 1::2])), "u": iter((u,)), "v": iter((v,))}
+    packed = np.stack([next(samples[letter]) for letter in order], -1)
+    expected = of_yuv(Y, u.repeat(2, 1), v.repeat(2, 1))
+    np.testing.assert_allclose(to_bgr(message(packed, encoding, padding)), expected, atol=2)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(("encoding", "order"), [("nv12", "uv"), ("nv21", "vu")])
+def test_a_second_plane_holds_the_colours_of_nv12(encoding: str, order: str, padding: int) -> None:
+    colours = dict(zip("uv", RNG.integers(90, 160, (2, 3, 4), np.uint8)))
+    second = np.stack([colours[letter] for letter in order], -1).reshape(3, 8)
+    expected = of_yuv(Y, *(colours[letter].repeat(2, 0).repeat(2, 1) for letter in "uv"))
+    found = to_bgr(message(np.vstack([Y, second]), encoding, padding))
+    np.testing.assert_allclose(found, expected, atol=2)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("big", [0, 1])
+@pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name.endswith("16")])
+def test_the_upper_byte_of_16_bits_is_the_image(encoding: str, big: int, padding: int) -> None:
+    channels = 3 if encoding in ("rgb16", "bgr16") else 4 if "a16" in encoding else 1
+    upper = RNG.integers(0, 256, (6, 8 * channels), np.uint8)
+    wide = upper.astype(np.uint16) * 256 + RNG.integers(0, 256, upper.shape, np.uint16)
+    rows = wide.astype(">u2" if big else "<u2").view(np.uint8)
+    found = to_bgr(message(rows, encoding, padding, is_bigendian=big))
+    np.testing.assert_array_equal(found, to_bgr(message(upper, encoding[:-2] + "8")))
+
+
 def test_bgr_is_not_copied() -> None:
-    source = message(BGR, "bgr8")
+    source = message(BGR, "bgr8", padding=4)
     assert np.shares_memory(to_bgr(source), np.frombuffer(source.data, np.uint8))
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "mono8"])
 def test_an_image_survives_the_message(encoding: str) -> None:
-    image = BGR if encoding == "bgr8" else BGR[..., 0]
+    image = BGR[:, ::2] if encoding == "bgr8" else BGR[:, ::2, 0]  # not contiguous
     filled = fill_image(SimpleNamespace(), image, encoding)
-    assert (filled.height, filled.width, filled.encoding) == (5, 7, encoding)
-    expected = BGR if encoding == "bgr8" else np.repeat(BGR[..., :1], 3, 2)
+    assert (filled.height, filled.width, filled.encoding) == (6, 4, encoding)
+    expected = image if encoding == "bgr8" else np.repeat(image[..., None], 3, 2)
     np.testing.assert_array_equal(to_bgr(filled), expected)
 
 
@@ -66,12 +122,42 @@ def test_an_image_survives_the_message(encoding: str) -> None:
         ({"encoding": "yuv999"}, "image encoding 'yuv999' is not one of bgr8"),
         ({"data": b"short"}, "does not fit its 5 bytes"),
         ({"step": 3}, "with step 3 does not fit"),
-        ({"height": 0}, "image of 7x0"),
+        ({"height": 0}, "image of 8x0"),
+        ({"encoding": "mono16", "step": 15}, "8x6 mono16 with step 15 does not fit"),
+        ({"encoding": "yuv422", "width": 7}, "7x6 yuv422: width must be even"),
+        ({"encoding": "nv12", "height": 5}, "8x5 nv12: width and height must be even"),
+        ({"encoding": "nv12", "step": 24, "height": 8}, "8x8 nv12 with step 24 does not fit"),
+        ({"height": 2**32 - 1, "width": 2**32 - 1}, "does not fit its 144 bytes"),
     ],
 )
 def test_broken_images_are_named(change: dict, text: str) -> None:  # type: ignore[type-arg]
-    broken = message(BGR, "bgr8")
-    for key, value in change.items():
-        setattr(broken, key, value)
     with pytest.raises(SourceError, match=text):
-        to_bgr(broken)
+        to_bgr(message(BGR, **{"encoding": "bgr8", **change}))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_takes_the_smallest_image(encoding: str) -> None:
+    pixels = SimpleNamespace(
+        height=2, width=2, encoding=encoding, is_bigendian=0, step=16, data=bytes(48)
+    )
+    assert to_bgr(pixels).shape == (2, 2, 3)
+
+
+def compressed(suffix: str) -> bytes:
+    smooth = cv2.resize(BGR, (64, 48), interpolation=cv2.INTER_CUBIC)
+    return bytes(cv2.imencode(suffix, smooth)[1])
+
+
+def test_compressed_images_are_decoded() -> None:
+    png = compressed_to_bgr(SimpleNamespace(format="png", data=compressed(".png")))
+    jpeg = compressed_to_bgr(
+        SimpleNamespace(format="rgb8; jpeg compressed bgr8", data=compressed(".jpg"))
+    )
+    np.testing.assert_array_equal(png, cv2.resize(BGR, (64, 48), interpolation=cv2.INTER_CUBIC))
+    assert np.abs(jpeg.astype(int) - png).mean() < 8
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 16, compressed(".jpg")[:-60]])
+def test_broken_compressed_images_are_named(data: bytes) -> None:
+    with pytest.raises(SourceError, match=f"compressed image 'jpeg' of {len(data)} bytes"):
+        compressed_to_bgr(SimpleNamespace(format="jpeg", data=data))

@@ -1,0 +1,364 @@
+"""Camera topics in, detections and masks out: the managed node that a robot launches."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Dict, FrozenSet, List, Optional, Sequence, Tuple, Union
+
+import diagnostic_msgs.msg
+import rcl_interfaces.msg
+import rclpy
+import vision_msgs.msg
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.lifecycle import Node, TransitionCallbackReturn
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float32, Header
+
+from ramnas_edge.device import this_device
+from ramnas_edge.perception import Perception
+from ramnas_edge.results import Detections, Labels, Mask
+from ramnas_edge.telemetry import Telemetry
+from ramnas_models.errors import DataError, RamnasError
+from ramnas_ros import logs, messages, parameters
+from ramnas_ros.cameras import Watched
+from ramnas_ros.convert import compressed_to_bgr, to_bgr
+from ramnas_ros.diagnosis import board_values, diagnose
+from ramnas_ros.newest import Newest
+from ramnas_ros.outputs import Outputs
+from ramnas_ros.worker import Worker
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+if TYPE_CHECKING:
+    from ramnas_edge.results import Result
+    from ramnas_edge.telemetry import Sample
+    from ramnas_edge.vision import Image as Pixels
+
+log = logging.getLogger(__name__)
+DIAGNOSTICS_S = 1.0
+WAKE_S = 0.2  # how soon a signal is noticed
+TYPES = SimpleNamespace(
+    Image=Image,
+    Float32=Float32,
+    Detection2DArray=vision_msgs.msg.Detection2DArray,
+    LabelInfo=vision_msgs.msg.LabelInfo,
+    VisionClass=vision_msgs.msg.VisionClass,
+)
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
+    """configure opens the models, activate starts, deactivate pauses, cleanup frees everything."""
+
+    def __init__(self) -> None:
+        super().__init__("perception")
+        self._values = self._declared()
+        refused = parameters.refusal(self._values, self._values, configured=False)
+        if refused:
+            raise DataError(f"parameter {refused}")
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._device = this_device()
+        self._failure = ""  # of the last configure
+        self._worker: Optional[Worker] = None
+        self._telemetry: Optional[Telemetry] = None
+        self._inbox = Newest(0)
+        self._watched: List[Watched] = []
+        self._outputs: List[Outputs] = []
+        self._label_info: Any = None
+        self._labels: Any = None  # (names, threshold) that were told
+        self._inputs: List[Any] = []
+        self._images = MutuallyExclusiveCallbackGroup()
+        self._change, self._service_change_state.callback = (
+            self._service_change_state.callback, self._on_change,
+        )  # fmt: skip
+        # no lifecycle publisher: it speaks in every state
+        self._status = self.create_publisher(
+            diagnostic_msgs.msg.DiagnosticArray, "/diagnostics", 10
+        )
+        self._at_once = self.create_guard_condition(self._diagnose)
+        # not the clock of a simulation, which may stand still
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DIAGNOSTICS_S, self._diagnose, clock=steady)
+
+    # -- the life cycle ---------------------------------------------------------------------------
+
+    def on_configure(self, state: Any) -> TransitionCallbackReturn:
+        """Open the bundle and pick the models; what is wrong is said, the node lives on."""
+        try:
+            self._configure()
+        except Exception as error:  # rclpy would swallow it
+            level = logging.ERROR if isinstance(error, RamnasError) else logging.CRITICAL
+            log.log(level, "cannot configure: %s", error, exc_info=level == logging.CRITICAL)
+            self._release()
+            self._failure = f"cannot configure: {error}"
+            self._diagnose()
+            return FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: Any) -> TransitionCallbackReturn:
+        done = super().on_activate(state)  # publishers first
+        assert self._worker
+        for camera in range(len(self._watched)):
+            self._inputs.append(self._subscription(camera))
+        self._worker.start()
+        return done
+
+    def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
+        self._pause()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: Any) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: Any) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: Any) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_error(state)
+
+    def _on_change(self, request: Any, response: Any) -> Any:
+        """A transition that is asked for; rclpy ends the process if there is none such now."""
+        try:
+            return self._change(request, response)
+        except RuntimeError as error:
+            log.warning("refused: %s", error)
+            response.success = False
+            return response
+
+    def destroy_node(self) -> None:
+        self._release()
+        super().destroy_node()
+
+    def _configure(self) -> None:
+        values, topics = self._values, self._values["image_topics"]
+        several = len(topics) > 1
+        tasks = parameters.TASKS[values["task"]]
+        self._failure = ""
+        self._inbox = Newest(len(topics), together=values["cameras"] == "batch")
+        self._worker = Worker(
+            self._inbox, self._open, compressed_to_bgr if values["compressed"] else to_bgr,
+            self._deliver, batch=parameters.batch(values), falls=values["engine"] == "auto",
+            noticed=self._at_once.trigger,
+        )  # fmt: skip
+        self._telemetry = Telemetry.open()
+        names = parameters.camera_names(topics)
+        self._watched = [Watched(*of) for of in zip(names, map(self._topic, topics))]
+        self._outputs = [
+            Outputs(self._publisher, TYPES, f"~/{name}/" if several else "~/", tasks)
+            for name in names
+        ]
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._label_info = self.create_lifecycle_publisher(
+            TYPES.LabelInfo, "~/label_info", latched
+        )  # fmt: skip
+
+    def _open(self, failed: FrozenSet[str], frame_hw: Tuple[int, int]) -> Perception:
+        values = self._values
+        return Perception.open(
+            Path(values["bundle"]) if values["bundle"] else None,
+            tasks=parameters.TASKS[values["task"]],
+            latency_budget_ms=parameters.budget_ms(values),
+            policy=values["policy"],
+            engine=values["engine"],
+            precision=values["precision"],
+            threads=values["threads"],
+            frame_hw=frame_hw,
+            limits=parameters.limits(values),
+            batch=parameters.batch(values),
+            without_engines=parameters.without_engines(values) | failed,
+        )
+
+    def _pause(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+        if self._worker:
+            self._worker.stop()
+
+    def _release(self) -> None:
+        self._pause()
+        publishers = [p for outputs in self._outputs for p in outputs.publishers.values()]
+        for publisher in [*publishers, *([self._label_info] if self._label_info else [])]:
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs, self._label_info, self._labels, self._watched = [], None, None, []
+        worker, telemetry = self._worker, self._telemetry
+        self._worker = self._telemetry = None
+        if telemetry:
+            telemetry.close()
+        if worker:
+            worker.close()
+
+    # -- images in, results out -------------------------------------------------------------------
+
+    def _topic(self, topic: str) -> str:
+        """A remapping of the image topic moves the compressed one too, as image_transport does."""
+        resolved: str = self.resolve_topic_name(topic)
+        return f"{resolved}/compressed" if self._values["compressed"] else resolved
+
+    def _subscription(self, camera: int) -> Any:
+        watched, inbox = self._watched[camera], self._inbox
+        best_effort = self._values["input_qos"] == "sensor_data"
+
+        def arrived(message: Any) -> None:
+            watched.arrived(message.header)
+            inbox.put(camera, message)
+
+        def incompatible(event: Any) -> None:
+            watched.incompatible(qos_policy_name_from_kind(event.last_policy_kind).lower())
+            self._at_once.trigger()
+
+        watched.expect()
+        # a group of its own: images come in while a budget is being set, which may take seconds
+        return self.create_subscription(
+            CompressedImage if self._values["compressed"] else Image,
+            watched.topic,
+            arrived,
+            QoSProfile(
+                depth=self._values["input_depth"],
+                reliability=ReliabilityPolicy.BEST_EFFORT
+                if best_effort
+                else ReliabilityPolicy.RELIABLE,
+            ),
+            callback_group=self._images,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
+        )
+
+    def _publisher(self, kind: Any, topic: str) -> Any:
+        depth = 1 if kind is Image else 10  # of images the newest alone is worth sending again
+        return self.create_lifecycle_publisher(kind, topic, QoSProfile(depth=depth))
+
+    def _deliver(
+        self, camera: int, message: Any, image: Pixels, results: Sequence[Result], start_s: float
+    ) -> None:
+        """In the thread of the worker."""
+        last = results[-1]
+        if not isinstance(last, Labels):
+            self._tell_labels(message.header, last)
+        self._outputs[camera].publish(
+            message.header, image, results,
+            start_s=start_s, now_ns=lambda: self.get_clock().now().nanoseconds,
+            overlay=self._values["publish_overlay"],
+        )  # fmt: skip
+
+    def _tell_labels(self, header: Any, result: Union[Detections, Mask]) -> None:
+        """With the first result, and when the threshold has changed; of a mask, if there is one."""
+        threshold = 0.0 if isinstance(result, Mask) else self._values["score_threshold"]
+        labels = (result.names, float(threshold))
+        if labels != self._labels:
+            self._labels = labels
+            self._label_info.publish(messages.label_info(TYPES, header, *labels))
+
+    # -- parameters -------------------------------------------------------------------------------
+
+    def _declared(self) -> Dict[str, Any]:
+        """Declare every parameter; their values."""
+        found = {}
+        for parameter in parameters.PARAMETERS:
+            descriptor = messages.descriptor(rcl_interfaces.msg, parameter)
+            found[parameter.name] = self.declare_parameter(
+                parameter.name, parameter.default, descriptor
+            ).value
+        return found
+
+    def _on_parameters(self, changed: Sequence[Any]) -> Any:
+        ours = {p.name: p.value for p in changed if p.name in parameters.BY_NAME}
+        reason = parameters.refusal(ours, self._values, self._worker is not None)
+        if not reason:
+            try:
+                self._apply(ours)
+            except RamnasError as error:
+                reason = str(error)
+        return rcl_interfaces.msg.SetParametersResult(successful=not reason, reason=reason)
+
+    def _apply(self, changes: Dict[str, Any]) -> None:
+        new = {**self._values, **changes}
+
+        def set_all(perception: Perception) -> None:
+            parameters.apply(new, perception)
+            self._values = new  # while nobody opens the models anew by the old ones
+
+        if self._worker:
+            self._worker.change(set_all)
+        self._values = new
+
+    # -- diagnostics ------------------------------------------------------------------------------
+
+    def _diagnose(self) -> None:
+        worker, failure, running = self._worker, self._failure, None
+        if worker:
+            failure = worker.failure or failure
+            running = worker.running(parameters.TASKS[self._values["task"]])
+            for camera, reason in worker.take_refused():
+                self._watched[camera].refused(reason)
+        found = diagnose(
+            self._state_machine.current_state[1],
+            failure,
+            running,
+            tuple(
+                watched.facts(self._inbox.received[i], self._inbox.replaced[i])
+                for i, watched in enumerate(self._watched)
+            ),
+            board_values(self._device, self._sample()),
+        )
+        header = Header(stamp=self.get_clock().now().to_msg())
+        name = f"{self.get_fully_qualified_name()}: perception"
+        self._status.publish(
+            messages.diagnostics(diagnostic_msgs.msg, header, name, self._device.module, found)
+        )
+
+    def _sample(self) -> Optional[Sample]:
+        now_s = time.monotonic()
+        lately = self._telemetry.between(now_s - 5.0, now_s) if self._telemetry else ()
+        return lately[-1] if lately else None
+
+
+def main(args: Optional[Sequence[str]] = None) -> int:
+    """The executable `perception_node`; exit code 2 if a parameter is refused."""
+    # rclpy's own handlers close the context under the feet of the worker
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        node = PerceptionNode()
+    except (RamnasError, ParameterException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        rclpy.shutdown()
+        return 2
+    logs.to_ros(node.get_logger())
+    executor = MultiThreadedExecutor(2)  # a thread for images, one for what is asked
+    executor.add_node(node)
+    if node.get_parameter("autostart").value and node.trigger_configure() == SUCCESS:
+        node.trigger_activate()
+    while not ended.is_set():
+        executor.spin_once(timeout_sec=WAKE_S)
+    node.destroy_node()
+    executor.shutdown()
+    rclpy.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The stamps of a stream of images -> how many of them never arrived."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Deque, Optional
+
+WINDOW = 100  # intervals
+ENOUGH = 20  # intervals before one speaks of a usual one
+PAUSE = 30  # usual intervals: the camera stood still, nothing was lost
+
+
+class Gaps:
+    """Frames missing in an even stream: gaps of one and a half usual intervals and more.
+
+    A camera that stops, starts again or jumps back in time (a recording that begins anew) is learnt
+    again. One that sends at irregular times by itself looks like one that loses frames. One thread
+    adds, others may read.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0  # since the beginning
+        self.lost_share: Optional[float] = None  # lately; None while too few have come
+        self._last_ns: Optional[int] = None
+        self._intervals: Deque[int] = deque(maxlen=WINDOW)
+        self._missing: Deque[int] = deque(maxlen=WINDOW)
+
+    def add(self, stamp_ns: int) -> None:
+        """The stamp of the next image that arrived."""
+        before, self._last_ns = self._last_ns, stamp_ns
+        if before is None:
+            return
+        interval = stamp_ns - before
+        usual = self._usual_ns()
+        if interval <= 0 or (usual and interval > PAUSE * usual):
+            self._forget()
+            return
+        missing = max(0, int(interval / usual + 0.5) - 1) if usual else 0
+        self._intervals.append(interval)
+        self._missing.append(missing)
+        self.lost += missing
+        if len(self._intervals) >= 2 * ENOUGH:
+            missing = sum(self._missing)
+            self.lost_share = missing / (missing + len(self._missing))
+
+    def pause(self) -> None:
+        """Nobody looked for a while: what did not arrive meanwhile is not lost."""
+        self._last_ns = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._intervals.clear()
+        self._missing.clear()
+        self.lost_share = None
+
+    def _usual_ns(self) -> Optional[float]:
+        """The median of the intervals in which nothing was lost, even if many were."""
+        ordered = sorted(self._intervals)
+        if len(ordered) < ENOUGH:
+            return None
+        whole = [ns for ns in ordered if ns < 1.5 * ordered[len(ordered) // 4]]
+        return whole[len(whole) // 2]

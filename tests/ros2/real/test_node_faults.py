@@ -1,0 +1,204 @@
+"""What goes wrong on a robot: the node says it on /diagnostics and lives on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
+
+from ramnas_edge import backends
+from ramnas_edge.device import this_device
+from tests.models.bundles import figure, heads, written
+from tests.ros2.real.camera import frame
+from tests.ros2.real.station import Station, image, perception, process, stamp_s, until, values_of
+
+HW = (120, 160)
+CPU = "onnxruntime-cpu"
+
+
+def garbage() -> list[tuple[Image, str]]:
+    """Images that are none, and what is wrong with them."""
+    good = frame(0, *HW)
+    short = image(good, 1.0)
+    short.data = good.tobytes()[:100]
+    empty = Image(encoding="bgr8")
+    narrow = image(good, 1.0)
+    narrow.step = 3
+    odd = image(good[:, :-1, :2], 1.0, "yuv422")
+    return [
+        (image(good, 1.0, "32FC1"), "image encoding '32FC1' is not one of"),
+        (image(good, 1.0, ""), "image encoding '' is not one of"),
+        (short, "does not fit its 100 bytes"),
+        (empty, "image of 0x0 bgr8"),
+        (narrow, "with step 3 does not fit"),
+        (odd, "width must be even"),
+    ]
+
+
+def works_on_a_frame(status: DiagnosticStatus) -> bool:
+    """One more came in than was dropped for a newer one, or has been done."""
+    values = values_of(status)
+    done = int(values["frames dropped"]) + int(values["frames processed"])
+    return int(values["frames in"]) > done
+
+
+def test_broken_images_are_said_and_the_next_good_one_is_worked_on(
+    station: Station, bundle: Path
+) -> None:
+    with perception(bundle=bundle, engine=CPU, autostart=True):
+        found = station.listen(Detection2DArray, "/perception/detections")
+        camera = station.camera("/image")
+        station.answer(camera, image(frame(0, *HW), 1.0), found)
+        for number, (message, reason) in enumerate(garbage()):
+            camera.publish(message)
+            level, _, values = station.status(lambda s, reason=reason: reason in s.message, reason)
+            assert level == 1
+            assert int(values["frames refused"]) == number + 1
+        station.answer(camera, image(frame(1, *HW), 2.0), found)
+        assert {stamp_s(message) for message in found} == {1.0, 2.0}
+        station.node.destroy_publisher(camera)
+
+
+def test_an_engine_that_fails_is_an_error_until_the_next_one_has_taken_over(
+    station: Station, bundle: Path
+) -> None:
+    with perception(module="tests.ros2.real.flaky_engine", bundle=bundle, autostart=True):
+        found = station.listen(Detection2DArray, "/perception/detections")
+        camera = station.camera("/image")
+        _, _, values = station.status(lambda s: "active" in s.values[0].value, "a status")
+        assert values["engine"] == "onnxruntime-flaky"
+        assert values["providers"] == "FlakyExecutionProvider"
+        for number in range(3):
+            station.answer(camera, image(frame(number, *HW), 1.0 + number), found)
+        seen = len(station.statuses())
+        station.answer(camera, image(frame(3, *HW), 9.0), found)  # shown again after the failure
+        _, message, values = station.status(lambda s: s.level == b"\x01", "the next engine")
+        assert "engine onnxruntime-flaky failed and was left for onnxruntime-cpu" in message
+        assert "device lost" in message
+        assert values["engine"] == CPU
+        errors = [s.message for s in station.statuses()[seen:] if s.level == b"\x02"]
+        assert errors and "device lost" in errors[0]
+        station.node.destroy_publisher(camera)
+
+
+def test_it_answers_while_a_frame_is_worked_on(
+    station: Station, bundle: Path, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    with perception(
+        module="tests.ros2.real.flaky_engine", environment={"HOLD_UNTIL": str(go)}, bundle=bundle,
+        autostart=True,
+    ):  # fmt: skip
+        found = station.listen(Detection2DArray, "/perception/detections")
+        camera = station.camera("/image")
+        station.answer(camera, image(frame(0, *HW), 1.0), found)
+        seen = {stamp_s(message) for message in found}
+        for _ in range(3):  # dark ones: the engine is held on the first
+            camera.publish(image(np.ones((*HW, 3), np.uint8), 2.0))
+            time.sleep(0.1)
+        station.status(works_on_a_frame, "a frame that is being worked on")
+        assert station.state() == "active"
+        assert station.set(max_detections=7) == ""
+        assert "is no number" in station.set(latency_budget_ms="slow")
+        assert {stamp_s(message) for message in found} == seen
+        go.touch()
+        until(lambda: found[-1].header.stamp.sec == 2, "its result")
+        station.node.destroy_publisher(camera)
+
+
+def test_killed_and_started_again_it_finds_the_camera_that_went_on(
+    station: Station, bundle: Path
+) -> None:
+    found = station.listen_before(Detection2DArray, "/perception/detections")
+    with process("tests.ros2.real.camera", "/image", "20", "100000", *map(str, HW)):
+        with perception(bundle=bundle, engine=CPU, autostart=True) as child:
+            until(lambda: len(found) > 5, "results")
+            child.kill()
+            child.wait()
+        before = len(found)
+        last = stamp_s(found[-1])
+        with perception(bundle=bundle, engine=CPU, autostart=True):
+            until(lambda: len(found) > before + 5, "results again")
+    assert all(stamp_s(message) > last for message in found[before:])
+
+
+def test_two_nodes_in_namespaces_of_their_own_do_not_meet(station: Station, bundle: Path) -> None:
+    options = {"bundle": bundle, "engine": CPU, "score_threshold": 0.26, "autostart": True}
+    with perception(namespace="one", **options), perception(namespace="two", **options):
+        found, cameras = {}, {}
+        for name in ("one", "two"):
+            found[name] = station.listen(Detection2DArray, f"/{name}/perception/detections")
+            cameras[name] = station.camera(f"/{name}/image")
+        for number, name in enumerate(("one", "two", "one")):
+            station.answer(cameras[name], image(frame(number, *HW), 1.0 + number), found[name])
+        assert {stamp_s(message) for message in found["one"]} == {1.0, 3.0}
+        assert {stamp_s(message) for message in found["two"]} == {2.0}
+        assert station.set("/one/perception", max_detections=1) == ""
+        for name, expected in (("one", 1), ("two", 4)):
+            answer = station.answer(cameras[name], image(frame(0, *HW), 9.0), found[name])
+            assert len(answer.detections) >= expected
+            assert name == "two" or len(answer.detections) == 1
+            station.node.destroy_publisher(cameras[name])
+
+
+def test_gaps_in_the_stamps_are_a_warning_that_names_the_profile(
+    station: Station, bundle: Path
+) -> None:
+    with perception(bundle=bundle, engine=CPU, autostart=True):
+        camera = station.camera("/image")
+        found = station.listen(Detection2DArray, "/perception/detections")
+        station.answer(camera, image(frame(0, *HW), 1.0), found)
+        arrives, one = np.random.default_rng(0).random(200) > 0.3, frame(0, *HW)
+        arrives[:30] = True
+        for number in np.flatnonzero(arrives):
+            camera.publish(image(one, 10.0 + number / 30))
+            time.sleep(0.01)
+        _, message, values = station.status(lambda s: "lost before" in s.message, "the loss")
+        assert "fastdds_image.xml" in message
+        assert int(values["frames lost before"]) >= 0.9 * (~arrives).sum()
+        station.node.destroy_publisher(camera)
+
+
+def test_another_budget_changes_the_model_while_frames_go_on_in_order(
+    station: Station, tmp_path: Path
+) -> None:
+    device = this_device().class_key(CPU, backends.load(CPU).version)
+    front, files = heads("detection")
+    models = tuple(
+        # 480x640 until the first image, which is of another size, has come
+        msgspec.structs.replace(
+            model, latency=figure(device, ms, (480, 640)) + figure(device, ms, HW)
+        )
+        for model, ms in zip(front.models, (10.0, 20.0), strict=True)
+    )
+    bundle = tmp_path / "bundle"
+    written(bundle, (msgspec.structs.replace(front, models=models), files))
+    fast, accurate = (model.arch_id for model in models)
+    found = station.listen_before(Detection2DArray, "/perception/detections")
+    with perception(bundle=bundle, engine=CPU, latency_budget_ms=15, autostart=True):
+        with process("tests.ros2.real.camera", "/image", "20", "100000", *map(str, HW)):
+            until(lambda: len(found) > 5, "results")
+            for budget, arch in ((25.0, accurate), (12, fast), (0.0, accurate), (15.5, fast)):
+                assert station.set(latency_budget_ms=budget) == ""
+                station.status(
+                    lambda s, arch=arch: (
+                        {"detection arch": arch}.items()
+                        <= {v.key: v.value for v in s.values}.items()
+                    ),
+                    f"model {arch} for {budget} ms",
+                )
+                now = len(found)
+                until(lambda now=now: len(found) > now + 5, "results of it")
+            assert "misses by" in station.set(latency_budget_ms=5.0)
+        _, _, values = station.status(lambda s: values_of(s).get("switches") == "4", "4 switches")
+    numbers = [int(message.header.frame_id) for message in found]
+    assert numbers == sorted(set(numbers))
+    assert int(values["failures"]) == 0
+    assert values["figures"].startswith("of the bundle, measured on this device class")
+    accounted = int(values["frames processed"]) + int(values["frames dropped"])
+    assert int(values["frames in"]) - accounted in (0, 1)
