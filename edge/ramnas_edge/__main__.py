@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from typing import List, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional
 
+from ramnas_edge import building, verb_calibrate, verb_keys, verb_profile, verb_run
 from ramnas_edge.cli import guarded
+from ramnas_models.errors import DataError
+
+if TYPE_CHECKING:
+    from ramnas_edge.link import Cure
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -19,19 +28,26 @@ def main(argv: Optional[List[str]] = None) -> int:
     agent.add_argument(
         "--give-up-s", type=float, metavar="S", help="end after S seconds without a host"
     )
+    agent.add_argument(
+        "--spool", type=Path, metavar="FILE",
+        help="where records wait for the host (default: in ~/.local/state/ramnas)",
+    )  # fmt: skip
+    agent.add_argument("--spool-patience-s", type=float, default=0.0, help=argparse.SUPPRESS)
+    agent.add_argument(
+        "--keys", type=Path, metavar="NAME.key_secret", help="of this board: ramnas-edge keys new"
+    )
+    agent.add_argument(
+        "--server-key", type=Path, metavar="HOST.key", help="the host's public key, copied here"
+    )
+    verb_profile.add_board_settings(agent)
     agent.set_defaults(call=_agent)
 
-    run = verbs.add_parser("run", help="run the model of a bundle that fits a latency budget")
-    run.add_argument("--bundle", required=True, metavar="DIR")
-    run.add_argument("--latency-budget-ms", type=float, metavar="X", help="p90 of a whole call")
-    run.add_argument("--source", required=True, metavar="IMAGE_OR_DIR")
-    run.add_argument("--repeat", type=_count, default=1, metavar="N", help="times over the source")
-    run.add_argument(
-        "--engine", default="onnxruntime-cpu", help="name, or auto: the fastest that works here"
-    )
-    run.add_argument("--threads", type=int, default=1)
-    run.add_argument("--json", action="store_true", help="one JSON line a frame, then a summary")
-    run.set_defaults(call=_run)
+    verb_keys.add(verbs, host=False)
+    verb_profile.add(verbs)
+
+    verb_run.add(verbs)
+    verb_calibrate.add(verbs)
+    building.add(verbs)
 
     doctor = verbs.add_parser("doctor", help="what this machine is, what works, what to mend")
     doctor.add_argument("--json", action="store_true", help="the report as JSON")
@@ -41,16 +57,33 @@ def main(argv: Optional[List[str]] = None) -> int:
     return guarded(lambda: args.call(args))
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
-    return int(text)
-
-
 def _agent(args: argparse.Namespace) -> None:
     from ramnas_edge import agent
+    from ramnas_edge.clocks import board_settings
 
-    agent.serve(args.connect, name=args.name, give_up_s=args.give_up_s)
+    cure = _cure(args.connect, args.keys, args.server_key)
+    with board_settings(lock_clocks=args.lock_clocks, power_mode=args.power_mode):
+        agent.serve(
+            args.connect, name=args.name, give_up_s=args.give_up_s, spool=args.spool,
+            spool_patience_s=args.spool_patience_s, cure=cure,
+        )  # fmt: skip
+
+
+def _cure(endpoint: str, own: Optional[Path], server: Optional[Path]) -> Optional[Cure]:
+    """The keys of this board and the host's; DataError if one of them is not given."""
+    from ramnas_edge import keys
+    from ramnas_edge.link import Cure
+
+    if own and server:
+        return Cure(keys.load_keys(own), keys.load_public(server))
+    if own or server:
+        raise DataError(
+            "encryption needs both --keys (of this board: ramnas-edge keys new) and --server-key "
+            "(the host's NAME.key, copied here)"
+        )
+    if keys.is_public(endpoint):
+        log.warning("no --keys and --server-key: the connection to %s is not encrypted", endpoint)
+    return None
 
 
 def _doctor(args: argparse.Namespace) -> None:
@@ -63,54 +96,6 @@ def _doctor(args: argparse.Namespace) -> None:
     print(msgspec.json.encode(report).decode() if args.json else doctor.text(report))
     if not any(engine.works for engine in report.engines):
         raise BackendError("no engine works on this machine; the report says what to do")
-
-
-def _run(args: argparse.Namespace) -> None:
-    import itertools
-
-    import msgspec
-    import numpy as np
-
-    from ramnas_edge.runtime import Runtime
-    from ramnas_edge.sources import batches, list_images
-
-    source = batches(list_images(args.source) * args.repeat)
-    first = next(source)
-    with Runtime.open(
-        args.bundle,
-        latency_budget_ms=args.latency_budget_ms,
-        engine=args.engine,
-        threads=args.threads,
-        frame_hw=first[0][1].shape[:2],
-    ) as runtime:
-        totals = []
-        for batch in itertools.chain([first], source):
-            results = [(path, runtime(frame)) for path, frame in batch]
-            for path, result in results:
-                totals.append(result.timing.total_ms)
-                if args.json:
-                    line = {"image": str(path), "labels": result.labels, "timing": result.timing}
-                    print(msgspec.json.encode(line).decode())
-                else:
-                    print(f"{path}: {result.labels.name} ({result.labels.score:.2f})")
-        choice = runtime.choice
-        p50, p90 = np.percentile(totals, [50, 90]).tolist()
-        if args.json:
-            summary = {
-                "model": choice.model.arch_id,
-                "latency_budget_ms": args.latency_budget_ms,
-                "expected_p90_ms": choice.p90_ms,
-                "expected_from": choice.source,
-                "frames": len(totals),
-                "p50_ms": p50,
-                "p90_ms": p90,
-            }
-            print(msgspec.json.encode({"summary": summary}).decode())
-        else:
-            print(
-                f"model {choice.model.arch_id}: {len(totals)} frames, p50 {p50:.3f} ms, "
-                f"p90 {p90:.3f} ms (expected {choice.p90_ms:.3f} ms, {choice.source})"
-            )
 
 
 if __name__ == "__main__":

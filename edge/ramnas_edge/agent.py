@@ -1,211 +1,285 @@
-"""Serve a host's jobs: pull blocks over ZeroMQ, have the child measure them, send the records."""
+"""Serve a host's jobs: pull blocks over ZeroMQ, have them measured, keep the records until they
+are acknowledged."""
 
 from __future__ import annotations
 
 import logging
 import socket
 import time
+import uuid
 from collections import deque
-from typing import Deque, Dict, List, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Deque, Dict, List, Optional, Set, Tuple
 
-import msgspec
 import zmq
 
-from ramnas_edge import backends, profiler, wire
+from ramnas_edge import backends, wire
 from ramnas_edge.device import this_device
-from ramnas_edge.measuring import Child
-from ramnas_edge.record import INCONCLUSIVE, LatencyRecord
-from ramnas_models.errors import BackendError, FleetError, WireError
-from ramnas_models.space import Arch
+from ramnas_edge.link import Cure, Link
+from ramnas_edge.measuring import Measuring
+from ramnas_edge.spool import Spool, default_path
+from ramnas_edge.telemetry import Telemetry
+from ramnas_models.errors import BackendError, FleetError
 
 log = logging.getLogger(__name__)
+Engines = Tuple[Tuple[str, str], ...]
+DISK_S = 2.0  # between tries to write what a full disk did not take
 
 
-def serve(endpoint: str, *, name: Optional[str] = None, give_up_s: Optional[float] = None) -> None:
+def serve(
+    endpoint: str,
+    *,
+    name: Optional[str] = None,
+    give_up_s: Optional[float] = None,
+    spool: Optional[Path] = None,
+    spool_patience_s: float = 0.0,
+    cure: Optional[Cure] = None,
+) -> None:
     """Work for the host at `endpoint` (tcp://HOST:PORT) until it says goodbye.
 
     Waits for a host that is not there yet, and again when it falls silent: for ever, or until
-    FleetError after `give_up_s` seconds of silence.
+    FleetError after `give_up_s` seconds of silence. Records wait in the file `spool` for a host
+    that has committed them, through any end of this process; another process that has the file is
+    waited for `spool_patience_s`.
     """
-    agent = _Agent(endpoint, name or socket.gethostname(), give_up_s)
+    engines = backends.available()
+    if not engines:
+        raise BackendError("no inference engine on this machine: pip install onnxruntime")
+    kept = Spool(spool or default_path(name), patience_s=spool_patience_s)
     try:
-        agent.run()
+        # boards flashed with one image have one host name: four digits tell them apart
+        link = Link(endpoint, name or f"{socket.gethostname()}-{kept.board[:4]}", cure)
+        agent = _Agent(link, kept, give_up_s, engines)
+        try:
+            agent.run()
+        except BaseException as error:
+            agent.leave(str(error) or "it was stopped")
+            raise
+        finally:
+            agent.close()
     finally:
-        agent.close()
+        kept.close()
 
 
 class _Agent:
-    """Owns the one socket of this board; the measuring child never sees it."""
+    """Owns the one socket of this board and the spool; the measuring process sees neither."""
 
-    def __init__(self, endpoint: str, name: str, give_up_s: Optional[float]) -> None:
-        self.endpoint, self.name, self.give_up_s = endpoint, name, give_up_s
-        self.engines = backends.available()
-        if not self.engines:
-            raise BackendError("no inference engine on this machine: pip install onnxruntime")
-        self.context = zmq.Context()
-        self.socket = self._connect()
+    def __init__(
+        self, link: Link, spool: Spool, give_up_s: Optional[float], engines: Engines
+    ) -> None:
+        self.link, self.spool, self.give_up_s, self.engines = link, spool, give_up_s, engines
+        self.session = uuid.uuid4().hex[:12]
+        self.telemetry = Telemetry.open()
         self.welcome: Optional[wire.Welcome] = None
-        self.child: Optional[Child] = None
-        self.current: Optional[wire.Job] = None  # with the child now
-        self.waiting: Deque[wire.Job] = deque()  # parts of the host's block, still to be measured
-        self.doubtful: List[Arch] = []  # inconclusive in the current job
-        self.unacked: Dict[Tuple[str, ...], LatencyRecord] = {}
-        self.last_sent = self.last_heard = self.last_greeted = time.monotonic()
+        self.greeted_s: Optional[float] = None  # None: Hello is due
+        self.known = False  # to the host, on this connection
+        self.measuring: Optional[Measuring] = None
+        self.holding: Dict[str, Set[str]] = {}  # job -> ids of its archs without a record
+        self.done: Deque[str] = deque(maxlen=64)  # jobs, so that one sent again is known
+        self.asked = False  # for blocks, since there was room
+        self.records: Dict[wire.Key, _Unanswered] = {}  # of the host's run
+        self.progress: Optional[wire.Visited] = None  # the newest that the host has not got
+        self.beat_s = self.disk_s = time.monotonic()
+        self.said = self.warned_of = ""  # failure of the connection; trouble of the spool
 
     def run(self) -> None:
-        self._greet()
         while True:
             poller = zmq.Poller()
-            poller.register(self.socket, zmq.POLLIN)
-            if self.child:
-                poller.register(self.child.fileno(), zmq.POLLIN)
-            for source, _ in poller.poll(int(wire.HEARTBEAT_S * 500)):
-                if source is self.socket:
-                    if not self._from_host():
-                        return
-                elif self.child and self.child.has_sent():  # not of a child replaced just now
-                    self._from_child()
-            now = time.monotonic()
-            if now - self.last_sent > wire.HEARTBEAT_S:
-                self._send(wire.Heartbeat())
-            silent_s = now - self.last_heard
-            if self.give_up_s is not None and silent_s > self.give_up_s:
-                raise FleetError(f"no host answered at {self.endpoint} for {silent_s:.0f} s")
-            if silent_s > wire.SILENCE_S and now - self.last_greeted > wire.SILENCE_S:
-                log.warning("no host at %s for %.0f s, still trying", self.endpoint, silent_s)
-                self.socket.close(linger=0)
-                self.socket = self._connect()
-                self._greet()
+            self.link.register(poller)
+            if self.measuring:
+                poller.register(self.measuring.fileno(), zmq.POLLIN)
+            poller.poll(500)  # the sensors are read twice a second
+            if not self._from_host(self.link.receive()):
+                return
+            if self.measuring:
+                self._from_measuring(self.measuring)
+            if self.link.step():
+                self.greeted_s, self.known = None, False
+            self._say_what_fails()
+            self._retry_disk()
+            self._greet()
+            if self.known:
+                self._tell()
+
+    def leave(self, reason: str) -> None:
+        self.link.send(wire.encode(wire.Bye(reason)))
 
     def close(self) -> None:
-        if self.child:
-            self.child.close()
-        self.context.destroy(linger=500)
+        if self.measuring:
+            self.measuring.close()
+        self.telemetry.close()
+        self.link.close()
 
-    # -- the host ----------------------------------------------------------------------------------
-
-    def _connect(self) -> zmq.Socket[bytes]:
-        dealer = self.context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.IDENTITY, self.name.encode())
-        dealer.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BYTES)
-        try:
-            dealer.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            raise FleetError(
-                f"cannot connect to '{self.endpoint}': {error}; an endpoint is tcp://HOST:PORT"
-            ) from error
-        return dealer
+    # -- to the host -------------------------------------------------------------------------------
 
     def _greet(self) -> None:
-        self.last_greeted = time.monotonic()
-        self._send(wire.Hello(wire.PROTOCOL, this_device(), self.engines))
+        """Hello, as soon as there is a connection, and again until Welcome."""
+        now = time.monotonic()
+        if self.known or (self.greeted_s is not None and now - self.greeted_s < wire.RESEND_S):
+            return
+        holding = tuple(wire.Holding(job, tuple(left)) for job, left in self.holding.items())
+        hello = wire.Hello(
+            wire.PROTOCOL, this_device(), self.engines, self.spool.board, self.session,
+            self.welcome.run if self.welcome else "", holding,
+        )  # fmt: skip
+        if self.link.send(wire.encode(hello)):
+            self.greeted_s = now
 
-    def _send(self, message: wire.FromBoard) -> None:
-        self.last_sent = time.monotonic()
-        try:
-            self.socket.send(wire.encode(message), zmq.DONTWAIT)
-        except zmq.Again:
-            log.debug("dropped a %s: the host is not reading", type(message).__name__)
+    def _tell(self) -> None:
+        """All that the host should know now: records first, as they must not be lost."""
+        now = time.monotonic()
+        for record in self.records.values():
+            if now - record.sent_s > wire.RESEND_S:
+                if not self.link.send(record.message):
+                    break
+                record.sent_s = now
+        if self.progress and self.link.send(wire.encode(self.progress)):
+            self.progress = None
+        room = self._room()
+        if room and not self.asked:
+            self.asked = self.link.send(wire.encode(wire.Ready(room)))
+        if now - self.beat_s > wire.HEARTBEAT_S and self.link.send(wire.encode(self._heartbeat())):
+            self.beat_s = now
 
-    def _from_host(self) -> bool:
-        """Handle one message of the host; False when it said goodbye."""
+    def _room(self) -> int:
+        """How many blocks more; none while a record could be lost for want of disk."""
+        return 0 if self.spool.trouble else max(0, wire.WINDOW - len(self.holding))
+
+    def _heartbeat(self) -> wire.Heartbeat:
+        now = time.monotonic()
+        samples = self.telemetry.between(now - 10.0, now)
+        heat = [max(s.temperature_c.values()) for s in samples if s.temperature_c]
+        return wire.Heartbeat(
+            self._room(),
+            tuple(self.holding),
+            len(self.records),
+            heat[-1] if heat else None,
+            samples[-1].power_mode if samples else None,
+            self.spool.trouble,
+        )
+
+    # -- from the host -----------------------------------------------------------------------------
+
+    def _from_host(self, messages: List[wire.FromHost]) -> bool:
+        """Handle what has come; False when the host said goodbye."""
+        acknowledged: List[wire.Key] = []
         try:
-            message = wire.decode_from_host(self.socket.recv())
-        except WireError as error:
-            raise FleetError(
-                f"{self.endpoint} does not speak protocol {wire.PROTOCOL} of ramnas: {error}"
-            ) from error
-        self.last_heard = time.monotonic()
-        if isinstance(message, wire.Bye):
-            log.info("the host is done: %s", message.reason)
-            return False
-        if isinstance(message, wire.Refused):
-            raise FleetError(f"{self.endpoint} refuses this board: {message.reason}")
-        if isinstance(message, wire.Welcome):
-            self._welcomed(message)
-        elif isinstance(message, wire.Job):
-            self.waiting.append(message)
-            self._next_job()
-        elif isinstance(message, wire.Ack):
-            self.unacked.pop(message.key, None)
+            for message in messages:
+                if isinstance(message, wire.Ack):
+                    acknowledged += message.keys
+                elif isinstance(message, wire.Bye):
+                    log.info("the host is done: %s", message.reason)
+                    self.leave("the host said goodbye")
+                    return False
+                else:
+                    self._handle(message)
+        finally:
+            if acknowledged:
+                self.spool.remove(acknowledged)
+                for key in acknowledged:
+                    self.records.pop(key, None)
         return True
 
+    def _handle(self, message: wire.FromHost) -> None:
+        endpoint = self.link.endpoint
+        if isinstance(message, wire.Refused):
+            raise FleetError(f"{endpoint} refuses this board: {message.reason}")
+        if isinstance(message, wire.Welcome):
+            self._welcomed(message)
+        elif isinstance(message, wire.Greet):
+            self.greeted_s, self.known = None, False
+        elif isinstance(message, wire.Job):
+            if message.block.bundle:
+                raise FleetError(f"{endpoint} sent a job that names a file of this board")
+            self._take(message)
+        elif isinstance(message, wire.Drop):
+            for job in message.jobs:
+                if self.holding.pop(job, None) is not None and self.measuring:
+                    log.info("dropped block %s: %s", job, message.reason)
+                    self.measuring.drop(job)
+                    self.asked = False
+        elif isinstance(message, wire.Rejected):
+            for key in message.keys:
+                if self.records.pop(key, None):
+                    log.warning(
+                        "%s does not take the record of arch %s: %s; it stays in %s",
+                        endpoint, key[2], message.reason, self.spool.path,
+                    )  # fmt: skip
+
     def _welcomed(self, welcome: wire.Welcome) -> None:
-        for record in self.unacked.values():  # the host may be a new process: it knows what it has
-            self._send(wire.Measured(record))
-        if self.welcome == welcome and self.child:
-            if self.current is None:
-                self._send(wire.Ready())
-            return
-        self.welcome = welcome
-        self.waiting.clear()
-        self.doubtful.clear()
-        self._fresh_child()
+        self.known, self.asked = True, False
+        if welcome != self.welcome or not self.measuring:
+            self.welcome = welcome
+            self.holding.clear()
+            if self.measuring:
+                self.measuring.close()
+            self.measuring = Measuring(welcome.space, this_device(), self.telemetry)
+            waiting = self.spool.waiting(welcome.run)
+            self.records = {key: _Unanswered(data) for key, data in waiting.items()}
+        for record in self.records.values():  # the host may be a new process: it knows what it has
+            record.sent_s = float("-inf")
 
-    # -- the child ---------------------------------------------------------------------------------
+    def _take(self, job: wire.Job) -> None:
+        if not self.measuring or job.block.id in self.holding or job.block.id in self.done:
+            return  # sent again, because an answer was lost
+        self.holding[job.block.id] = {arch.id for arch in job.block.archs}
+        self.asked = False
+        self.measuring.submit(job)
 
-    def _fresh_child(self) -> None:
-        assert self.welcome is not None
-        if self.child:
-            self.child.close()
-        self.child, self.current = Child(self.welcome), None
+    # -- measuring ---------------------------------------------------------------------------------
 
-    def _from_child(self) -> None:
-        assert self.child is not None
-        try:
-            message = self.child.receive()
-        except EOFError:
-            self._child_died()
-            return
-        if isinstance(message, wire.Measured):
-            record = message.record
-            if record.validity == INCONCLUSIVE and self.current and not self.current.again:
-                self.doubtful.append(record.arch)
-            else:
-                self._deliver(record)
-        elif isinstance(message, wire.Visited):
-            self._send(message)
-        elif isinstance(message, wire.Ready):
-            done, self.current = self.current, None
-            if done and self.doubtful:
-                self._again(done, self.doubtful)  # once more, in a fresh process
-                self.doubtful = []
-                self._fresh_child()
-            elif self.waiting:
-                self._next_job()
-            else:
-                self._send(wire.Ready())
+    def _from_measuring(self, measuring: Measuring) -> None:
+        for news in measuring.step():
+            if isinstance(news, wire.Visited):
+                if not (self.known and self.link.send(wire.encode(news))):
+                    self.progress = news
+                continue
+            self.progress = None
+            key = news.record.key
+            if key not in self.records:  # a measurement that is under way to the host stays
+                self.records[key] = _Unanswered(self.spool.add(news.record))
+            self._measured(news.record.arch_id)
 
-    def _next_job(self) -> None:
-        if self.child and self.current is None and self.waiting:
-            self.current = self.waiting.popleft()
-            self.child.send(self.current)
+    def _measured(self, arch_id: str) -> None:
+        for job, left in self.holding.items():
+            if arch_id in left:
+                left.discard(arch_id)
+                if not left:
+                    del self.holding[job]
+                    self.done.append(job)
+                    self.asked = False
+                return
 
-    def _deliver(self, record: LatencyRecord) -> None:
-        self.unacked[record.key] = record
-        self._send(wire.Measured(record))
+    # -- trouble -----------------------------------------------------------------------------------
 
-    def _again(self, job: wire.Job, archs: Sequence[Arch]) -> None:
-        again = f"{job.block.id}-{archs[0].id}"  # its rounds are not those of the first try
-        block = msgspec.structs.replace(job.block, id=again, archs=tuple(archs))
-        self.waiting.append(msgspec.structs.replace(job, block=block, again=True))
-
-    def _child_died(self) -> None:
-        """Measure the block's archs one by one; the one that kills its child alone has failed."""
-        assert self.child is not None
-        assert self.welcome is not None
-        code, job = self.child.close(), self.current
-        log.warning("the measuring process died (exit code %s)", code)
-        self.child, self.doubtful = None, []
-        if job is None:
-            raise BackendError(f"the measuring process dies at its start (exit code {code})")
-        archs = job.block.archs
-        if len(archs) == 1:
-            reason = f"the engine's process died (exit code {code})"
-            self._deliver(
-                profiler.failed(job.block, archs[0], self.welcome.space, job.device_class, reason)
+    def _say_what_fails(self) -> None:
+        failure = self.link.failure or ""
+        if failure and failure != self.said:
+            log.warning("no connection to %s: %s; still trying", self.link.endpoint, failure)
+        if failure or self.known:
+            self.said = failure
+        silent_s = self.link.silent_s
+        if self.give_up_s is not None and silent_s > self.give_up_s:
+            because = f": {self.said}" if self.said else ""
+            raise FleetError(
+                f"no host answered at {self.link.endpoint} for {silent_s:.0f} s{because}"
             )
-        else:
-            for arch in archs:
-                self._again(job, [arch])
-        self._fresh_child()
+
+    def _retry_disk(self) -> None:
+        now = time.monotonic()
+        if self.spool.trouble and now - self.disk_s > DISK_S:
+            self.disk_s = now
+            self.spool.write()
+        if self.spool.trouble != self.warned_of:
+            self.warned_of = self.spool.trouble
+            if self.warned_of:
+                log.warning("no new block until it can: %s", self.warned_of)
+            else:
+                log.info("the spool can be written again")
+
+
+class _Unanswered:
+    """A record's message and when it was last sent."""
+
+    def __init__(self, message: bytes) -> None:
+        self.message, self.sent_s = message, float("-inf")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import onnxruntime as ort
 
-from ramnas_edge.backends import Options, Running, Tensor
-from ramnas_models.errors import BackendError
+from ramnas_edge.backends import Clock, Options, Running, Stages, Tensor
+from ramnas_models.errors import BackendError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from ramnas_edge.backends import Array
@@ -23,9 +24,13 @@ _OPTIMIZATION = {
 
 # provider -> precision -> its options for that precision. TF32 is off unless asked for.
 _PRECISIONS: Dict[str, Dict[str, Dict[str, str]]] = {
-    "CPUExecutionProvider": {"fp32": {}},
+    "CPUExecutionProvider": {"fp32": {}, "int8": {}},
     "CUDAExecutionProvider": {"fp32": {"use_tf32": "0"}, "tf32": {"use_tf32": "1"}},
-    "TensorrtExecutionProvider": {"fp32": {}, "fp16": {"trt_fp16_enable": "1"}},
+    "TensorrtExecutionProvider": {
+        "fp32": {},
+        "fp16": {"trt_fp16_enable": "1"},
+        "int8": {"trt_int8_enable": "1"},
+    },
     "OpenVINOExecutionProvider": {
         "fp32": {"device_type": "CPU", "precision": "FP32"},
         "fp16": {"device_type": "GPU", "precision": "FP16"},
@@ -54,6 +59,8 @@ def load(engine: str, provider: str) -> OrtBackend:
 
 
 class OrtBackend:
+    thread_bound = False
+
     def __init__(self, engine: str, provider: str) -> None:
         self.engine, self.provider = engine, provider
         self.version: str = ort.__version__
@@ -66,11 +73,18 @@ class OrtBackend:
                 f"engine {self.engine} runs {', '.join(precisions)}; "
                 f"precision {options.precision} needs another engine"
             )
+        if options.precision == "int8" and b"DequantizeLinear" not in model:
+            raise BackendError(
+                f"engine {self.engine}: precision int8 needs a quantised graph, this one is float; "
+                "ramnas_models.quantise makes one"
+            )
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.graph_optimization_level = _OPTIMIZATION[options.graph_optimization]
         settings.log_severity_level = 3  # errors reach us as exceptions
+        # else x86 keeps in float what comes before an activation with two readers, as in swish
+        settings.add_session_config_entry("session.qdqisint8allowed", "1")
         # XNNPACK takes convolutions and leaves the rest to the CPU, by design
         if self.provider not in ("CPUExecutionProvider", "XnnpackExecutionProvider"):
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -82,7 +96,7 @@ class OrtBackend:
             loaded: List[str] = session.get_providers()
         except Exception as error:  # onnxruntime raises its own classes and RuntimeError
             self._check_libraries(error)
-            raise BackendError(f"engine {self.engine} refuses the model: {error}") from error
+            raise _failure(f"engine {self.engine} refuses the model", error) from error
         if loaded[0] != self.provider:
             self._check_libraries(None)
             raise BackendError(
@@ -129,30 +143,60 @@ class OrtSession:
     """With `io_binding` the buffers are bound, so that a GPU copies them without a detour."""
 
     def __init__(self, session: Any, running: Running, io_binding: bool) -> None:
-        self._session = session
-        self._binding = session.io_binding() if io_binding else None
+        self._session, self._io_binding = session, io_binding
+        self._binding = session.io_binding()
         self.running = running
         self.inputs = [_tensor(t) for t in session.get_inputs()]
         self.outputs = [_tensor(t) for t in session.get_outputs()]
+        # where the provider reads its inputs and leaves its outputs
+        on_gpu = running.providers[0] in ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+        self._device = "cuda" if on_gpu else "cpu"
 
     def infer(self, feeds: Mapping[str, Array]) -> List[Array]:
-        try:
-            if self._binding is None:
-                outputs: List[Array] = self._session.run(None, feeds)
-            else:
+        with self._failing():
+            if self._io_binding:
                 for name, array in feeds.items():
                     self._binding.bind_cpu_input(name, array)
                 for output in self.outputs:
                     self._binding.bind_output(output.name)
                 self._session.run_with_iobinding(self._binding)
-                outputs = self._binding.copy_outputs_to_cpu()
-        except Exception as error:
-            raise BackendError(f"engine {self.running.engine} failed: {error}") from error
+                outputs: List[Array] = self._binding.copy_outputs_to_cpu()
+            else:
+                outputs = self._session.run(None, feeds)
         return outputs
 
+    def infer_staged(self, feeds: Mapping[str, Array], clock: Clock) -> Tuple[List[Array], Stages]:
+        with self._failing():
+            start = clock()
+            for name, array in feeds.items():
+                value = ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+                self._binding.bind_ortvalue_input(name, value)
+            for output in self.outputs:
+                self._binding.bind_output(output.name, self._device)
+            copied = clock()
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+            ran = clock()
+            outputs: List[Array] = self._binding.copy_outputs_to_cpu()
+            return outputs, Stages(copied - start, ran - copied, clock() - ran)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # onnxruntime raises its own classes and RuntimeError
+            raise _failure(f"engine {self.running.engine} failed", error) from error
+
     def close(self) -> None:
-        self._binding = None
-        del self._session
+        del self._binding, self._session
+
+
+def _failure(what: str, error: Exception) -> BackendError:
+    """onnxruntime has no class for want of memory: what it says tells."""
+    lacks_memory = isinstance(error, MemoryError) or any(
+        sign in str(error) for sign in ("bad_alloc", "Failed to allocate memory", "out of memory")
+    )
+    return (OutOfMemoryError if lacks_memory else BackendError)(f"{what}: {error}")
 
 
 def _tensor(arg: Any) -> Tensor:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Protocol, Tuple
 
 from ramnas_models import onnx_graph
 from ramnas_models.errors import BackendError
 from ramnas_models.plan import plan
+from ramnas_models.quantise import quantised
 from ramnas_models.space import load_space
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
     Array = NDArray[np.generic]
+
+Clock = Callable[[], int]  # nanoseconds, monotonic
 
 # engine name -> (module, what that module calls it)
 ENGINES: Dict[str, Tuple[str, str]] = {
@@ -24,6 +28,7 @@ ENGINES: Dict[str, Tuple[str, str]] = {
     "onnxruntime-tensorrt": ("ramnas_edge.backend_ort", "TensorrtExecutionProvider"),
     "onnxruntime-openvino": ("ramnas_edge.backend_ort", "OpenVINOExecutionProvider"),
     "onnxruntime-xnnpack": ("ramnas_edge.backend_ort", "XnnpackExecutionProvider"),
+    "tensorrt": ("ramnas_edge.backend_trt", "tensorrt"),
 }
 
 
@@ -61,6 +66,23 @@ class Running:
     precision: str
 
 
+@dataclass(frozen=True)
+class Stages:
+    """Nanoseconds of one inference: host buffer to the engine, its work, outputs to the host."""
+
+    copy_in_ns: int
+    run_ns: int
+    copy_out_ns: int
+
+    def by_stage(self) -> Dict[str, float]:
+        """Milliseconds by the stage's name."""
+        return {
+            "copy_in": self.copy_in_ns / 1e6,
+            "run": self.run_ns / 1e6,
+            "copy_out": self.copy_out_ns / 1e6,
+        }
+
+
 class Session(Protocol):
     inputs: List[Tensor]
     outputs: List[Tensor]
@@ -70,11 +92,16 @@ class Session(Protocol):
         """Host buffers in, outputs back on the host, in the order of `outputs`."""
         ...
 
+    def infer_staged(self, feeds: Mapping[str, Array], clock: Clock) -> Tuple[List[Array], Stages]:
+        """`infer` in three waited-for stages, each timed; a little slower than `infer` itself."""
+        ...
+
     def close(self) -> None: ...
 
 
 class Backend(Protocol):
     version: str
+    thread_bound: bool  # a session may be used only in the thread that opened it
 
     def open(self, model: bytes, options: Options) -> Session:
         """ONNX bytes -> session; BackendError if the engine refuses the model or the options."""
@@ -97,14 +124,23 @@ def load(engine: str) -> Backend:
     return backend
 
 
-def probe(engine: str) -> Backend:
+def in_precision(model: ModelProto, engine: str, precision: str) -> ModelProto:
+    """The graph to give to `engine`: for int8 a quantised one, in the form that it takes."""
+    if precision != "int8":
+        return model
+    # NVIDIA's parser refuses int32 biases, onnxruntime 1.19 needs them
+    return quantised(model, integer_bias=not engine.endswith("tensorrt"))
+
+
+def probe(engine: str, options: Options = Options()) -> Backend:
     """The backend of `engine` once it has run a small network here; BackendError if it cannot."""
     import numpy as np
 
     space = load_space("micro")
-    model = onnx_graph.build(plan(space, space.min(), num_classes=2)).SerializeToString()
+    model = onnx_graph.build(plan(space, space.min(), num_classes=2))
+    model = in_precision(model, engine, options.precision)
     backend = load(engine)
-    session = backend.open(model, Options())
+    session = backend.open(model.SerializeToString(), options)
     shape = session.inputs[0].shape
     session.infer({session.inputs[0].name: np.zeros(shape, np.float32)})
     session.close()

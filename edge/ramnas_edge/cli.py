@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Callable
 
 from ramnas_models.errors import RamnasError
@@ -21,3 +22,25 @@ def guarded(call: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+class ProgressLine:
+    """One line on stderr that says how far a long verb is: rewritten on a terminal, else rarely."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._start, self._last = name, time.monotonic(), float("-inf")
+        self._terminal = sys.stderr.isatty()
+
+    def show(self, done: float, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last < (0.2 if self._terminal else 30.0):
+            return
+        self._last = now
+        spent_s = now - self._start
+        line = f"{self._name}: {done:.0f} of {total} after {spent_s:.0f} s {note}".rstrip()
+        print(f"\r{line:79}" if self._terminal else line, end="" if self._terminal else "\n",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+    def end(self) -> None:
+        if self._terminal:
+            print(file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Callable, Iterable, List, Tuple
 
 import msgspec
 
-from ramnas_edge import backends
+from ramnas_edge import backends, sensors
 from ramnas_edge.device import Device, this_device
 
 # Distributions that hold the same module: of two, the one installed last overwrites the other.
@@ -75,11 +75,11 @@ def examine(
     for name in backends.ENGINES:
         on_step(f"trying {name}")
         engines.append(try_engine(name))
-    sensors = tuple(_sensors(root))
+    found = tuple(_sensors(root))
     packages = tuple(_packages())
-    problems = [*_twice(name for name, _ in packages), *_problems(device, engines, sensors)]
+    problems = [*_twice(name for name, _ in packages), *_problems(device, engines, found)]
     return Report(
-        device, platform.python_version(), packages, tuple(engines), sensors, tuple(problems)
+        device, platform.python_version(), packages, tuple(engines), found, tuple(problems)
     )
 
 
@@ -152,7 +152,7 @@ def _twice(installed: Iterable[str]) -> List[str]:
     return found
 
 
-def _problems(device: Device, engines: List[Engine], sensors: Tuple[Sensor, ...]) -> Iterable[str]:
+def _problems(device: Device, engines: List[Engine], found: Tuple[Sensor, ...]) -> Iterable[str]:
     jetson = device.system.startswith("L4T")
     working = {engine.name for engine in engines if engine.works}
     if not working:
@@ -165,35 +165,24 @@ def _problems(device: Device, engines: List[Engine], sensors: Tuple[Sensor, ...]
             "this Jetson runs on its CPU only: PyPI's onnxruntime has no CUDA for it; "
             "pip uninstall onnxruntime and install onnxruntime-gpu from JetPack's own index"
         )
-    if jetson and not any(s.name == "jtop" and s.says for s in sensors):
+    if jetson and not any(s.name == "jtop" and s.says for s in found):
         yield "no jtop: sudo pip3 install jetson-stats, then restart the board"
-    if not any(sensor.says for sensor in sensors):
+    if not any(sensor.says for sensor in found):
         yield "no sensor answers: a throttled measurement cannot be told from a slow network"
 
 
 def _sensors(root: Path) -> Iterable[Sensor]:
-    """jtop's service, thermal zones and power rails (INA sensors) below /sys."""
+    """jtop's service, and what the kernel's files say now."""
     if importlib.util.find_spec("jtop"):  # not imported: it changes how processes start
         there = (root / "run/jtop.sock").exists()
         yield Sensor("jtop", "service is running" if there else "")
-    zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))
-    readings = [
-        f"{_read(zone / 'type') or zone.name} {int(value) / 1000:.1f} C"
-        for zone in zones
-        for value in [_read(zone / "temp")]
-        if value.lstrip("-").isdigit()
-    ]
-    yield Sensor("thermal zones", ", ".join(readings))
-    rails = [
-        _read(label)
-        for label in sorted((root / "sys/class/hwmon").glob("hwmon*/in*_label"))
-        if label.with_name(label.name.replace("in", "curr").replace("label", "input")).exists()
-    ]
-    yield Sensor("power rails", ", ".join(rails))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    for name, look, unit in (
+        ("temperatures", sensors.temperature_c, "C"),
+        ("clocks", sensors.clock_mhz, "MHz"),
+        ("power rails", sensors.power_mw, "mW"),
+    ):
+        found = look(root).items()
+        yield Sensor(name, ", ".join(f"{key} {value:.1f} {unit}" for key, value in found))
+    limits = sensors.Changes(root).limits()
+    if limits:
+        yield Sensor("clocks held back by", ", ".join(limits))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import time
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Tuple
+from collections import defaultdict
+from typing import TYPE_CHECKING, Callable, DefaultDict, Dict, Iterator, List, Tuple
 
 import msgspec
 import numpy as np
 
 from ramnas_edge import backends
-from ramnas_edge.pipeline import Pipeline
 from ramnas_edge.record import (
     FAILED,
     INCONCLUSIVE,
@@ -19,30 +20,31 @@ from ramnas_edge.record import (
     MIN_VISITS,
     OK,
     LatencyRecord,
+    Sustained,
     Target,
     Visit,
+    figures,
     spread,
 )
-from ramnas_models import onnx_graph
-from ramnas_models.bundle import Preprocessing
-from ramnas_models.errors import BackendError
-from ramnas_models.onnx_graph import Normalisation
-from ramnas_models.plan import plan
+from ramnas_edge.runner import Runner
+from ramnas_models.errors import OutOfMemoryError, RamnasError
 from ramnas_models.space import Arch, Space
 
 if TYPE_CHECKING:
-    from ramnas_edge.backends import Array
+    from ramnas_edge.backends import Clock
 
-Clock = Callable[[], int]  # nanoseconds, monotonic
-_RESIZE = Preprocessing(Normalisation())  # of whole calls: the frame resized, nothing cropped
+OPENING = 0.4  # of the time of a block's rounds may go to opening sessions
 MAX_SPREAD = 0.10  # robust sigma of log visits; above it a measurement is inconclusive
 
 
 class Block(msgspec.Struct, frozen=True):
     """About a dozen archs measured together, and the anchor networks that every round visits.
 
-    A visit warms up for `warm_up_ms` and at least 2 runs, then times at least `runs` runs and
-    until `timed_ms` have passed, so that small networks are not timed by a handful of microseconds.
+    A visit warms up for at least `warm_up_ms` and until the runs get no faster, then times at least
+    `runs` runs and until `timed_ms` have passed, so that small networks are not timed by a handful
+    of microseconds. `sustained_s` of runs without a pause follow the rounds where power is read.
+    `bundle`: measure the models that the bundle at this path has for the target's task, and not
+    archs with random weights.
     """
 
     id: str
@@ -54,7 +56,9 @@ class Block(msgspec.Struct, frozen=True):
     runs: int = -(-MIN_RUNS // MIN_VISITS)
     warm_up_ms: float = 2.0
     timed_ms: float = 5.0
+    sustained_s: float = 0.0
     seed: int = 0
+    bundle: str = ""
 
 
 def measure(
@@ -63,81 +67,29 @@ def measure(
     device_class: str,
     *,
     on_visit: Callable[[Visit], None] = lambda visit: None,
-    clock: Clock = time.perf_counter_ns,
+    clock: Clock = time.monotonic_ns,
 ) -> List[LatencyRecord]:
     """Measure every arch of `block`, by whole calls or the engine alone as its target says.
 
     An arch whose session cannot be opened or fails becomes a `failed` record with the reason; one
     whose visits scatter by more than MAX_SPREAD around the block's drift is `inconclusive`.
+    OutOfMemoryError leaves no record: alone, in a fresh process, the arch may fit.
     """
-    target = block.target
-    backend = backends.load(target.engine)
-    runners: Dict[str, _Runner] = {}
-    failures: Dict[str, str] = {}
-    running = backends.Running(target.engine, backend.version, (), target.precision)
-    for arch in {a.id: a for a in (*block.archs, *block.anchors)}.values():
-        try:
-            runners[arch.id] = _Runner(backend, arch, space, target)
-            running = runners[arch.id].session.running
-        except BackendError as error:
-            failures[arch.id] = str(error)
-    visits: List[Visit] = []
-    rng = np.random.default_rng(block.seed)
-    anchors = [a.id for a in block.anchors]
+    measuring = _Measuring(block, space, on_visit, clock)
     with _undisturbed():
         for number in range(block.rounds):
-            shuffled = rng.permutation([a.id for a in block.archs]).tolist()
-            # the anchors at both ends of a round see its drift
-            for position, arch_id in enumerate([*anchors, *shuffled, *anchors[::-1]]):
-                if arch_id in failures:
-                    continue
-                try:
-                    times = runners[arch_id].visit(block, clock)
-                except BackendError as error:
-                    failures[arch_id] = str(error)
-                    continue
-                visits.append(Visit(arch_id, block.id, number, position, times))
-                on_visit(visits[-1])
-    for runner in runners.values():
-        runner.session.close()
-
-    scatter = spread(visits)
-    inner = range(len(anchors), len(anchors) + len(block.archs))
-    anchor_visits = tuple(v for v in visits if v.position not in inner)
-    records = []
-    for arch in block.archs:
-        if arch.id in failures:
-            records.append(failed(block, arch, space, device_class, failures[arch.id]))
-            continue
-        own = tuple(v for v in visits if v.arch_id == arch.id and v.position in inner)
-        times_ms = np.array([t for v in own for t in v.times_ms])
-        p50, p90 = np.percentile(times_ms, [50, 90])
-        steady = scatter[arch.id] <= MAX_SPREAD
-        records.append(
-            msgspec.structs.replace(
-                _void(block, arch, space, device_class),
-                engine_version=running.version,
-                providers=running.providers,
-                validity=OK if steady else INCONCLUSIVE,
-                reason="" if steady else f"visits scatter by {scatter[arch.id]:.0%}",
-                visits=own,
-                anchors=anchor_visits,
-                p50_ms=float(p50),
-                p90_ms=float(p90),
-                mean_ms=float(times_ms.mean()),
-                cv=float(times_ms.std() / times_ms.mean()),
-            )
-        )
-    return records
+            if measuring.new_sitting(number):
+                measuring.open()
+            measuring.round(number)
+        for arch in block.archs:
+            measuring.sustain(arch.id)
+    measuring.close()
+    scatter = spread([*measuring.visits, *measuring.anchor_visits])
+    return [measuring.record(arch, device_class, scatter) for arch in block.archs]
 
 
 def failed(block: Block, arch: Arch, space: Space, device_class: str, reason: str) -> LatencyRecord:
     """The record of an arch that could not be measured: no figure is invented for it."""
-    void = _void(block, arch, space, device_class)
-    return msgspec.structs.replace(void, validity=FAILED, reason=reason)
-
-
-def _void(block: Block, arch: Arch, space: Space, device_class: str) -> LatencyRecord:
     return LatencyRecord(
         run=block.run,
         target=block.target,
@@ -149,45 +101,131 @@ def _void(block: Block, arch: Arch, space: Space, device_class: str) -> LatencyR
         engine_version="",
         providers=(),
         validity=FAILED,
+        reason=reason,
     )
 
 
-class _Runner:
-    """One open session with its input, ready to be called."""
+class _Measuring:
+    """The open sessions of a block and what they have given so far."""
 
-    def __init__(self, backend: backends.Backend, arch: Arch, space: Space, target: Target) -> None:
-        layout = plan(space, arch, num_classes=target.num_classes, input_hw=target.hw(arch))
-        model = onnx_graph.build(layout, image_input=target.image_input, batch=target.batch)
-        options = backends.Options(target.precision, target.threads)
-        self.session = session = backend.open(model.SerializeToString(), options)
-        noise = np.random.default_rng(0)
-        height, width = layout.input_hw
-        self.call: Callable[[], object]
-        if target.frame_hw:
-            pipeline = Pipeline(session, layout.input_hw, _RESIZE, [""] * target.num_classes)
-            frame = noise.integers(0, 256, (*target.frame_hw, 3), np.uint8)
-            self.call = lambda: pipeline(frame)
-        else:
-            shape = (target.batch, height, width, 3)
-            image: Array = noise.integers(0, 256, shape, np.uint8)
-            if not target.image_input:
-                image = image.astype(np.float32).transpose(0, 3, 1, 2).copy() / 255
-            feeds = {session.inputs[0].name: image}
-            self.call = lambda: session.infer(feeds)
+    def __init__(
+        self, block: Block, space: Space, on_visit: Callable[[Visit], None], clock: Clock
+    ) -> None:
+        self.block, self.space, self.on_visit, self.clock = block, space, on_visit, clock
+        self.visits: List[Visit] = []
+        self.anchor_visits: List[Visit] = []
+        self.failures: Dict[str, str] = {}
+        self.sustained: Dict[str, Sustained] = {}
+        self._stages: DefaultDict[str, List[Dict[str, float]]] = defaultdict(list)
+        self._rng = np.random.default_rng(block.seed)
+        self._runners: Dict[str, Runner] = {}
+        self._running: backends.Running
+        self._outputs: Tuple[str, ...] = ()
+        self._open_ns = self._round_ns = 0
 
-    def visit(self, block: Block, clock: Clock) -> Tuple[float, ...]:
-        call = self.call
-        start, count = clock(), 0
-        while count < 2 or clock() - start < block.warm_up_ms * 1e6:
-            call()
-            count += 1
-        times: List[float] = []
-        begin = clock()
-        while len(times) < block.runs or clock() - begin < block.timed_ms * 1e6:
-            start = clock()
-            call()
-            times.append((clock() - start) / 1e6)
-        return tuple(times)
+    @functools.cached_property
+    def _backend(self) -> backends.Backend:
+        """Loaded once, however often sessions are opened; if it cannot be, every arch says why."""
+        return backends.load(self.block.target.engine)
+
+    def new_sitting(self, number: int) -> bool:
+        """Whether round `number` begins with sessions opened anew.
+
+        Where its weights and buffers come to lie in memory makes one session of a network up to 1 %
+        slower than another: several average that out, as many as opening them stays cheap.
+        """
+        if number == 0:
+            return True
+        rounds = self.block.rounds
+        affordable = int(OPENING * rounds * self._round_ns / max(1, self._open_ns))
+        sittings = max(1, min(affordable, rounds // 2))
+        return number * sittings // rounds != (number - 1) * sittings // rounds
+
+    def open(self) -> None:
+        """Open the sessions of all networks of the block, the ones before them closed."""
+        self.close()
+        start, block = self.clock(), self.block
+        for arch in {a.id: a for a in (*block.archs, *block.anchors)}.values():
+            if arch.id not in self.failures:
+                with self._failing(arch.id):
+                    self._runners[arch.id] = Runner(
+                        self._backend, arch, self.space, block.target, block.bundle
+                    )
+                    self._running = self._runners[arch.id].running
+                    self._outputs = self._runners[arch.id].outputs
+        self._open_ns = self.clock() - start
+
+    def round(self, number: int) -> None:
+        """Visit every arch once, shuffled; the anchors at both ends see the drift of the round."""
+        start = self.clock()
+        anchors = [a.id for a in self.block.anchors]
+        shuffled = self._rng.permutation([a.id for a in self.block.archs]).tolist()
+        order = [*anchors, *shuffled, *anchors[::-1]]
+        inner = range(len(anchors), len(anchors) + len(shuffled))
+        for position, arch_id in enumerate(order):
+            if arch_id in self.failures:
+                continue
+            with self._failing(arch_id):
+                visit = self._visit(arch_id, number, position)
+                (self.visits if position in inner else self.anchor_visits).append(visit)
+                self.on_visit(visit)
+        if number == 0:
+            self._round_ns = self.clock() - start
+
+    def _visit(self, arch_id: str, number: int, position: int) -> Visit:
+        runner, block, clock = self._runners[arch_id], self.block, self.clock
+        start = clock()
+        runner.warm_up(block.warm_up_ms, clock)
+        times = runner.time(block.runs, block.timed_ms, clock)
+        end = clock()
+        if position >= len(block.anchors):
+            self._stages[arch_id].append(runner.stages(clock))
+        return Visit(arch_id, block.id, number, position, tuple(times), start / 1e9, end / 1e9)
+
+    def sustain(self, arch_id: str) -> None:
+        """Run one arch without a pause, so that its power can be read."""
+        if not self.block.sustained_s or arch_id in self.failures:
+            return
+        with self._failing(arch_id):
+            start = self.clock()
+            times = self._runners[arch_id].time(1, self.block.sustained_s * 1e3, self.clock)
+            seconds = (self.clock() - start) / 1e9
+            self.sustained[arch_id] = Sustained(start / 1e9, seconds, len(times))
+
+    def record(self, arch: Arch, device_class: str, scatter: Dict[str, float]) -> LatencyRecord:
+        block = self.block
+        if arch.id in self.failures:
+            return failed(block, arch, self.space, device_class, self.failures[arch.id])
+        own = tuple(v for v in self.visits if v.arch_id == arch.id)
+        running, stages = self._running, self._stages[arch.id]
+        steady = scatter[arch.id] <= MAX_SPREAD
+        return msgspec.structs.replace(
+            failed(block, arch, self.space, device_class, ""),
+            engine_version=running.version,
+            providers=running.providers,
+            outputs=self._outputs,
+            validity=OK if steady else INCONCLUSIVE,
+            reason="" if steady else f"visits scatter by {scatter[arch.id]:.0%}",
+            visits=own,
+            anchors=tuple(self.anchor_visits),
+            stages_ms={k: float(np.median([s[k] for s in stages])) for k in stages[0]},
+            sustained=self.sustained.get(arch.id),
+            **figures(own),
+        )
+
+    def close(self) -> None:
+        for runner in self._runners.values():
+            runner.close()
+        self._runners.clear()
+
+    @contextlib.contextmanager
+    def _failing(self, arch_id: str) -> Iterator[None]:
+        try:
+            yield
+        except OutOfMemoryError:
+            raise
+        except RamnasError as error:
+            self.failures[arch_id] = str(error)
 
 
 @contextlib.contextmanager

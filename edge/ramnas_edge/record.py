@@ -1,4 +1,4 @@
-"""What was measured: raw visits in a LatencyRecord, and the one function that corrects for drift.
+"""What was measured: raw visits in a LatencyRecord, its figures, and the corrected latency.
 
 A record never changes. The corrected latency is computed from all records of a run, by board and
 host alike, because the drift can only be seen across networks.
@@ -7,19 +7,19 @@ host alike, because the drift can only be seen across networks.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import msgspec
 import numpy as np
 
+from ramnas_edge.device import Device
+from ramnas_edge.drift import fit, sigma
+from ramnas_edge.energy import Energy
+from ramnas_edge.telemetry import Conditions
 from ramnas_models.space import Arch
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-
 MIN_RUNS, MIN_VISITS = 44, 8  # 44 independent runs bound p90 at 99 %
+BOOTSTRAP = 500  # resamples of the visits
 OK, INCONCLUSIVE, FAILED = "ok", "inconclusive", "failed"
 
 
@@ -46,25 +46,42 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """The timed runs of one network at one place of a block's round, milliseconds."""
+    """The timed runs of one network at one place of a block's round, milliseconds.
+
+    It lasted from `start_s` to `end_s` of the board's monotonic clock, warm-up included.
+    """
 
     arch_id: str
     block: str
     round: int
     position: int
     times_ms: Tuple[float, ...]
+    start_s: float = 0.0
+    end_s: float = 0.0
 
     @property
     def median_ms(self) -> float:
         return float(np.median(self.times_ms))
 
 
+class Sustained(msgspec.Struct, frozen=True):
+    """Runs without a pause, for the power that they draw: from `start_s` on, for `seconds`."""
+
+    start_s: float
+    seconds: float
+    runs: int
+
+
 class LatencyRecord(msgspec.Struct, frozen=True):
     """One arch measured once: where, with what, and every raw time (ms).
 
-    `p50_ms` to `cv` are over the raw times of all visits, None if it failed. `anchors` are the
-    visits of the anchor networks in the same block: they link the blocks of a run. `temperature_c`,
-    `power_w` and `energy_mj` are None where no sensor was read.
+    `p50_ms` to `cv` are over the raw times of all visits, None if it failed. p95 and p99 are None
+    below 90 and 459 runs, which bound them at 99 % (0.95^90 and 0.99^459 are below 1 %).
+    `p90_bound_ms` is the upper end of p90's 95 % confidence interval, bootstrapped over visits,
+    because runs of one visit are not independent. `stages_ms` are medians, a stage a key. `anchors`
+    are the visits of the anchor networks in the same block: they link the blocks of a run.
+    `outputs` are the names of the graph's: `class_map` or `class_logits` tell a segmenter's form.
+    `conditions` and `energy` are None where no sensor was read.
     """
 
     run: str
@@ -78,15 +95,21 @@ class LatencyRecord(msgspec.Struct, frozen=True):
     providers: Tuple[str, ...]
     validity: str
     reason: str = ""
+    outputs: Tuple[str, ...] = ()
     visits: Tuple[Visit, ...] = ()
     anchors: Tuple[Visit, ...] = ()
     p50_ms: Optional[float] = None
     p90_ms: Optional[float] = None
+    p95_ms: Optional[float] = None
+    p99_ms: Optional[float] = None
+    p90_bound_ms: Optional[float] = None
     mean_ms: Optional[float] = None
     cv: Optional[float] = None
-    temperature_c: Optional[Tuple[float, ...]] = None
-    power_w: Optional[float] = None
-    energy_mj: Optional[float] = None
+    stages_ms: Dict[str, float] = {}
+    device: Optional[Device] = None
+    conditions: Optional[Conditions] = None
+    sustained: Optional[Sustained] = None
+    energy: Optional[Energy] = None
 
     @property
     def key(self) -> Tuple[str, ...]:
@@ -110,53 +133,42 @@ def record_key(run: str, target: Target, arch: Arch, device_class: str) -> Tuple
     )
 
 
-def corrected_ms(records: Iterable[LatencyRecord]) -> Dict[str, float]:
-    """Arch id -> latency with the machine's drift taken out, from all records of one run.
+def figures(visits: Sequence[Visit]) -> Dict[str, Optional[float]]:
+    """The figures of a LatencyRecord over the raw times of its visits, by field."""
+    times = [np.array(v.times_ms) for v in visits]
+    together = np.concatenate(times)
+    p50, p90, p95, p99 = np.percentile(together, [50, 90, 95, 99]).tolist()
+    rng = np.random.default_rng(0)
+    resampled = [
+        np.percentile(np.concatenate([times[i] for i in drawn]), 90)
+        for drawn in rng.integers(0, len(times), (BOOTSTRAP, len(times)))
+    ]
+    return {
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p95_ms": p95 if len(together) >= 90 else None,
+        "p99_ms": p99 if len(together) >= 459 else None,
+        "p90_bound_ms": float(np.percentile(resampled, 97.5)),
+        "mean_ms": float(together.mean()),
+        "cv": float(together.std() / together.mean()),
+    }
 
-    Fits log(median of a visit) = arch + round robustly over all blocks; the drift is common to the
-    networks of a round, and the anchors tie the rounds of different blocks together.
-    """
+
+def visits_of(records: Iterable[LatencyRecord]) -> List[Visit]:
+    """All visits of `records`, those of an anchor once: every record of its block has them."""
     visits = {
         (v.block, v.round, v.position): v
         for record in records
         for v in (*record.visits, *record.anchors)
     }
-    return {arch: math.exp(effect) for arch, effect in _two_way(list(visits.values()))[0].items()}
+    return [*visits.values()]
 
 
-def spread(visits: List[Visit]) -> Dict[str, float]:
-    """Arch id -> robust standard deviation (1.48 MAD) of its log visits around the two-way fit."""
-    residuals = _two_way(visits)[1]
-    return {arch: 1.4826 * float(np.median(np.abs(r))) for arch, r in residuals.items()}
+def corrected_ms(records: Iterable[LatencyRecord]) -> Dict[str, float]:
+    """Arch id -> median latency with the machine's drift taken out, from all records of one run."""
+    return {arch: math.exp(level) for arch, level in fit(visits_of(records)).level.items()}
 
 
-def _two_way(visits: List[Visit]) -> Tuple[Dict[str, float], Dict[str, Floats]]:
-    """Arch effects of log time = arch + round, and each arch's residuals.
-
-    Least absolute deviations by iteratively reweighted least squares; alternating medians would
-    stop at a point where each block has its own level, whatever the anchors say.
-    """
-    if not visits:
-        return {}, {}
-    archs, arch_of = np.unique([v.arch_id for v in visits], return_inverse=True)
-    rounds, round_of = np.unique([f"{v.block} {v.round}" for v in visits], return_inverse=True)
-    y = np.log([v.median_ms for v in visits])
-    weight, residual = np.ones(len(y)), np.zeros(len(y))
-    for _ in range(30):
-        shared = np.zeros((len(archs), len(rounds)))
-        np.add.at(shared, (arch_of, round_of), weight)
-        of_arch, of_round = shared.sum(1), shared.sum(0)
-        y_arch = np.bincount(arch_of, weight * y)
-        # the arch effects eliminated; the ridge settles the level, which belongs to the archs
-        normal = np.diag(of_round + 1e-6 * of_round.mean()) - shared.T @ (shared / of_arch[:, None])
-        drift = np.linalg.solve(
-            normal, np.bincount(round_of, weight * y) - shared.T @ (y_arch / of_arch)
-        )
-        drift -= drift.mean()
-        arch = (y_arch - shared @ drift) / of_arch
-        before, residual = residual, y - arch[arch_of] - drift[round_of]
-        if np.abs(residual - before).max() < 1e-6:
-            break
-        weight = 1 / np.maximum(np.abs(residual), 1e-3)  # 0.1 %: below it all count alike
-    by_arch = {str(a): residual[arch_of == i] for i, a in enumerate(archs)}
-    return dict(zip(by_arch, arch.tolist())), by_arch
+def spread(visits: Sequence[Visit]) -> Dict[str, float]:
+    """Arch id -> robust standard deviation (1.48 MAD) of its log visits around the drift."""
+    return {arch: sigma(residual) for arch, residual in fit(visits).residuals.items()}

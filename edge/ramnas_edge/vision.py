@@ -1,11 +1,10 @@
-"""Frame -> the graph's input, and the graph's outputs -> labels."""
+"""Image files and frames -> the graph's input; logits of a classifier -> its best class."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Tuple
 
 import cv2
-import msgspec
 import numpy as np
 
 from ramnas_models.errors import SourceError
@@ -20,16 +19,8 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
-class Labels(msgspec.Struct, frozen=True):
-    """The most likely class of a frame and its softmax score."""
-
-    index: int
-    name: str
-    score: float
-
-
 def check_frame(frame: Any) -> Image:
-    """`frame` itself if it is a uint8 BGR image [h, w, 3], else SourceError."""
+    """`frame` itself if it is a uint8 image [h, w, 3], else SourceError."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
         kind = getattr(frame, "dtype", type(frame).__name__)
         raise SourceError(f"a frame must be a uint8 array, not {kind}")
@@ -56,31 +47,38 @@ def prepare(frame: Image, how: Preprocessing, hw: Tuple[int, int]) -> Image:
 
 def _resize(frame: Image, hw: Tuple[int, int], interpolation: int) -> Image:
     if frame.shape[:2] == hw:
-        return frame
+        return np.ascontiguousarray(frame)
     resized = cv2.resize(frame, (hw[1], hw[0]), interpolation=interpolation)
     return np.asarray(resized, np.uint8)  # no copy: cv2 keeps the type
 
 
-def label(logits: NDArray[np.float32], classes: Sequence[str]) -> Labels:
-    """Logits [classes] -> the most likely class."""
+def label(logits: NDArray[np.float32]) -> Tuple[int, float]:
+    """Logits [classes] -> the most likely class and its softmax score."""
     best = int(logits.argmax())
-    score = 1.0 / float(np.exp(logits - logits[best]).sum())
-    return Labels(best, classes[best], score)
+    return best, 1.0 / float(np.exp(logits - logits[best]).sum())
 
 
 def read_image(path: str) -> Image:
-    """An image file -> BGR; SourceError if it is none, or a JPEG whose end is missing.
+    """An image file -> BGR; SourceError as `decode_image`."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read as an image: {error}") from error
+    return decode_image(data, path)
+
+
+def decode_image(data: NDArray[np.uint8], name: str) -> Image:
+    """Bytes of an image file -> BGR; SourceError if they are none, or a JPEG with no end.
 
     OpenCV may give the missing part of a cut-off JPEG as grey and say nothing.
     """
+    # the marker of the end may be followed by padding, and cannot stand within image data
+    if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
+        raise SourceError(f"{name} is cut off: its JPEG data has no end")
     try:
-        data = np.fromfile(path, np.uint8)
-        # the marker of the end may be followed by padding, and cannot stand within image data
-        if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
-            raise SourceError(f"{path} is cut off: its JPEG data has no end")
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error) as error:  # such as more pixels than OpenCV takes
-        raise SourceError(f"{path} cannot be read as an image: {error}") from error
+    except cv2.error as error:  # such as more pixels than OpenCV takes
+        raise SourceError(f"{name} cannot be read as an image: {error}") from error
     if image is None:
-        raise SourceError(f"{path} cannot be read as an image")
+        raise SourceError(f"{name} cannot be read as an image")
     return np.asarray(image, np.uint8)

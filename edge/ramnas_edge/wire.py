@@ -1,8 +1,26 @@
-"""The messages between host and boards, and their bytes: typed msgpack, versioned, size-capped."""
+"""The messages between host and boards, and their bytes: typed msgpack, versioned, size-capped.
+
+Each is one frame: a msgpack map whose `type` names the message. The host binds a ROUTER, a board
+connects a DEALER whose routing id is the board's name.
+
+    board -> host                              host -> board
+    Hello      who I am, what I hold           Welcome    what is measured here; answers Hello
+    Ready      room for so many more blocks    Job        measure this block
+    Visited    progress, newest wins           Drop       these blocks are no longer yours
+    Measured   the record of one arch          Ack        the records of these keys are committed
+    Heartbeat  how I am, what I hold           Rejected   records that this host does not take
+    Bye        I leave                         Greet      I do not know you: say Hello
+                                               Refused    you cannot take part
+                                               Heartbeat, Bye
+
+Any message may be lost or come twice. What must not be lost is said again until it is answered:
+Hello until Welcome, Measured until Ack or Rejected; Ready and a lost Job are healed by the next
+Heartbeat, which says what the board holds and how much room it has.
+"""
 
 from __future__ import annotations
 
-from typing import Tuple, Union
+from typing import Optional, Tuple, Union
 
 import msgspec
 
@@ -12,26 +30,51 @@ from ramnas_edge.record import LatencyRecord, Target, Visit
 from ramnas_models.errors import WireError
 from ramnas_models.space import Space
 
-PROTOCOL = 1
+PROTOCOL = 3
 MAX_BYTES = 4 * 2**20
-HEARTBEAT_S = 1.0
+MAX_RECORD_BYTES = 2**20  # of a Measured; a real one of 40 rounds has about 150 KiB
+HEARTBEAT_S = 2.0
 SILENCE_S = 10.0  # a peer that sent nothing for so long is taken for dead
+RESEND_S = 5.0  # without an answer, what must not be lost is said again
+WINDOW = 2  # blocks that a board holds at most: the one at work and the next
+
+Key = Tuple[str, ...]  # of a record (`record_key`)
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """A block that a board still works on, and the ids of its archs."""
+
+    job: str
+    archs: Tuple[str, ...]
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
-    """Board -> host, first message: who I am; again after a reconnect."""
+    """Board -> host, first on every connection: who I am; again after Greet or a reconnect.
+
+    `board` is the same for ever and whatever is measured, `session` that of this process alone.
+    Old protocols' Hellos can be read, so that they can be refused by name.
+    """
 
     protocol: int
     device: Device
     engines: Tuple[Tuple[str, str], ...]  # (engine, version) that load on this board
+    board: str = ""
+    session: str = ""
+    run: str = ""  # of what it holds
+    holding: Tuple[Holding, ...] = ()
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
-    """Host -> board: the space whose archs will come."""
+    """Host -> board: the space whose archs will come, and what of them is measured in which run."""
 
     protocol: int
     space: Space
     target: Target
+    run: str = ""
+
+
+class Greet(msgspec.Struct, frozen=True, tag=True):
+    """Host -> board: I do not know you, as after a restart of mine; say Hello."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -41,7 +84,9 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Board -> host: give me a block."""
+    """Board -> host: I have room for so many more blocks."""
+
+    room: int = 1
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
@@ -52,8 +97,15 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     again: bool = False  # the board's own second try of a part of a block
 
 
+class Drop(msgspec.Struct, frozen=True, tag=True):
+    """Host -> board: do not measure these blocks, and why."""
+
+    jobs: Tuple[str, ...]
+    reason: str = ""
+
+
 class Visited(msgspec.Struct, frozen=True, tag=True):
-    """Board -> host: progress inside a block; may be dropped."""
+    """Board -> host: progress inside a block; may be dropped, the newest counts."""
 
     visit: Visit
     done: int
@@ -61,19 +113,34 @@ class Visited(msgspec.Struct, frozen=True, tag=True):
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):
-    """Board -> host: the record of one arch."""
+    """Board -> host: the record of one arch; again until Ack or Rejected names its key."""
 
     record: LatencyRecord
 
 
 class Ack(msgspec.Struct, frozen=True, tag=True):
-    """Host -> board: the record with this key is committed."""
+    """Host -> board: the records with these keys are committed to the disk."""
 
-    key: Tuple[str, ...]
+    keys: Tuple[Key, ...]
+
+
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    """Host -> board: this host does not take the records with these keys, and why."""
+
+    keys: Tuple[Key, ...]
+    reason: str
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """Both ways, every HEARTBEAT_S."""
+    """A board, every HEARTBEAT_S: how it is. A host, when it has had nothing else to say for a
+    while: all fields left out."""
+
+    room: int = 0  # blocks that the board would take now
+    holding: Tuple[str, ...] = ()  # ids of the blocks that it has
+    spooled: int = 0  # records that wait for their Ack
+    temperature_c: Optional[float] = None  # the hottest sensor
+    power_mode: Optional[str] = None
+    error: str = ""  # what is wrong with the board now
 
 
 class Bye(msgspec.Struct, frozen=True, tag=True):
@@ -83,7 +150,7 @@ class Bye(msgspec.Struct, frozen=True, tag=True):
 
 
 FromBoard = Union[Hello, Ready, Visited, Measured, Heartbeat, Bye]
-FromHost = Union[Welcome, Refused, Job, Ack, Heartbeat, Bye]
+FromHost = Union[Welcome, Greet, Refused, Job, Drop, Ack, Rejected, Heartbeat, Bye]
 
 _encoder = msgspec.msgpack.Encoder()
 _from_board = msgspec.msgpack.Decoder(FromBoard)
@@ -98,7 +165,7 @@ def decode_from_board(data: bytes) -> FromBoard:
     """WireError if `data` is too large or no message of a board."""
     try:
         message: FromBoard = _from_board.decode(_capped(data))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a message of a board: {error}") from error
     return message
 
@@ -107,7 +174,7 @@ def decode_from_host(data: bytes) -> FromHost:
     """WireError if `data` is too large or no message of a host."""
     try:
         message: FromHost = _from_host.decode(_capped(data))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a message of a host: {error}") from error
     return message
 

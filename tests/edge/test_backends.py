@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
 from ramnas_edge import backend_ort, backends
 from ramnas_edge.auto import fastest
-from ramnas_edge.backends import Options
+from ramnas_edge.backends import Options, Stages
 from ramnas_models import onnx_graph
 from ramnas_models.errors import BackendError
 from ramnas_models.plan import plan
+from ramnas_models.quantise import quantised
 from ramnas_models.space import load_space
 
 
@@ -53,13 +56,13 @@ def test_only_engines_that_open_a_model_are_available(monkeypatch: pytest.Monkey
 
 
 def test_auto_takes_an_engine_that_works_and_says_why_not_the_others() -> None:
-    found = fastest(model(), Options())
+    found = fastest([model()], Options())
     assert found.engine in {engine for engine, _ in backends.available()}
     assert f"fastest of {found.engine}" in found.why
     for engine in backends.ENGINES:
         assert engine in found.why
     with pytest.raises(BackendError, match=r"no engine runs this model: .*onnxruntime-cpu"):
-        fastest(b"no model", Options())
+        fastest([b"no model"], Options())
 
 
 def test_unknown_engine_says_what_is_known() -> None:
@@ -116,6 +119,10 @@ def test_every_option_gives_the_same_logits(level: str, io_binding: bool) -> Non
     session = backend.open(model(), Options(graph_optimization=level, io_binding=io_binding))
     for _ in range(2):
         np.testing.assert_allclose(session.infer({"image": image})[0], plain, atol=1e-5)
+        clock = itertools.count().__next__
+        (staged,), stages = session.infer_staged({"image": image}, clock)
+        np.testing.assert_allclose(staged, plain, atol=1e-5)
+        assert stages == Stages(1, 1, 1)  # the clock is read once at each border
     session.close()
 
 
@@ -130,6 +137,21 @@ def test_openvino_runs_the_whole_graph_where_it_is_installed() -> None:
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
 
+def test_an_unsupported_operator_is_named_with_its_node() -> None:
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("AffineGrid", ["x", "size"], ["y"], name="grid")], "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 2, 3]),
+         onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [4])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 17)]
+    made = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    with pytest.raises(
+        BackendError, match=r'\("grid", AffineGrid.*No Op registered for AffineGrid'
+    ):
+        backends.load("onnxruntime-cpu").open(made.SerializeToString(), Options())
+
+
 def test_bad_model_input_and_precision_are_named() -> None:
     backend = backends.load("onnxruntime-cpu")
     with pytest.raises(BackendError, match="refuses the model"):
@@ -139,3 +161,23 @@ def test_bad_model_input_and_precision_are_named() -> None:
     session = backend.open(model(), Options())
     with pytest.raises(BackendError, match="failed"):
         session.infer({"image": np.zeros((1, 3, 7, 7), np.float32)})
+
+
+def test_int8_runs_a_quantised_graph_and_refuses_a_float_one() -> None:
+    backend = backends.load("onnxruntime-cpu")
+    with pytest.raises(BackendError, match="int8 needs a quantised graph"):
+        backend.open(model(), Options(precision="int8"))
+    space = load_space("micro")
+    graph = quantised(onnx_graph.build(plan(space, space.min(), num_classes=2)))
+    session = backend.open(graph.SerializeToString(), Options(precision="int8"))
+    assert session.running.precision == "int8"
+    (logits,) = session.infer({"image": np.zeros((1, 3, 24, 24), np.float32)})
+    assert np.isfinite(logits).all()
+    session.close()
+
+
+def test_probe_runs_a_network_in_the_precision_that_is_asked_for() -> None:
+    for precision in ("fp32", "int8"):
+        assert backends.probe("onnxruntime-cpu", Options(precision=precision)).version
+    with pytest.raises(BackendError, match="runs fp32, int8"):
+        backends.probe("onnxruntime-cpu", Options(precision="fp16"))

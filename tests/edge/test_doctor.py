@@ -63,22 +63,28 @@ def test_two_copies_of_a_module_on_the_path_are_a_problem(
 
 
 def test_sensors_of_a_jetson_are_read_and_its_problems_named(tmp_path: Path) -> None:
-    """The files of a Jetson below another root: L4T release, a thermal zone, an INA3221 rail."""
+    """The files of a Jetson below another root: release, zone, cooling device, INA3221 rail."""
     for path, content in {
         "etc/nv_tegra_release": "# R36 (release), REVISION: 4.0, GCID: 1, BOARD: generic",
         "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
         "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
         "sys/class/thermal/thermal_zone0/temp": "41500\n",
         "sys/class/thermal/thermal_zone1/temp": "\n",
+        "sys/class/thermal/cooling_device0/type": "gpu-throttle-alert\n",
+        "sys/class/thermal/cooling_device0/cur_state": "1\n",
+        "sys/class/hwmon/hwmon3/name": "ina3221\n",
         "sys/class/hwmon/hwmon3/in1_label": "VDD_GPU_SOC\n",
+        "sys/class/hwmon/hwmon3/in1_input": "5000\n",
         "sys/class/hwmon/hwmon3/curr1_input": "1200\n",
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(content)
     report = doctor.examine(root=tmp_path)
     said = {sensor.name: sensor.says for sensor in report.sensors}
-    assert said["thermal zones"] == "cpu-thermal 41.5 C"
-    assert said["power rails"] == "VDD_GPU_SOC"
+    assert said["temperatures"] == "cpu-thermal 41.5 C"
+    assert said["power rails"] == "VDD_GPU_SOC 6000.0 mW"
+    assert said["clocks held back by"] == "gpu-throttle-alert"
+    assert said["clocks"] == ""
     assert report.device.system == "L4T 36.4"
     assert any("this Jetson runs on its CPU only" in problem for problem in report.problems)
     assert any("no jtop" in problem for problem in report.problems)

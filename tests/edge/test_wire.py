@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, List
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,11 +25,16 @@ RECORD = LatencyRecord(
 )  # fmt: skip
 FROM_BOARD: List[Any] = [
     wire.Hello(wire.PROTOCOL, this_device(), (("onnxruntime-cpu", "1.2"),)),
-    wire.Ready(), wire.Visited(VISIT, 1, 9), wire.Measured(RECORD), wire.Heartbeat(),
-    wire.Bye("done"),
+    wire.Hello(
+        wire.PROTOCOL, this_device(), (), "id", "session", "run", (wire.Holding("b", (ARCH.id,)),)
+    ),
+    wire.Ready(2), wire.Visited(VISIT, 1, 9), wire.Measured(RECORD), wire.Heartbeat(),
+    wire.Heartbeat(1, ("b",), 3, 45.5, "MAXN", "the disk is full"), wire.Bye("done"),
 ]  # fmt: skip
 FROM_HOST: List[Any] = [
-    wire.Welcome(wire.PROTOCOL, SPACE, Target()), wire.Refused("no"), wire.Ack(RECORD.key),
+    wire.Welcome(wire.PROTOCOL, SPACE, Target(), "run"), wire.Refused("no"), wire.Greet(),
+    wire.Ack((RECORD.key, RECORD.key)), wire.Rejected((RECORD.key,), "no"),
+    wire.Drop(("b",), "late"),
     wire.Job(Block("b", "run", Target(), (ARCH,), (SPACE.min(),)), "dev"),
     wire.Heartbeat(), wire.Bye("done"),
 ]  # fmt: skip
@@ -74,3 +80,8 @@ def test_oversized_and_foreign_messages_are_refused() -> None:
         wire.decode_from_host(bytes(wire.MAX_BYTES + 1))
     with pytest.raises(WireError, match="not a message of a host"):
         wire.decode_from_host(wire.encode(wire.Ready()))
+
+
+def test_the_hello_of_an_old_protocol_is_read_so_that_it_can_be_refused() -> None:
+    old = {"type": "Hello", "protocol": 2, "device": this_device(), "engines": ()}
+    assert wire.decode_from_board(msgspec.msgpack.encode(old)) == wire.Hello(2, this_device(), ())
