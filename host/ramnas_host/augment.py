@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ramnas_host.config import Augment
+from ramnas_host.config import Augment, SceneAugment
 from ramnas_host.data import standardise
 from ramnas_models.onnx_graph import Normalisation
 
@@ -40,13 +40,25 @@ def random_crop(image: Image, augment: Augment, rng: np.random.Generator) -> Ima
     return np.asarray(resized, np.uint8)
 
 
+def random_window(
+    height: int, width: int, share: float, rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """Rows and columns of a random part of an image: `share` to all of its area, at an aspect ratio
+    of 3:4 to 4:3 times the image's own, so that nothing in it is stretched by more."""
+    area, ratio = rng.uniform(share, 1), math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    h = min(height, max(1, round(height * math.sqrt(area / ratio))))
+    w = min(width, max(1, round(width * math.sqrt(area * ratio))))
+    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    return slice(top, top + h), slice(left, left + w)
+
+
 class Augmentation:
     """uint8 [n, h, w, 3] in BGR -> what the networks take, [n, 3, h, w], channels last.
 
     Draws from torch's global generator, so the caller's seed decides.
     """
 
-    def __init__(self, augment: Augment, norm: Normalisation) -> None:
+    def __init__(self, augment: SceneAugment, norm: Normalisation) -> None:
         self._norm = norm
         self._layers = nn.Sequential(*_layers(augment))
 
@@ -56,7 +68,7 @@ class Augmentation:
         return standardise(x, self._norm)
 
 
-def _layers(augment: Augment) -> list[nn.Module]:
+def _layers(augment: SceneAugment) -> list[nn.Module]:
     layers: list[nn.Module] = []
     wanted = (augment.flip, augment.brightness, augment.noise, augment.mask)
     if not any(wanted):

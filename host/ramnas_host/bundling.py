@@ -6,21 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ramnas_edge import latencies
 from ramnas_host.checkpoint import Checkpoint
 from ramnas_host.data import Split
 from ramnas_host.evaluate import calibrated
-from ramnas_host.front import Candidate, Front
+from ramnas_host.front import Candidate, Figure, Front
+from ramnas_host.objectives import TOP1, Objective
+from ramnas_models import bundle as bundles
 from ramnas_models import onnx_graph
-from ramnas_models.bundle import (
-    FORMAT,
-    Accuracy,
-    Bundle,
-    Cost,
-    Latency,
-    Manifest,
-    Model,
-    write_bundle,
-)  # fmt: skip
+from ramnas_models.bundle import Accuracy, Bundle, Cost, Latency, Manifest, Model, write_bundle
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch
 
@@ -29,31 +23,44 @@ MIN_RATIO = 1.15
 
 
 def choose(front: Front, least: int = 4, most: int = 8) -> list[Candidate]:
-    """`least` to `most` non-dominated candidates, fast to slow; all of them if they are fewer.
+    """`least` to `most` of the front of top-1 and `front.cost`, fast to slow; all if fewer.
 
-    Each is at least MIN_RATIO slower than the one before it: more where that would be too many,
-    less where it would be too few.
+    Each costs at least MIN_RATIO times what the one before it does: more where that would be too
+    many, less where it would be too few.
     """
-    best = front.non_dominated()
+    best = front.non_dominated([Objective(TOP1), front.cost])
+    costs = [candidate.measured[front.cost.name].budgeted for candidate in best]
     ratio = MIN_RATIO
-    while len(kept := _apart(best, ratio)) > most:
+    while len(kept := _apart(costs, ratio)) > most:
         ratio *= 1.02
     while len(kept) < min(least, len(best)):
         ratio = max(1.0, ratio / 1.02)
-        kept = _apart(best, ratio)
-    return kept
+        kept = _apart(costs, ratio)
+    return [best[i] for i in kept]
 
 
-def _apart(best: Sequence[Candidate], ratio: float) -> list[Candidate]:
-    """From the most accurate downwards, the next one that is faster by `ratio` or more."""
-    kept: list[Candidate] = []
+def _apart(costs: Sequence[float], ratio: float) -> list[int]:
+    """Indices of rising costs: from the last downwards, the next that costs less by `ratio`."""
+    kept: list[int] = []
     ceiling = float("inf")
-    for candidate in reversed(best):
-        assert candidate.measured is not None
-        if candidate.measured.p90_ms <= ceiling:
-            kept.append(candidate)
-            ceiling = candidate.measured.p90_ms / ratio
+    for i in reversed(range(len(costs))):
+        if costs[i] <= ceiling:
+            kept.append(i)
+            ceiling = costs[i] / ratio
     return kept[::-1]
+
+
+def named(front: Front, wanted: Sequence[str]) -> list[Candidate]:
+    """The candidates of these names or ids, fast to slow; DataError for one that is not there."""
+    for name in wanted:
+        if not any(name in (c.name, c.arch_id) for c in front.candidates):
+            known = ", ".join(front.family) or "none has a name: ramnas search --family N"
+            raise DataError(f"the front has no candidate '{name}'; by name: {known}")
+    found = [c for c in front.candidates if {c.name, c.arch_id} & set(wanted)]
+    for c in found:
+        if front.cost.name not in c.measured:
+            raise DataError(f"candidate {c.arch_id} is not verified: ramnas verify")
+    return sorted(found, key=lambda c: c.measured[front.cost.name].budgeted)
 
 
 @dataclass(frozen=True)
@@ -66,25 +73,26 @@ class Entry:
 
 
 def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
-    """What a verified front knows of its `models`."""
-    target, found = front.target, []
+    """What a verified front knows of its `models`: top-1, and the latencies of classifiers."""
+    found = []
     for candidate in models:
-        measured = candidate.measured
-        if measured is None:
+        if TOP1 not in candidate.measured:
             raise DataError(f"candidate {candidate.arch_id} is not verified: ramnas verify")
-        latency = Latency(
-            device_class=front.device_class,
-            engine=target.engine,
-            precision=target.precision,
-            threads=target.threads,
-            batch=target.batch,
-            frame_hw=target.frame_hw,
-            p90_ms=measured.p90_ms,
-            corrected_ms=measured.latency_ms,
+        latencies = tuple(
+            _latency(objective, candidate.measured[objective.name])
+            for objective in front.objectives
+            if objective.of_classifier and objective.name in candidate.measured
         )
-        accuracy = Accuracy("top1", measured.top1, "validation")
-        found.append(Entry(candidate.arch, accuracy, (latency,)))
+        accuracy = Accuracy("top1", candidate.measured[TOP1].value, "validation")
+        found.append(Entry(candidate.arch, accuracy, latencies))
     return found
+
+
+def _latency(objective: Objective, figure: Figure) -> Latency:
+    target = objective.target
+    assert target is not None  # a latency has both
+    assert figure.p90 is not None
+    return latencies.in_manifest(objective.device_class, target, figure.p90, figure.value)
 
 
 def write(
@@ -102,6 +110,7 @@ def write(
             layout,
             subnet.numpy_weights(),
             image_input=True,
+            batch=None,
             normalisation=about.preprocessing.normalisation,
         ).SerializeToString()
         models.append(
@@ -111,22 +120,13 @@ def write(
                 file=file,
                 sha256="",  # write_bundle sets it
                 input_hw=layout.input_hw,
-                accuracy=entry.accuracy,
+                accuracies=(entry.accuracy,) if entry.accuracy else (),
                 cost=Cost(layout.macs, layout.macs_bn, layout.params),
                 latency=entry.latency,
             )
         )
-    manifest = Manifest(
-        format=FORMAT,
-        task="classification",
-        classes=about.classes,
-        space=net.space.name,
-        space_hash=net.space.hash,
-        preprocessing=about.preprocessing,
-        licence=about.licence,
-        source=about.source,
-        models=tuple(models),
-    )
+    front = bundles.Front("classification", about.classes, about.preprocessing, tuple(models))
+    manifest = Manifest(bundles.FORMAT, net.space, about.licence, about.source, (front,))
     return write_bundle(path, manifest, files)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 import yaml
@@ -13,6 +13,8 @@ import yaml
 from ramnas_models.errors import DataError
 
 _FOLDER = Path(__file__).parent / "recipes"
+
+R = TypeVar("R", bound="Schedule")
 
 
 class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,22 +25,27 @@ class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: int
 
 
-class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SceneAugment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What training does to an image; the value in brackets switches each off.
 
-    `size`: side in pixels of the random crop that is decoded, before each network takes it to its
-    own resolution. `crop`: its smallest share of the image's area [1.0]. `flip`: probability of a
-    mirror image [0]. The paper's robot augmentations, each on half of the images: `brightness`,
-    largest shift where white is 1 [0]; `noise`, standard deviation of the same scale [0]; `mask`,
-    largest share of the area that one black rectangle hides [0].
+    `crop`: smallest share of the image's area that a random crop keeps [1.0]. `flip`: probability
+    of a mirror image [0]. The paper's robot augmentations, each on half of the images:
+    `brightness`, largest shift where white is 1 [0]; `noise`, standard deviation of the same scale
+    [0]; `mask`, largest share of the area that one black rectangle hides [0].
     """
 
-    size: int
     crop: float
     flip: float
     brightness: float
     noise: float
     mask: float
+
+
+class Augment(SceneAugment, frozen=True):
+    """The same for one label an image. `size`: side in pixels of the random crop that is decoded,
+    before each network takes it to its own resolution."""
+
+    size: int
 
 
 class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,27 +73,18 @@ class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float
 
 
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a supernet is trained. `batch_size` is in all, over every process of the run.
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every training has. `batch_size` is in all, over every process of the run.
 
-    `label_smoothing`, `dropout` and `drop_connect` are of the max net alone (BigNAS). Intervals:
-    `save_every` in steps, `evaluate_every` in epochs. Training goes on past broken images until
-    there are more than `max_broken`.
+    Intervals: `save_every` in steps, `evaluate_every` in epochs. Training goes on past broken
+    images until there are more than `max_broken`.
     """
 
-    dataset: str
-    images: Images
     epochs: int
     warm_up_epochs: int
     batch_size: int
     optimizer: Optimizer
-    distillation: Distillation
-    label_smoothing: float
-    dropout: float
-    drop_connect: float
-    augment: Augment
     precision: Literal["fp32", "bf16", "fp16"]
-    compile: bool
     sync_batchnorm: bool
     save_every: int
     evaluate_every: int
@@ -102,16 +100,85 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return optimizer.lr * self.batch_size / optimizer.lr_batch
 
 
+class Recipe(Schedule, frozen=True):
+    """How a supernet is trained.
+
+    `label_smoothing`, `dropout` and `drop_connect` are of the max net alone (BigNAS).
+    """
+
+    dataset: str
+    images: Images
+    distillation: Distillation
+    label_smoothing: float
+    dropout: float
+    drop_connect: float
+    augment: Augment
+    compile: bool
+
+
+class SegmentationHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """LR-ASPP with its two skip branches or with one; stride of its deepest features."""
+
+    form: Literal["three_input", "two_input"]
+    output_stride: Literal[16, 32]
+
+
+class Finetuning(Schedule, frozen=True):
+    """How one network, cut out of a supernet, is trained for a task.
+
+    `input_hw`: height and width that images are resized to; `calibration`: training images that
+    BatchNorm takes its statistics from before an evaluation. Of segmentation alone: `head`,
+    `hardest_pixels`, the share of a batch's pixels, those of the highest loss, that teach (1: all),
+    and `train_hw`, where the images that teach have another size than `input_hw`. Classification
+    has none of these and no `augment`: resolution, images and augmentation are those that the
+    supernet was trained with.
+    """
+
+    task: Literal["detection", "segmentation", "classification"]
+    input_hw: tuple[int, int] | None
+    head: SegmentationHead | None
+    hardest_pixels: float | None
+    augment: SceneAugment | None
+    calibration: int | None
+    train_hw: tuple[int, int] | None = None
+
+
 def load_recipe(name_or_path: str) -> Recipe:
     """Read a recipe by name (`imagenet`) or from a YAML file; DataError names the key at fault."""
+    return _load(name_or_path, Recipe, _FOLDER)
+
+
+def load_finetuning(name_or_path: str) -> Finetuning:
+    """The same for a recipe of fine-tuning (`coco`, `cityscapes`)."""
+    recipe = _load(name_or_path, Finetuning, _FOLDER / "finetuning")
+    wanted = {
+        "input_hw": recipe.task != "classification",
+        "augment": recipe.task != "classification",
+        "calibration": recipe.task != "classification",
+        "head": recipe.task == "segmentation",
+        "hardest_pixels": recipe.task == "segmentation",
+    }
+    for key, needed in wanted.items():
+        if (getattr(recipe, key) is None) == needed:
+            what = "must be given" if needed else "must be null"
+            raise DataError(f"{name_or_path}: {key}: {what} for {recipe.task}")
+    if recipe.train_hw and recipe.task != "segmentation":
+        raise DataError(f"{name_or_path}: train_hw: must be null for {recipe.task}")
+    if recipe.train_hw and min(recipe.train_hw) < 1:
+        size = "x".join(map(str, recipe.train_hw))
+        raise DataError(f"{name_or_path}: train_hw: {size} is no size of an image")
+    return recipe
+
+
+def _load(name_or_path: str, kind: type[R], folder: Path) -> R:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
-        path = _FOLDER / f"{name_or_path}.yaml"
+        path = folder / f"{name_or_path}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.yaml")))
+            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
             raise DataError(f"unknown recipe '{name_or_path}': known are {known}, or give a .yaml")
     try:
-        recipe = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), Recipe)
+        recipe = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), kind)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"cannot read recipe {path}: {error}") from error
     except msgspec.ValidationError as error:
@@ -121,17 +188,18 @@ def load_recipe(name_or_path: str) -> Recipe:
     return recipe
 
 
-def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
     """(key, fault) of every value that has the right type and makes no sense."""
     values = dict(_leaves(recipe))
     above_0 = (
         "epochs", "batch_size", "save_every", "evaluate_every", "optimizer.lr",
         "optimizer.lr_batch", "optimizer.clip_norm", "distillation.temperature", "augment.size",
-        "augment.crop", "images.validation", "images.calibration",
+        "augment.crop", "images.validation", "images.calibration", "calibration",
+        "hardest_pixels",
     )  # fmt: skip
     up_to_1 = (
         "label_smoothing", "dropout", "drop_connect", "optimizer.momentum", "augment.crop",
-        "augment.flip", "augment.brightness", "augment.mask",
+        "augment.flip", "augment.brightness", "augment.mask", "hardest_pixels",
     )  # fmt: skip
     for key, value in values.items():
         if not isinstance(value, (int, float)):

@@ -39,18 +39,23 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
 
     Imported weights do not say; they are ImageNet's, and `folder` holds it.
     """
-    if about.recipe:
-        try:
-            recipe = msgspec.json.decode(about.recipe, type=Recipe)
-        except msgspec.DecodeError as error:
-            raise DataError(f"the supernet's recipe is of another version: {error}") from error
-        return load_dataset(recipe.dataset, recipe.images, folder)
-    found = load_dataset("imagenet", load_recipe("imagenet").images, folder)
+    recipe = recipe_of(about)
+    found = load_dataset(recipe.dataset, recipe.images, folder)
     if len(found.classes) != len(about.classes):
         raise DataError(
             f"{folder} has {len(found.classes)} classes, the supernet {len(about.classes)}"
         )
     return found
+
+
+def recipe_of(about: About) -> Recipe:
+    """The recipe that a supernet was trained by; `imagenet` for imported weights."""
+    if not about.recipe:
+        return load_recipe("imagenet")
+    try:
+        return msgspec.json.decode(about.recipe, type=Recipe)
+    except msgspec.DecodeError as error:
+        raise DataError(f"the supernet's recipe is of another version: {error}") from error
 
 
 def _digits(images: Images, folder: Path | None) -> Dataset:

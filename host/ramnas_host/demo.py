@@ -14,10 +14,12 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from ramnas_edge.store import Store
 from ramnas_host import front as fronts
 from ramnas_host import verbs
 from ramnas_host.bundling import choose
-from ramnas_host.store import Store
+from ramnas_host.front import Figure
+from ramnas_host.objectives import TOP1
 from ramnas_models.errors import DataError, RamnasError
 from ramnas_models.files import make_folder, write_file
 
@@ -101,12 +103,12 @@ def _steps(out: Path) -> list[Step]:
 
 def _run_budgets(out: Path) -> list[dict[str, Any]]:
     """Run the edge runtime on the test images at three budgets fixed beforehand."""
-    models = choose(fronts.load(out / "verified.json"))  # fast to slow, so the last is the best
+    front = fronts.load(out / "verified.json")
+    models = choose(front)  # fast to slow, so the last is the best
     picks = []
     print(f"{'budget ms':>9}  {'model':12}  p90 ms expected  measured  top-1 on test")
     for aim in (models[0], models[len(models) // 2], models[-1]):
-        assert aim.measured is not None
-        budget = ROOM * aim.measured.p90_ms
+        budget = ROOM * aim.measured[front.cost.name].budgeted
         pick = _run_edge(out, budget)
         picks.append(pick)
         print(
@@ -121,7 +123,7 @@ def _run_edge(out: Path, budget_ms: float) -> dict[str, Any]:
     command = [
         sys.executable, "-m", "ramnas_edge", "run", "--bundle", str(out / "bundle"),
         "--latency-budget-ms", repr(budget_ms), "--source", str(out / "test"),
-        "--repeat", "10", "--json",
+        "--engine", "onnxruntime-cpu", "--repeat", "10", "--json",
     ]  # fmt: skip
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode != 0:
@@ -139,9 +141,10 @@ def _run_edge(out: Path, budget_ms: float) -> dict[str, Any]:
 def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) -> dict[str, Any]:
     front = fronts.load(out / "verified.json")
     best = front.non_dominated()
+    latency = front.cost
     accuracy = json.loads((out / "accuracy.json").read_bytes())
     store = Store(out / "records.sqlite")
-    counts = store.count("calibration", front.device_class)
+    counts = store.count("calibration", latency.device_class)
     store.close()
     return {
         "train": {
@@ -156,20 +159,34 @@ def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) 
             "seconds": seconds["calibrate"],
         },
         "surrogates": {
-            target: {"chosen": chosen.family, **to_builtins(chosen.scores)}
-            for target, chosen in front.surrogates.items()
+            one.kind: {
+                "chosen": front.surrogates[one.name].family,
+                **to_builtins(front.surrogates[one.name].scores),
+            }
+            for one in front.objectives
         },
         "search": {**to_builtins(front.settings), "seconds": seconds["search"]},
         "front": [
             {
                 "arch_id": c.arch_id,
                 "macs": c.macs,
-                "predicted": to_builtins(c.predicted),
-                "measured": to_builtins(c.measured),
+                "predicted": _figures(c.predicted, latency.name),
+                "measured": _figures(c.measured, latency.name),
                 "non_dominated": c in best,
             }
             for c in front.candidates
         ],
         "picks": picks,
         "seconds": seconds,
+    }
+
+
+def _figures(figures: dict[str, Figure], latency: str) -> dict[str, float | None] | None:
+    """None of a candidate that was not measured."""
+    if latency not in figures:
+        return None
+    return {
+        "top1": figures[TOP1].value,
+        "latency_ms": figures[latency].value,
+        "p90_ms": figures[latency].p90,
     }

@@ -1,54 +1,116 @@
-"""One subnet, cut out of the supernet, trained further on its own (Fig. 5)."""
+"""One network, cut out of the supernet, trained for a task (Table II; Fig. 5 for classification).
+
+It learns by the loop that trains supernets, so it is stopped, resumed and shared in the same way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
-from ramnas_host import loader, optimizer, sandwich
+from ramnas_host import loader, loop, optimizer, resume
 from ramnas_host.augment import Augmentation
-from ramnas_host.config import Recipe
-from ramnas_host.data import Dataset
+from ramnas_host.config import Schedule
 from ramnas_host.distributed import Ranks
-from ramnas_models.supernet import Subnet
+from ramnas_host.loader import Batch, Draw, Images
+from ramnas_host.loop import Step
+from ramnas_host.run_folder import Kept, RunFolder
+from ramnas_host.sandwich import autocast
+from ramnas_models.supernet import Standalone
+
+LAST = "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, what it learns from and how good it is.
+
+    `loss` of a batch: normalised images [n, 3, h, w] and what `draw` gave beside them.
+    `calibration`: images that BatchNorm takes its statistics from before an evaluation. `evaluate`
+    scores the network on `val` or `test`, each rank its part of the images; the first of `scores`
+    is what the best weights have the most of.
+    """
+
+    net: Standalone
+    train: Images
+    draw: Draw
+    augmentation: Augmentation
+    loss: Callable[[Tensor, tuple[Tensor, ...]], Tensor]
+    calibration: Callable[[], Iterable[Tensor]]
+    evaluate: Callable[[str, Ranks], dict[str, float]]
+    scores: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a run is kept and what it is of: `identity` must be the same to go on, `resolved` is
+    written to run.yaml, `save` writes the network."""
+
+    folder: Path
+    identity: str
+    resolved: Mapping[str, object]
+    save: Callable[[Path], None]
 
 
 def finetune(
-    subnet: Subnet,
-    dataset: Dataset,
-    recipe: Recipe,
+    task: Task,
+    recipe: Schedule,
     *,
+    record: Record | None = None,
     ranks: Ranks = Ranks(),
     workers: int = 0,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> Subnet:
-    """Train `subnet` itself on labels by the optimizer, schedule and images of `recipe`.
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> None:
+    """Train the network of `task` itself; it ends in eval mode, BatchNorm recalibrated.
 
-    Its BatchNorm statistics are void afterwards until recalibrated. Returns it in eval mode.
+    With `record` the results are kept in its folder and training goes on from a state that is
+    there, to the same weights, bit for bit on a CPU. DataError if the loss stops being
+    finite. `workers`: processes that make examples, beside this one.
     """
-    subnet.to(ranks.device).train()
-    sgd = optimizer.sgd(subnet, recipe)
-    how = dataset.train.preprocessing
-    augmentation = Augmentation(recipe.augment, how.normalisation)
-    per_epoch = loader.steps_per_epoch(dataset.train, recipe)
-    steps = recipe.epochs * per_epoch
-    drawn = loader.batches(
-        dataset.train, recipe, 0, steps, rank=ranks.rank, world=ranks.world, workers=workers
-    )
-    for step, batch in enumerate(drawn):
-        torch.manual_seed(recipe.seed * steps + step)  # of augmentation
-        x = augmentation(batch.pixels.to(ranks.device))
-        images = sandwich.at_any_resolution(x, how.interpolation)
-        logits = subnet(images(subnet.plan.input_hw[0]))
-        loss = F.cross_entropy(
-            logits, batch.labels.to(ranks.device), label_smoothing=recipe.label_smoothing
-        )
-        sgd.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        ranks.average_gradients(subnet.parameters())
-        lr = recipe.lr * optimizer.rate(step, steps, recipe.warm_up_epochs * per_epoch)
-        optimizer.update(sgd, subnet, recipe, lr)
-        on_step(step + 1, float(loss.detach()))
-    return subnet.eval()
+    net = task.net.to(ranks.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if recipe.sync_batchnorm and ranks.world > 1:
+        net.synchronise_batchnorm()
+    scaler = torch.amp.GradScaler(ranks.device.type) if recipe.precision == "fp16" else None
+    state = resume.State(net, optimizer.sgd(net, recipe), scaler)
+    per_epoch = loader.steps_per_epoch(task.train, recipe)
+
+    def gradients(step: int, batch: Batch) -> Tensor:
+        images = task.augmentation(batch.pixels.to(ranks.device, non_blocking=True))
+        targets = tuple(t.to(ranks.device, non_blocking=True) for t in batch.targets)
+        with autocast(recipe.precision, ranks.device.type):
+            loss = task.loss(images, targets)
+        scaled: Tensor = loss if scaler is None else scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()[None]
+
+    def drawn(first: int) -> Iterator[Batch]:
+        return loader.drawn_batches(
+            task.train, task.draw, recipe, first, recipe.epochs * per_epoch, rank=ranks.rank,
+            world=ranks.world, workers=workers, pin=ranks.device.type == "cuda",
+        )  # fmt: skip
+
+    def recalibrate() -> None:
+        net.recalibrate(images.to(ranks.device) for images in task.calibration())
+
+    def evaluate() -> dict[str, float]:
+        recalibrate()
+        scores = task.evaluate("val", ranks)
+        net.train()
+        return scores
+
+    kept = None
+    if record:
+        kept = RunFolder(record.folder, state, Kept(
+            recipe=recipe, per_epoch=per_epoch, identity=resume.identity(record.identity, recipe),
+            last=LAST, columns=("loss", *task.scores), resolved=record.resolved, evaluate=evaluate,
+            goodness=lambda scores: scores[task.scores[0]], save=record.save,
+        ), ranks)  # fmt: skip
+    loop.run(
+        state, recipe, gradients, drawn, per_epoch, kept=kept, ranks=ranks,
+        who=lambda step: "the network", on_step=on_step,
+    )  # fmt: skip
+    recalibrate()

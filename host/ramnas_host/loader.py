@@ -1,13 +1,16 @@
-"""Training batches: the images of every step, decoded in workers, the same after a restart.
+"""Training batches: the examples of every step, made in workers, the same after a restart.
 
-The order of an epoch, and each crop, are drawn from the seed, the epoch and the image alone. So no
-position has to be kept, and neither workers nor the number of processes change what is drawn.
+The order of an epoch, and each example, are drawn from the seed, the epoch and the image alone. So
+no position has to be kept, and neither workers nor the number of processes change what is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -16,23 +19,39 @@ from torch import Tensor
 from torch.utils import data
 
 from ramnas_host.augment import random_crop
-from ramnas_host.config import Recipe
-from ramnas_host.data import Split
+from ramnas_host.config import Augment, Recipe, Schedule
+from ramnas_host.data import Arrays, Files, Split
 from ramnas_models.errors import DataError, SourceError
 
-Item = tuple[np.ndarray, int, list[str]]  # crop, label, names of files that were no images
+Example = tuple[np.ndarray, ...]  # uint8 [h, w, 3] in BGR, then what belongs to it
+Draw = Callable[[int, np.random.Generator], Example]  # by index; SourceError if it is broken
+Item = tuple[Example, list[str]]  # and the names of files that were no images
+
+
+class Images(Protocol):
+    """What can be trained on: so many images with names."""
+
+    @property
+    def images(self) -> Arrays | Files: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """uint8 [n, size, size, 3] in BGR; labels int64 [n]; names of files that were no images."""
+    """uint8 [n, h, w, 3] in BGR; what belongs to them, [n, ...] each; files that were no images."""
 
     pixels: Tensor
-    labels: Tensor
+    targets: tuple[Tensor, ...]
     broken: tuple[str, ...]
 
+    @property
+    def labels(self) -> Tensor:
+        """The first of `targets`: of classification int64 [n]."""
+        return self.targets[0]
 
-def steps_per_epoch(split: Split, recipe: Recipe) -> int:
+
+def steps_per_epoch(split: Images, recipe: Schedule) -> int:
     """A last, smaller batch of an epoch is left out; DataError if there is no whole one."""
     if len(split) < recipe.batch_size:
         raise DataError(
@@ -41,8 +60,30 @@ def steps_per_epoch(split: Split, recipe: Recipe) -> int:
     return len(split) // recipe.batch_size
 
 
+def default_workers(split: Images, local_world: int) -> int:
+    """One a processor, shared by the processes of this machine; none for images in memory."""
+    in_files = isinstance(split.images, Files)
+    return max(1, len(os.sched_getaffinity(0)) // local_world) if in_files else 0
+
+
+def labelled_crops(split: Split, augment: Augment) -> Draw:
+    """A random crop of an image, and its label."""
+    return partial(_labelled_crop, split, augment)
+
+
 def batches(
     split: Split, recipe: Recipe, first: int, last: int, *,
+    rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False,
+) -> Iterator[Batch]:  # fmt: skip
+    """`drawn_batches` of labelled crops."""
+    draw = labelled_crops(split, recipe.augment)
+    return drawn_batches(
+        split, draw, recipe, first, last, rank=rank, world=world, workers=workers, pin=pin
+    )
+
+
+def drawn_batches(
+    split: Images, draw: Draw, recipe: Schedule, first: int, last: int, *,
     rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
     """This rank's share of the batches of steps `first` to `last` - 1; each rank's is as large."""
@@ -52,7 +93,7 @@ def batches(
         )
     steps_per_epoch(split, recipe)  # DataError if there is no whole batch
     loader: data.DataLoader[Item] = data.DataLoader(
-        _Crops(split, recipe),
+        _Drawn(split, draw, recipe.seed),
         batch_sampler=_Places(len(split), recipe, first, last, rank, world),
         num_workers=workers,
         collate_fn=_collate,
@@ -60,8 +101,8 @@ def batches(
         worker_init_fn=_one_thread,
     )
     try:
-        for pixels, labels, broken in loader:  # a plain tuple: what pin_memory can look into
-            yield Batch(pixels, labels, tuple(broken))
+        for tensors, broken in loader:  # plain tuples: what pin_memory can look into
+            yield Batch(tensors[0], tuple(tensors[1:]), tuple(broken))
     except DataError as error:  # torch puts a worker's traceback before the message
         message = str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
         raise DataError(message) from error
@@ -71,7 +112,7 @@ class _Places(data.Sampler[list[tuple[int, int]]]):
     """Step by step, the (epoch, index of image) pairs of one rank's share of the batch."""
 
     def __init__(
-        self, images: int, recipe: Recipe, first: int, last: int, rank: int, world: int
+        self, images: int, recipe: Schedule, first: int, last: int, rank: int, world: int
     ) -> None:
         self._images, self._recipe = images, recipe
         self._steps = range(first, last)
@@ -93,33 +134,33 @@ class _Places(data.Sampler[list[tuple[int, int]]]):
             yield [(epoch, index) for index in chosen.tolist()]
 
 
-class _Crops(data.Dataset[Item]):
-    """(epoch, index) -> a random crop of that image, its label, and what could not be read."""
+class _Drawn(data.Dataset[Item]):
+    """(epoch, index) -> an example drawn of that image, and what could not be read."""
 
-    def __init__(self, split: Split, recipe: Recipe) -> None:
-        self._split, self._recipe = split, recipe
-        self._labels = split.labels.numpy()
+    def __init__(self, split: Images, draw: Draw, seed: int) -> None:
+        self._split, self._draw, self._seed = split, draw, seed
 
     def __getitem__(self, place: tuple[int, int]) -> Item:
         epoch, index = place
-        rng = np.random.default_rng((self._recipe.seed, epoch, index, 1))
+        rng = np.random.default_rng((self._seed, epoch, index, 1))
         broken: list[str] = []
         while True:
             try:
-                image = self._split.images[index]
+                return self._draw(index, rng), broken
             except SourceError:
                 broken.append(self._split.images.name(index))
                 if len(broken) == 100:
                     raise DataError(f"100 broken images in a row, the last {broken[-1]}") from None
-                index = int(rng.integers(len(self._labels)))  # another one takes its place
-                continue
-            return random_crop(image, self._recipe.augment, rng), int(self._labels[index]), broken
+                index = int(rng.integers(len(self._split)))  # another one takes its place
 
 
-def _collate(items: list[Item]) -> tuple[Tensor, Tensor, list[str]]:
-    pixels = torch.from_numpy(np.stack([image for image, _, _ in items]))
-    labels = torch.tensor([label for _, label, _ in items])
-    return pixels, labels, [name for _, _, broken in items for name in broken]
+def _labelled_crop(split: Split, augment: Augment, index: int, rng: np.random.Generator) -> Example:
+    return random_crop(split.images[index], augment, rng), split.labels[index].numpy()
+
+
+def _collate(items: list[Item]) -> tuple[tuple[Tensor, ...], list[str]]:
+    tensors = [torch.from_numpy(np.stack(part)) for part in zip(*(example for example, _ in items))]
+    return tuple(tensors), [name for _, broken in items for name in broken]
 
 
 def _one_thread(worker: int) -> None:

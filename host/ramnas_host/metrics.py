@@ -8,25 +8,25 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ramnas_host.evaluate import Scores
-from ramnas_host.sandwich import ROLES
 from ramnas_models.files import write_file, writing
 
-_SCORES = ("top1_min", "top5_min", "top1_max", "top5_max")
-COLUMNS = ("step", "epoch", "lr", "images_per_s", *(f"loss_{r}" for r in ROLES), *_SCORES)
+_COLUMNS = ("step", "epoch", "lr", "images_per_s")
 
 
 class Metrics:
-    """Appends a row at a time; rows of `first` and later, of a run that was killed, are dropped."""
+    """`columns` follow step, epoch, learning rate and speed.
 
-    def __init__(self, folder: Path, first: int) -> None:
+    Appends a row at a time; rows of `first` and later, of a run that was killed, are dropped."""
+
+    def __init__(self, folder: Path, first: int, columns: tuple[str, ...]) -> None:
         path = folder / "metrics.csv"
         rows: list[list[str]] = []
         if first and path.exists():
             with open(path, encoding="utf-8", newline="") as file:
                 rows = [r for r in csv.reader(file) if r and r[0].isdigit() and int(r[0]) <= first]
+        self._columns = (*_COLUMNS, *columns)
         text = io.StringIO()
-        csv.writer(text).writerows([COLUMNS, *rows])
+        csv.writer(text).writerows([self._columns, *rows])
         write_file(path, text.getvalue().encode())
         self._path = path
         self._board: Any = None
@@ -37,15 +37,16 @@ class Metrics:
 
     def write(
         self, step: int, epoch: int, lr: float, images_per_s: float, losses: tuple[float, ...],
-        scores: tuple[Scores, Scores] | None,
+        scores: dict[str, float] | None,
     ) -> None:  # fmt: skip
-        """`losses` in order of ROLES; `scores` of min and max, where they were evaluated."""
-        found = [f"{v:.4f}" for s in scores for v in (s.top1, s.top5)] if scores else [""] * 4
+        """`losses` and `scores` in order of the columns; no `scores` where none were taken."""
         row = [step, epoch, f"{lr:.6g}", f"{images_per_s:.1f}", *(f"{v:.5f}" for v in losses)]
+        empty = [""] * (len(self._columns) - len(row))
+        found = [f"{scores[name]:.4f}" for name in self._columns[len(row) :]] if scores else empty
         with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([*row, *found])
         if self._board is not None:
-            for name, value in zip(COLUMNS[1:], map(str, [*row[1:], *found]), strict=True):
+            for name, value in zip(self._columns[1:], map(str, [*row[1:], *found]), strict=True):
                 if value:
                     self._board.add_scalar(name.replace("_", "/", 1), float(value), step)
 

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import nn
 
-from ramnas_host.config import Recipe
+from ramnas_host.config import Schedule
 
 
-def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def sgd(net: nn.Module, recipe: Schedule) -> torch.optim.SGD:
     """SGD with Nesterov momentum; biases and BatchNorm, the tensors of one dimension, do not decay
     (BigNAS)."""
     tensors = list(net.parameters())
@@ -29,7 +29,7 @@ def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 def update(
     optimizer: torch.optim.SGD,
     net: nn.Module,
-    recipe: Recipe,
+    recipe: Schedule,
     lr: float,
     scaler: torch.amp.GradScaler | None = None,
 ) -> None:

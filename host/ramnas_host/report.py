@@ -1,60 +1,75 @@
-"""The front as a picture."""
+"""A front as a table and as rows of a CSV file."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from ramnas_host.front import Figures, Front
-from ramnas_models.files import write_file
+from ramnas_host.front import Candidate, Figure, Front
+from ramnas_host.objectives import ENERGY, LATENCY, MACS, TOP1, Objective
+
+UNITS = {TOP1: "top-1", MACS: "MMACs", LATENCY: "ms", ENERGY: "mJ"}
 
 
-def plot_front(front: Front, bundled: Collection[str], path: Path) -> None:
-    """PNG: predicted and measured top-1 over latency; the models of the bundle are named."""
-    import matplotlib
+def table(front: Front) -> str:
+    """Predicted and measured side by side, one candidate a line; objectives with a board by number.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    axes.set_xscale("log")
-    for candidate in front.candidates:  # how far each prediction was from the truth
-        ends = [f for f in (candidate.predicted, candidate.measured) if f]
-        axes.plot(*_points(ends), "-", color="tab:grey", linewidth=0.7, alpha=0.6)
-    measured = [c for c in front.candidates if c.measured]
-    chosen = [c for c in measured if c.arch_id in bundled]
-    series = [
-        (
-            "predicted by the surrogates",
-            [c.predicted for c in front.candidates],
-            "none",
-            "tab:grey",
-        ),
-        ("measured", [c.measured for c in measured if c.measured], "tab:blue", "tab:blue"),
-        ("in the bundle", [c.measured for c in chosen if c.measured], "tab:red", "tab:red"),
+    Latencies have two columns, the median and the p90. MACs are exact and stand there once.
+    """
+    columns = [
+        (objective, number, part)
+        for number, objective in enumerate(front.objectives)
+        if objective.kind != MACS
+        for part in (("value", "p90") if objective.kind == LATENCY else ("value",))
     ]
-    for label, figures, fill, edge in series:
-        axes.plot(*_points(figures), "o", mfc=fill, mec=edge, label=label)
-    for candidate, x, y in zip(chosen, *_points(series[-1][1]), strict=True):
-        axes.annotate(
-            candidate.arch_id[:6], (x, y), textcoords="offset points", xytext=(5, -11), fontsize=8
-        )
-    axes.set_xlabel("latency, drift-corrected median (ms)")
-    axes.set_ylabel("top-1 on validation images (%)")
-    axes.set_title(front.device_class)
-    for axis in ("major", "minor"):
-        getattr(axes.xaxis, f"set_{axis}_formatter")(FuncFormatter(lambda x, _: f"{x:.2g}"))
-    axes.title.set_fontsize(9)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
-    plt.close(figure)
-    write_file(path, png.getvalue())
+    lines = [
+        f"[{number}] {one.name}" for number, one in enumerate(front.objectives) if one.device_class
+    ]
+    titles = (_title(objective, number, part) for objective, number, part in columns)
+    lines.append("arch            MMACs" + "".join(f"  {t + ' pred':>19}   meas" for t in titles))
+    for c in front.candidates:
+        line = f"{c.arch_id}  {c.macs / 1e6:7.2f}"
+        for objective, _, part in columns:
+            predicted, measured = (
+                _cell(objective, figures.get(objective.name), part)
+                for figures in (c.predicted, c.measured)
+            )
+            line += f"  {predicted:>19} {measured:>6}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
-def _points(figures: Sequence[Figures]) -> tuple[list[float], list[float]]:
-    """x: milliseconds, y: percent."""
-    return [f.latency_ms for f in figures], [100 * f.top1 for f in figures]
+def _title(objective: Objective, number: int, part: str) -> str:
+    if objective.kind == TOP1:
+        return "top-1"
+    what = "" if objective.kind == ENERGY else "median " if part == "value" else "p90 "
+    return f"[{number}] {what}{UNITS[objective.kind]}"
+
+
+def _cell(objective: Objective, figure: Figure | None, part: str) -> str:
+    value = None if figure is None else getattr(figure, part)
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if objective.kind == TOP1 else f"{value:.3f}"
+
+
+def rows(front: Front) -> list[dict[str, object]]:
+    """One row a candidate, figures by objective; None where nothing was measured."""
+    return [
+        {
+            "arch_id": candidate.arch_id,
+            "name": candidate.name,
+            "arch": " ".join(map(str, candidate.arch.integers)),
+            "macs": candidate.macs,
+            **dict(_columns(front, candidate)),
+        }
+        for candidate in front.candidates
+    ]
+
+
+def _columns(front: Front, candidate: Candidate) -> Iterator[tuple[str, float | None]]:
+    for objective in front.objectives:
+        for source in ("predicted", "measured"):
+            figure = getattr(candidate, source).get(objective.name)
+            yield f"{objective.name} {source}", figure and figure.value
+            if objective.kind == LATENCY:
+                yield f"{objective.name} p90 {source}", figure and figure.p90

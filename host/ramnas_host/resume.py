@@ -16,10 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ramnas_host.config import Recipe
+from ramnas_host.config import Recipe, Schedule
 from ramnas_models.errors import DataError
 from ramnas_models.files import write_file
-from ramnas_models.space import Space
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,21 @@ class State:
 
 @dataclass(frozen=True)
 class Place:
-    """How far a training is: the next step, and the best top-1 (mean of min and max) so far."""
+    """How far a training is: the next step, and how good the best weights so far are."""
 
     next_step: int = 0
     best: float = 0.0
 
 
-def identity(space: Space, recipe: Recipe, images: int) -> str:
-    """What must be the same for a training to go on; how often it saves or looks may change."""
-    same = msgspec.structs.replace(
-        recipe, save_every=0, evaluate_every=0, max_broken=0, compile=False
-    )
-    return f"{space.hash} {images} {msgspec.json.encode(same).decode()}"
+def identity(what: str, recipe: Schedule) -> str:
+    """What must be the same for a training to go on: `what` it trains on what, and its recipe.
+
+    How often it saves or looks may change.
+    """
+    same = msgspec.structs.replace(recipe, save_every=0, evaluate_every=0, max_broken=0)
+    if isinstance(same, Recipe):
+        same = msgspec.structs.replace(same, compile=False)
+    return f"{what} {msgspec.json.encode(same).decode()}"
 
 
 def save(path: Path, state: State, place: Place, what: str) -> None:

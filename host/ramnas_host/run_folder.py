@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import torch
 
-from ramnas_host import checkpoint, loader, resume
-from ramnas_host.config import Recipe
-from ramnas_host.data import Dataset
+from ramnas_host import resume
+from ramnas_host.config import Schedule
 from ramnas_host.distributed import Ranks
-from ramnas_host.evaluate import Scores, true_scores
 from ramnas_host.metrics import Metrics
 from ramnas_models.files import make_folder, write_file
-from ramnas_models.supernet import Supernet
 
-STATE, BEST, LAST = "state.safetensors", "best.safetensors", "supernet.safetensors"
+STATE, BEST = "state.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one kind of training gives its folder.
+
+    `last`: name of the file of the last weights. `columns` of metrics.csv: losses, then scores.
+    `evaluate` gives the scores on the validation images, on every rank; `goodness` of them is what
+    the best weights have the most of.
+    """
+
+    recipe: Schedule
+    per_epoch: int
+    identity: str
+    last: str
+    columns: tuple[str, ...]
+    resolved: Mapping[str, object]
+    evaluate: Callable[[], dict[str, float]]
+    goodness: Callable[[dict[str, float]], float]
+    save: Callable[[Path], None]
 
 
 class RunFolder:
     """Goes on from what is in `folder` and keeps what comes; of many ranks only one writes."""
 
-    def __init__(
-        self, folder: Path, net: Supernet, state: resume.State, dataset: Dataset, recipe: Recipe,
-        ranks: Ranks,
-    ) -> None:  # fmt: skip
-        self._folder, self._net, self._state = folder, net, state
-        self._dataset, self._recipe, self._ranks = dataset, recipe, ranks
-        self._about = checkpoint.describe(dataset, recipe)
-        self._what = resume.identity(net.space, recipe, len(dataset.train))
-        self._per_epoch = loader.steps_per_epoch(dataset.train, recipe)
-        self._steps = recipe.epochs * self._per_epoch
+    def __init__(self, folder: Path, state: resume.State, what: Kept, ranks: Ranks) -> None:
+        self._folder, self._state, self._what, self._ranks = folder, state, what, ranks
+        self._steps = what.recipe.epochs * what.per_epoch
         self._metrics: Metrics | None = None
         self.place = resume.Place()
 
@@ -45,28 +57,30 @@ class RunFolder:
     def start(self) -> int:
         """Load the state if there is one, write run.yaml; the first step to do."""
         if (self._folder / STATE).exists():
-            self.place = resume.load(self._folder / STATE, self._state, self._what)
+            self.place = resume.load(self._folder / STATE, self._state, self._what.identity)
         self._ranks.wait()  # until all have read it, before one writes it anew
         if self._ranks.leads:
             make_folder(self._folder)
+            if not self.place.next_step:  # what is there is of an earlier run
+                (self._folder / BEST).unlink(missing_ok=True)
             write_file(self._folder / "run.yaml", msgspec.yaml.encode(self._resolved()))
-            self._metrics = Metrics(self._folder, self.place.next_step)
+            self._metrics = Metrics(self._folder, self.place.next_step, self._what.columns)
         return self.place.next_step
 
-    def after(self, done: int) -> tuple[Scores, Scores] | None:
-        """Evaluate and save where it is time to, after `done` steps; scores of min and max."""
-        scores = None
-        if done == self._steps or done % (self._per_epoch * self._recipe.evaluate_every) == 0:
+    def after(self, done: int) -> dict[str, float] | None:
+        """Evaluate and save where it is time to, after `done` steps; the scores."""
+        scores, what = None, self._what
+        if done == self._steps or done % (what.per_epoch * what.recipe.evaluate_every) == 0:
             scores = self._evaluate()
-        if done < self._steps and (scores or done % self._recipe.save_every == 0):
+        if done < self._steps and (scores or done % what.recipe.save_every == 0):
             self.place = resume.Place(done, self.place.best)
             if self._ranks.leads:
-                resume.save(self._folder / STATE, self._state, self.place, self._what)
+                resume.save(self._folder / STATE, self._state, self.place, what.identity)
         return scores
 
     def write(
         self, step: int, epoch: int, lr: float, images_per_s: float, losses: tuple[float, ...],
-        scores: tuple[Scores, Scores] | None,
+        scores: dict[str, float] | None,
     ) -> None:  # fmt: skip
         """A row of metrics."""
         if self._metrics:
@@ -77,32 +91,26 @@ class RunFolder:
         if self._metrics:
             self._metrics.close()
         if self._ranks.leads:
-            checkpoint.save(self._folder / LAST, self._net, self._about)
+            self._what.save(self._folder / self._what.last)
             (self._folder / STATE).unlink(missing_ok=True)
 
-    def _evaluate(self) -> tuple[Scores, Scores]:
-        space = self._net.space
-        low, high = true_scores(
-            self._net, [space.min(), space.max()], self._dataset, "validation", ranks=self._ranks
-        )
-        mean = (low.top1 + high.top1) / 2
-        if mean > self.place.best:
-            self.place = resume.Place(self.place.next_step, mean)
+    def _evaluate(self) -> dict[str, float]:
+        scores = self._what.evaluate()
+        goodness = self._what.goodness(scores)
+        if goodness > self.place.best:
+            self.place = resume.Place(self.place.next_step, goodness)
             if self._ranks.leads:
-                checkpoint.save(self._folder / BEST, self._net, self._about)
-        return low, high
+                self._what.save(self._folder / BEST)
+        return scores
 
     def _resolved(self) -> dict[str, object]:
         """All that this run was told, and what followed from it."""
-        dataset, ranks = self._dataset, self._ranks
-        parts = ("train", "calibration", "validation", "test")
         return {
-            "space": msgspec.to_builtins(self._net.space),
-            "recipe": msgspec.to_builtins(self._recipe),
-            "peak_lr": self._recipe.lr,
-            "images": {part: len(dataset.split(part)) for part in parts},
+            **self._what.resolved,
+            "recipe": msgspec.to_builtins(self._what.recipe),
+            "peak_lr": self._what.recipe.lr,
             "steps": self._steps,
-            "processes": ranks.world,
-            "device": str(ranks.device),
+            "processes": self._ranks.world,
+            "device": str(self._ranks.device),
             "torch": str(torch.__version__),
         }

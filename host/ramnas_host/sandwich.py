@@ -44,7 +44,7 @@ def step(
     logits: list[Tensor] = []
     losses: list[Tensor] = []
     for student, arch in enumerate(archs):
-        with _autocast(recipe.precision, labels.device.type):
+        with autocast(recipe.precision, labels.device.type):
             x = images(arch.resolution)
             if student == 0:
                 out = forward(x, arch, Drop(recipe.dropout, recipe.drop_connect))
@@ -88,7 +88,8 @@ def at_any_resolution(x: Tensor, interpolation: str) -> Images:
     return images
 
 
-def _autocast(precision: str, device: str) -> torch.autocast | nullcontext[None]:
+def autocast(precision: str, device: str) -> torch.autocast | nullcontext[None]:
+    """Half precision where the recipe asks for it."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device, torch.bfloat16 if precision == "bf16" else torch.float16)

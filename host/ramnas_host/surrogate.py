@@ -1,25 +1,40 @@
-"""Archs -> predicted latency or accuracy: the paper's four families, chosen by Kendall tau."""
+"""Encodings -> predicted latency, energy or accuracy: families compared by Kendall tau.
+
+START HERE. The family `cost` is ours (`cost_gp.py`); `gp`, `rbf`, `mlp` and `cart` are the paper's,
+over the encodings `int`, `onehot` and `layer`.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from ramnas_host import families
+from ramnas_host.cost_gp import ChoiceGp, CostGp
+from ramnas_host.cost_prior import MixedGp
+from ramnas_host.encodings import ENCODINGS
+from ramnas_models.cost_table import CostTable
 from ramnas_models.errors import DataError
 from ramnas_models.space import Space
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ramnas_host.encodings import Encoding
+
     Rows = NDArray[np.int64]  # encodings [n, slots], `Space.encode`
     Floats = NDArray[np.float64]
+    Indices = NDArray[np.intp]
 
+COST = "cost"
+FAMILIES = (COST, *families.FAMILIES)
 MIN_RECORDS = 20
+MIN_OF_FAMILY = {COST: 8}  # of all else MIN_RECORDS: cross-validation says little before
 FOLDS = 5
 
 
@@ -31,112 +46,97 @@ class Score(msgspec.Struct, frozen=True):
     mape: float
 
 
-class Regressor(Protocol):
-    def fit(self, x: Floats, y: Floats) -> object: ...
-
-    def predict(self, x: Floats) -> Floats: ...
-
-
-def _gp() -> Regressor:
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
-    kernel = ConstantKernel(1.0) * Matern(3.0, (0.3, 100.0), nu=2.5) + WhiteKernel(0.1, (1e-6, 1.0))
-    gp: Regressor = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=0)
-    return gp
-
-
-def _mlp() -> Regressor:
-    from sklearn.neural_network import MLPRegressor
-
-    mlp: Regressor = MLPRegressor(
-        hidden_layer_sizes=(64,), alpha=1e-2, max_iter=200, solver="lbfgs", random_state=0
-    )
-    return mlp
-
-
-def _cart() -> Regressor:
-    from sklearn.tree import DecisionTreeRegressor
-
-    cart: Regressor = DecisionTreeRegressor(min_samples_leaf=3, random_state=0)
-    return cart
-
-
-class _Rbf:
-    """Radial basis functions with a linear tail, smoothed as the measurements are noisy."""
-
-    def fit(self, x: Floats, y: Floats) -> _Rbf:
-        from scipy.interpolate import RBFInterpolator
-
-        # a slot that never varied would make the linear tail singular
-        self._varies = np.ptp(x, axis=0) > 0
-        self._f = RBFInterpolator(x[:, self._varies], y, kernel="cubic", smoothing=1.0, degree=1)
-        return self
-
-    def predict(self, x: Floats) -> Floats:
-        values: Floats = self._f(x[:, self._varies])
-        return values
-
-
-FAMILIES: dict[str, Callable[[], Regressor]] = {"gp": _gp, "rbf": _Rbf, "mlp": _mlp, "cart": _cart}
-
-
-def _encode_int(space: Space, rows: Rows) -> Floats:
-    """Each integer scaled to [-1, 1] over its choices."""
-    low, high = space.encode(space.min()), space.encode(space.max())
-    scaled: Floats = 2 * (rows - low) / np.maximum(high - low, 1) - 1.0
-    return scaled
-
-
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A fitted family; it predicts what it was fitted on, with the cross-validated error as std."""
+    """A fitted family; it predicts what it was fitted on."""
 
     family: str
+    encoding: str  # of the paper's families; ours sees the costs
     space: Space
     log: bool
     score: Score
-    std: float
     held_out: Floats  # the cross-validated prediction of each target
-    _regressor: Regressor
-    _centre: float
-    _scale: float
+    rows: Rows
+    y: Floats
+    input_hw: tuple[int, int] | None
+    priors: tuple[Surrogate, ...]
+    _predict: Callable[[Rows], tuple[Floats, Floats]]
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
         """Encodings [n, slots] -> mean [n], std [n] in the unit of the targets.
 
-        std is the cross-validated residual, in log units turned relative where `log`.
+        std is that of the target measured anew: of our family as the process knows it for each
+        arch, of the others the cross-validated residual; where `log`, of the logarithm, turned
+        relative.
         """
-        raw = self._regressor.predict(_encode_int(self.space, rows)) * self._scale + self._centre
+        mean, std = self._predict(rows)
         if self.log:
-            mean = np.exp(raw)
-            return mean, mean * self.std
-        return raw, np.full(len(raw), self.std)
+            mean = np.exp(mean)
+            std = mean * std
+        return mean, std
 
 
-def fit(space: Space, rows: Rows, y: Floats, family: str, *, log: bool) -> Surrogate:
-    """Fit one family on encodings [n, slots] and targets [n] (ms with `log`, or accuracies)."""
-    _check(rows, y, log)
+def fit(
+    space: Space, rows: Rows, y: Floats, family: str, *, log: bool, encoding: str = "int",
+    input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
+) -> Surrogate:  # fmt: skip
+    """Fit one family on encodings [n, slots] and targets [n] (ms or mJ with `log`, or accuracies).
+
+    `input_hw`: of all networks, where it is not the arch's own resolution. `priors`: the same
+    target's surrogates of other boards, which our family starts from. DataError for too few
+    records, and for targets that nothing can be learnt from.
+    """
+    if priors and (family != COST or not log):
+        raise DataError("other boards say something of latencies and energies, to family cost only")
+    if family not in FAMILIES:
+        raise DataError(f"unknown family '{family}': known are {', '.join(FAMILIES)}")
+    _check(rows, y, log, MIN_OF_FAMILY.get(family, MIN_RECORDS))
     target = np.log(y) if log else y
-    held_out = np.empty(len(target))
     order = np.random.default_rng(0).permutation(len(y))
-    for fold in np.array_split(order, FOLDS):
-        rest = np.setdiff1d(order, fold)
-        held_out[fold] = _fit_predict(space, rows[rest], target[rest], family, rows[fold])
-    regressor, centre, scale = _fit(space, rows, target, family)
+    folds = np.array_split(order, FOLDS)
+    table = cost_table(space, input_hw)
+    predict: Callable[[Rows], tuple[Floats, Floats]]
+    if family == COST:
+        others = [_Logarithm(prior) for prior in priors]
+        process = (
+            ChoiceGp(space, table) if not log
+            else MixedGp(table, others) if others
+            else CostGp(table)
+        ).fit(rows, target)  # fmt: skip
+        held_out, predict = process.held_out(folds), process.predict
+    else:
+        encode = _encoding(space, encoding, input_hw)
+        held_out = _held_out(family, encode(rows), target, folds)
+        predict = _predictor(family, encode, rows, target, float(np.std(held_out - target)))
     predicted = np.exp(held_out) if log else held_out
-    std = float(np.std(held_out - target))
     return Surrogate(
-        family, space, log, score(y, predicted), std, predicted, regressor, centre, scale
-    )
+        family, encoding, space, log, score(y, predicted), predicted, rows, y, input_hw,
+        tuple(priors), predict,
+    )  # fmt: skip
 
 
 def fit_best(
-    space: Space, rows: Rows, y: Floats, *, log: bool
-) -> tuple[Surrogate, dict[str, Score]]:
-    """Fit all families; the one with the best cross-validated tau, and every family's score."""
-    fitted = [fit(space, rows, y, family, log=log) for family in FAMILIES]
-    return max(fitted, key=lambda s: s.score.tau), {s.family: s.score for s in fitted}
+    space: Space, rows: Rows, y: Floats, *, log: bool, encodings: Sequence[str] = ("int",),
+    input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
+) -> tuple[Surrogate, dict[str, Score]]:  # fmt: skip
+    """Fit all families; the one with the best cross-validated tau, and every family's score.
+
+    Of several `encodings` each family takes its best. With `priors`, other boards' surrogates, ours
+    alone is fitted: it needs fewer records than could tell families apart.
+    """
+    if priors:
+        ours = fit(space, rows, y, COST, log=log, input_hw=input_hw, priors=priors)
+        return ours, {COST: ours.score}
+    _check(rows, y, log, MIN_RECORDS)
+    best: dict[str, Surrogate] = {}
+    for family in FAMILIES:
+        asked = encodings[:1] if family == COST else encodings
+        tried = [
+            fit(space, rows, y, family, log=log, encoding=encoding, input_hw=input_hw)
+            for encoding in asked
+        ]
+        best[family] = max(tried, key=_tau)
+    return max(best.values(), key=_tau), {family: s.score for family, s in best.items()}
 
 
 def score(truth: Floats, predicted: Floats) -> Score:
@@ -149,26 +149,53 @@ def score(truth: Floats, predicted: Floats) -> Score:
     )
 
 
-def _fit(space: Space, rows: Rows, target: Floats, family: str) -> tuple[Regressor, float, float]:
-    from sklearn.exceptions import ConvergenceWarning
-
-    centre, scale = float(target.mean()), float(target.std()) or 1.0
-    regressor = FAMILIES[family]()
-    with warnings.catch_warnings():
-        # hyper-parameters at a bound, or a capped optimiser: cross-validation judges the result
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        regressor.fit(_encode_int(space, rows), (target - centre) / scale)
-    return regressor, centre, scale
+@functools.lru_cache(maxsize=8)
+def cost_table(space: Space, input_hw: tuple[int, int] | None = None) -> CostTable:
+    """The one of this process: what was counted once is known."""
+    return CostTable(space, input_hw=input_hw)
 
 
-def _fit_predict(space: Space, rows: Rows, target: Floats, family: str, ask: Rows) -> Floats:
-    regressor, centre, scale = _fit(space, rows, target, family)
-    return regressor.predict(_encode_int(space, ask)) * scale + centre
+@functools.lru_cache(maxsize=16)
+def _encoding(space: Space, name: str, input_hw: tuple[int, int] | None) -> Encoding:
+    if name not in ENCODINGS:
+        raise DataError(f"unknown encoding '{name}': known are {', '.join(ENCODINGS)}")
+    return ENCODINGS[name](space, cost_table(space, input_hw))
 
 
-def _check(rows: Rows, y: Floats, log: bool) -> None:
-    if len(rows) < MIN_RECORDS:
-        raise DataError(f"a surrogate needs {MIN_RECORDS} records or more, there are {len(rows)}")
+@dataclass(frozen=True)
+class _Logarithm:
+    """Of what another surrogate predicts."""
+
+    of: Surrogate
+
+    def predict(self, rows: Rows) -> tuple[Floats, Floats]:
+        mean, std = self.of.predict(rows)
+        return np.log(mean), std / mean
+
+
+def _tau(surrogate: Surrogate) -> float:
+    # a constant prediction has none
+    return -1.0 if np.isnan(surrogate.score.tau) else surrogate.score.tau
+
+
+def _held_out(family: str, x: Floats, target: Floats, folds: Sequence[Indices]) -> Floats:
+    held_out = np.empty(len(target))
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(len(target)), fold)
+        held_out[fold] = families.fitted(family, x[rest], target[rest])(x[fold])
+    return held_out
+
+
+def _predictor(
+    family: str, encode: Encoding, rows: Rows, target: Floats, std: float
+) -> Callable[[Rows], tuple[Floats, Floats]]:
+    mean = families.fitted(family, encode(rows), target)
+    return lambda more: (mean(encode(more)), np.full(len(more), std))
+
+
+def _check(rows: Rows, y: Floats, log: bool, needed: int) -> None:
+    if len(rows) < needed:
+        raise DataError(f"a surrogate needs {needed} records or more, there are {len(rows)}")
     if not np.isfinite(y).all() or (log and (y <= 0).any()):
         raise DataError("a surrogate needs finite targets, and latencies above 0")
     if np.ptp(y) == 0:

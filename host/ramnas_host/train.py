@@ -5,45 +5,28 @@ Alone or as one of many processes under torchrun.
 
 from __future__ import annotations
 
-import logging
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from ramnas_host import loader, optimizer, resume, sandwich
+from ramnas_host import checkpoint, loader, loop, optimizer, resume, sandwich
 from ramnas_host.augment import Augmentation
 from ramnas_host.config import Recipe
 from ramnas_host.data import Dataset
 from ramnas_host.distributed import Ranks
-from ramnas_host.evaluate import Scores
-from ramnas_host.run_folder import RunFolder
-from ramnas_models.errors import DataError
+from ramnas_host.evaluate import true_scores
+from ramnas_host.loader import Batch
+from ramnas_host.loop import Step
+from ramnas_host.run_folder import Kept, RunFolder
 from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import Drop, Supernet
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step did.
-
-    `losses` of max, the two random subnets and min; `scores` of min and max on the validation
-    images, where this step ended with an evaluation.
-    """
-
-    number: int
-    of: int
-    epoch: int
-    losses: tuple[float, ...]
-    images_per_s: float
-    scores: tuple[Scores, Scores] | None = None
+LAST = "supernet.safetensors"
+SCORES = ("top1_min", "top5_min", "top1_max", "top5_max")
 
 
 def train(
@@ -67,48 +50,60 @@ def train(
     if recipe.sync_batchnorm and ranks.world > 1:
         net.synchronise_batchnorm()
     forward = _compiled(net) if recipe.compile else net
-    sgd = optimizer.sgd(net, recipe)
     scaler = torch.amp.GradScaler(ranks.device.type) if recipe.precision == "fp16" else None
-    state = resume.State(net, sgd, scaler)
-    kept = RunFolder(folder, net, state, dataset, recipe, ranks) if folder else None
-    first = kept.start() if kept else 0
-
+    state = resume.State(net, optimizer.sgd(net, recipe), scaler)
     how = dataset.train.preprocessing
     augmentation = Augmentation(recipe.augment, how.normalisation)
     per_epoch = loader.steps_per_epoch(dataset.train, recipe)
-    steps = recipe.epochs * per_epoch
-    broken: set[str] = set()
-    drawn = loader.batches(
-        dataset.train, recipe, first, steps, rank=ranks.rank, world=ranks.world,
-        workers=workers, pin=ranks.device.type == "cuda",
-    )  # fmt: skip
-    since = time.monotonic()
-    for step, batch in enumerate(drawn, start=first):
-        broken = _count_broken(broken, batch.broken, ranks, recipe)
-        archs = sandwich.draw(space, net, np.random.default_rng((recipe.seed, step)))
-        seed = np.random.SeedSequence((recipe.seed, step, ranks.rank)).generate_state(1)
-        torch.manual_seed(int(seed[0]))  # of augmentation, dropout and drop-connect
+
+    def archs(step: int) -> list[Arch]:
+        return sandwich.draw(space, net, np.random.default_rng((recipe.seed, step)))
+
+    def gradients(step: int, batch: Batch) -> Tensor:
         x = augmentation(batch.pixels.to(ranks.device, non_blocking=True))
         images = sandwich.at_any_resolution(x, how.interpolation)
         labels = batch.labels.to(ranks.device, non_blocking=True)
-        sgd.zero_grad()
-        losses = ranks.mean(sandwich.step(forward, archs, images, labels, recipe, scaler))
-        _check_finite(losses, step, archs, kept)
-        ranks.average_gradients(net.parameters())
-        lr = recipe.lr * optimizer.rate(step, steps, recipe.warm_up_epochs * per_epoch)
-        optimizer.update(sgd, net, recipe, lr, scaler)
+        return sandwich.step(forward, archs(step), images, labels, recipe, scaler)
 
-        done, epoch, values = step + 1, step // per_epoch + 1, tuple(losses.tolist())
-        now = time.monotonic()
-        images_per_s = recipe.batch_size / (now - since)
-        scores = kept.after(done) if kept else None
-        since = time.monotonic() if scores else now
-        if kept:
-            kept.write(done, epoch, lr, images_per_s, values, scores)
-        on_step(Step(done, steps, epoch, values, images_per_s, scores))
-    if kept:
-        kept.finish()
+    def drawn(first: int) -> Iterator[Batch]:
+        return loader.batches(
+            dataset.train, recipe, first, recipe.epochs * per_epoch, rank=ranks.rank,
+            world=ranks.world, workers=workers, pin=ranks.device.type == "cuda",
+        )  # fmt: skip
+
+    def who(step: int) -> str:
+        return f"{', '.join(sandwich.ROLES)}, archs {', '.join(arch.id for arch in archs(step))},"
+
+    kept = RunFolder(folder, state, _kept(net, dataset, recipe, ranks), ranks) if folder else None
+    loop.run(
+        state, recipe, gradients, drawn, per_epoch, kept=kept, ranks=ranks, who=who, on_step=on_step
+    )
     return net
+
+
+def _kept(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> Kept:
+    """What a supernet's training leaves; the best is of the highest top-1, mean of min and max."""
+    space, about = net.space, checkpoint.describe(dataset, recipe)
+    parts = ("train", "calibration", "validation", "test")
+
+    def evaluate() -> dict[str, float]:
+        low, high = true_scores(net, [space.min(), space.max()], dataset, "validation", ranks=ranks)
+        return dict(zip(SCORES, (low.top1, low.top5, high.top1, high.top5), strict=True))
+
+    return Kept(
+        recipe=recipe,
+        per_epoch=loader.steps_per_epoch(dataset.train, recipe),
+        identity=resume.identity(f"{space.hash} {len(dataset.train)}", recipe),
+        last=LAST,
+        columns=(*(f"loss_{role}" for role in sandwich.ROLES), *SCORES),
+        resolved={
+            "space": msgspec.to_builtins(space),
+            "images": {part: len(dataset.split(part)) for part in parts},
+        },
+        evaluate=evaluate,
+        goodness=lambda scores: (scores["top1_min"] + scores["top1_max"]) / 2,
+        save=lambda path: checkpoint.save(path, net, about),
+    )
 
 
 def _compiled(net: Supernet) -> sandwich.Forward:
@@ -129,30 +124,3 @@ def _compiled(net: Supernet) -> sandwich.Forward:
         return logits
 
     return forward
-
-
-def _count_broken(known: set[str], new: tuple[str, ...], ranks: Ranks, recipe: Recipe) -> set[str]:
-    """Name each broken file once; DataError when there are more than the recipe bears."""
-    if not float(ranks.mean(torch.tensor(float(len(new)), device=ranks.device))):
-        return known
-    found = {name for names in ranks.gather(new) for name in names} - known
-    for count, name in enumerate(sorted(found), start=len(known) + 1):
-        log.warning("broken image %d: %s; another one takes its place", count, name)
-    known = known | found
-    if len(known) > recipe.max_broken:
-        raise DataError(
-            f"{len(known)} broken images, more than max_broken {recipe.max_broken}, such as "
-            f"{min(known)}; repair or remove them, or raise max_broken"
-        )
-    return known
-
-
-def _check_finite(losses: Tensor, step: int, archs: list[Arch], kept: RunFolder | None) -> None:
-    values = losses.tolist()
-    if all(map(math.isfinite, values)):
-        return
-    raise DataError(
-        f"step {step}: the losses of {', '.join(sandwich.ROLES)} are {values} for archs "
-        f"{[arch.id for arch in archs]}; try a lower optimizer.lr or a smaller clip_norm; "
-        f"{kept.last_good if kept else 'nothing was saved before'}"
-    )

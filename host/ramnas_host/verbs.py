@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 
 from ramnas_edge.cli import guarded
-from ramnas_host import verbs_bundle, verbs_search, verbs_train
+from ramnas_host import (
+    verbs_bundle,
+    verbs_compare,
+    verbs_finetune,
+    verbs_fleet,
+    verbs_records,
+    verbs_report,
+    verbs_search,
+    verbs_train,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--fresh", action="store_true", help="start over")
     demo.set_defaults(call=_demo)
 
-    for group in (verbs_train, verbs_search, verbs_bundle):
+    for group in (
+        verbs_train, verbs_fleet, verbs_search, verbs_compare, verbs_finetune, verbs_bundle,
+        verbs_report, verbs_records,
+    ):  # fmt: skip
         group.add(verbs)
     return parser
 

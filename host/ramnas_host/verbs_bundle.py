@@ -5,26 +5,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ramnas_host.verbs_train import data_option
+from ramnas_host.verbs_train import ARCH_HELP, data_option
+from ramnas_models.errors import DataError
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add these verbs to the command line."""
-    bundle = verbs.add_parser("bundle", help="write the bundle of a verified front")
-    bundle.add_argument("--front", type=Path, required=True, metavar="verified.json")
-    bundle.add_argument("--supernet", type=Path, required=True)
+    bundle = verbs.add_parser(
+        "bundle", help="write the bundle of a verified front, or of fine-tuned networks"
+    )
+    of = bundle.add_mutually_exclusive_group(required=True)
+    of.add_argument("--front", type=Path, metavar="verified.json")
+    of.add_argument(
+        "--finetuned", type=Path, nargs="+", metavar="DIR", help="folders of ramnas finetune"
+    )
+    bundle.add_argument("--supernet", type=Path, help="of --front")
     data_option(bundle)
     bundle.add_argument("--models", type=int, default=8, help="at most so many")
+    bundle.add_argument(
+        "--arch", nargs="+", metavar="A0", help="these of --front, by name or id, and no others"
+    )
     bundle.add_argument("--plot", type=Path, metavar="pareto.png")
     bundle.add_argument("--out", type=Path, required=True, metavar="DIR")
     bundle.set_defaults(call=_bundle)
 
     export = verbs.add_parser("export", help="a ready bundle of one arch of a supernet")
     export.add_argument("--weights", type=Path, required=True, metavar="supernet.safetensors")
-    export.add_argument(
-        "--arch", required=True, help="A0 .. A6, min, max, an id of --front, or a .yaml"
-    )
-    export.add_argument("--front", type=Path, help="front.json in which to look up an id")
+    export.add_argument("--arch", required=True, help=ARCH_HELP)
+    export.add_argument("--front", type=Path, help="front.json in which to look up --arch")
     export.add_argument(
         "--calibration", type=Path, required=True, metavar="DIR", help="training images"
     )
@@ -35,31 +43,47 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _bundle(args: argparse.Namespace) -> None:
+    if args.finetuned:
+        _bundle_finetuned(args)
+        return
+    if not args.supernet:
+        raise DataError("--front needs --supernet, whose weights go into the bundle")
     from ramnas_host import bundling, checkpoint, front
     from ramnas_host.datasets import dataset_of
-    from ramnas_host.report import plot_front
+    from ramnas_host.plots import plot_front
 
     verified, loaded = front.load(args.front), checkpoint.load(args.supernet)
-    chosen = bundling.choose(verified, most=args.models)
+    chosen = (
+        bundling.named(verified, args.arch) if args.arch
+        else bundling.choose(verified, most=args.models)
+    )  # fmt: skip
     bundling.check_space(loaded, verified)
     calibration = dataset_of(loaded.about, args.data).calibration
-    bundle = bundling.write(args.out, bundling.entries(verified, chosen), loaded, calibration)
-    print(f"bundle of {len(bundle.manifest.models)} models: {args.out}")
+    bundling.write(args.out, bundling.entries(verified, chosen), loaded, calibration)
+    print(f"bundle of {len(chosen)} models: {args.out}")
     if args.plot:
         plot_front(verified, [c.arch_id for c in chosen], args.plot)
         print(f"plot: {args.plot}")
 
 
+def _bundle_finetuned(args: argparse.Namespace) -> None:
+    from ramnas_host import task_bundle
+
+    written = task_bundle.write(args.out, args.finetuned)
+    for front in written.manifest.tasks:
+        print(f"{front.task}: {len(front.models)} model(s), fast to slow by MACs")
+    print(f"bundle: {args.out}; on the board: ramnas-edge calibrate --bundle {args.out}")
+
+
 def _export(args: argparse.Namespace) -> None:
-    from ramnas_host import bundling, checkpoint, front
+    from ramnas_host import bundling, checkpoint
     from ramnas_host.data import load_folder
     from ramnas_host.evaluate import calibrated, score
+    from ramnas_host.front import arch_of
     from ramnas_models.bundle import Accuracy
-    from ramnas_models.named import find_arch
 
     loaded = checkpoint.load(args.weights)
-    known = [c.arch for c in front.load(args.front).candidates] if args.front else []
-    arch = find_arch(loaded.net.space, args.arch, known)
+    arch = arch_of(loaded.net.space, args.arch, args.front)
     how, classes = loaded.about.preprocessing, loaded.about.classes
     calibration = load_folder(args.calibration, classes, how, args.calibration_images)
     accuracy = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from ramnas_models.errors import DataError
 
+ARCH_HELP = "A0 .. A6, min, max, an id or a name of --front, or a .yaml"
 _SPLITS = ("train", "calibration", "validation", "test")
 
 
@@ -19,11 +19,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train.add_argument("--space", default="micro", help="name, or path of a .yaml")
     train.add_argument("--recipe", default="digits", help="name, or path of a .yaml")
     data_option(train)
-    train.add_argument(
-        "--workers", type=int, metavar="N",
-        help="processes that decode images, for each process of the run "
-        "(default: one a processor for image folders, none for images in memory)",
-    )  # fmt: skip
+    workers_option(train)
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.set_defaults(call=_train)
 
@@ -65,10 +61,18 @@ def data_option(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def workers_option(verb: argparse.ArgumentParser) -> None:
+    """`--workers`, for every verb that trains."""
+    verb.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes that decode images, for each process of the run "
+        "(default: one a processor for image folders, none for images in memory)",
+    )  # fmt: skip
+
+
 def _train(args: argparse.Namespace) -> None:
-    from ramnas_host import checkpoint, distributed, loader, run_folder, train
+    from ramnas_host import checkpoint, distributed, loader, loop, run_folder, train
     from ramnas_host.config import load_recipe
-    from ramnas_host.data import Files
     from ramnas_host.datasets import load_dataset
     from ramnas_host.progress import bar
     from ramnas_models.files import make_folder
@@ -77,7 +81,7 @@ def _train(args: argparse.Namespace) -> None:
     recipe, space = load_recipe(args.recipe), load_space(args.space)
     dataset = load_dataset(recipe.dataset, recipe.images, args.data)
     steps = recipe.epochs * loader.steps_per_epoch(dataset.train, recipe)
-    out, state = args.out / run_folder.LAST, args.out / run_folder.STATE
+    out, state = args.out / train.LAST, args.out / run_folder.STATE
     if out.exists():
         found, about = checkpoint.load(out), checkpoint.describe(dataset, recipe)
         if (found.net.space.hash, found.about) != (space.hash, about):
@@ -90,17 +94,16 @@ def _train(args: argparse.Namespace) -> None:
             print(f"going on from {state}", flush=True)
         workers = args.workers
         if workers is None:
-            in_files = isinstance(dataset.train.images, Files)
-            workers = max(1, len(os.sched_getaffinity(0)) // ranks.local_world) if in_files else 0
+            workers = loader.default_workers(dataset.train, ranks.local_world)
         title = f"train {space.name} on {dataset.name}"
         with bar(title, steps, shown=ranks.leads) as update:
             best = ""
 
-            def show(step: train.Step) -> None:
+            def show(step: loop.Step) -> None:
                 nonlocal best
                 if step.scores:
-                    low, high = step.scores
-                    best = f", top-1 min {low.top1:.1%} max {high.top1:.1%}"
+                    low, high = (step.scores[f"top1_{end}"] for end in ("min", "max"))
+                    best = f", top-1 min {low:.1%} max {high:.1%}"
                 losses = " ".join(f"{loss:.2f}" for loss in step.losses)
                 update(step.number, f"{step.images_per_s:.0f} images/s, losses {losses}{best}")
 

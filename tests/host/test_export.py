@@ -77,13 +77,15 @@ def test_licence_and_source_travel_into_the_manifest(
     manifest = json.loads((out / "manifest.json").read_bytes())
     assert manifest["licence"] == "CC-BY-NC-4.0"
     assert "AttentiveNAS" in manifest["source"]
-    how = manifest["preprocessing"]
+    (front,) = manifest["tasks"]
+    how = front["preprocessing"]
     assert (how["resize_short"], how["crop"], how["interpolation"]) == (256, 224, "bicubic")
     assert how["normalisation"]["channels"] == "rgb"
-    (model,) = manifest["models"]
+    (model,) = front["models"]
     assert model["input_hw"] == [224, 224]
-    assert model["accuracy"]["metric"] == "top1"
-    assert f"{model['accuracy']['value']:.2%}" in ran.stdout
+    (accuracy,) = model["accuracies"]
+    assert accuracy["metric"] == "top1"
+    assert f"{accuracy['value']:.2%}" in ran.stdout
 
     run = subprocess.run(
         [sys.executable, "-m", "ramnas_edge", "run", "--bundle", out, "--source", photographs],
@@ -106,7 +108,7 @@ def test_the_edge_gives_what_torch_gives(weights: Path, photographs: Path, tmp_p
     with torch.no_grad():
         expected = calibrated(loaded.net, arch, images)(images.at(192)).argmax(1)
     with Runtime.open(out, frame_hw=(300, 400)) as runtime:
-        found = [runtime(read_image(str(p))).labels.index for p in list_images(str(photographs))]
+        found = [runtime(read_image(str(p))).index for p in list_images(str(photographs))]
     # random weights give close calls, which float noise may turn; 0.2 points of 24 images is none
     assert found == expected.tolist()
 

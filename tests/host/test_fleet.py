@@ -16,9 +16,12 @@ import zmq
 from ramnas_edge import profiler, wire
 from ramnas_edge.device import Device
 from ramnas_edge.record import LatencyRecord, Target
-from ramnas_host import fleet
-from ramnas_host.fleet import Host, Request
-from ramnas_host.store import Store
+from ramnas_edge.request import Request
+from ramnas_edge.store import Store
+from ramnas_host.authentication import Door
+from ramnas_host.calibrating import calibrate
+from ramnas_host.fleet import Host
+from ramnas_host.status import Status
 from ramnas_models.errors import FleetError
 from ramnas_models.space import load_space
 
@@ -49,8 +52,8 @@ class Serving:
 
     def _serve(self) -> None:
         store = Store(self.path)
-        host = Host(self.request, store, lambda progress: None)
-        self.endpoint = host.bind("tcp://127.0.0.1:*")
+        host = Host(self.request, store, lambda status: None)
+        self.endpoint = host.bind(Door("tcp://127.0.0.1:*"))
         self._bound.set()
         try:
             self.result = host.serve()
@@ -104,7 +107,7 @@ class Board:
         self.send(wire.Ready())
         while count:
             if not self.socket.poll(300):
-                self.send(wire.Heartbeat())
+                self.send(wire.Heartbeat(room=1))
                 continue
             message = self.receive()
             if isinstance(message, wire.Bye):
@@ -164,8 +167,12 @@ def test_records_are_committed_before_they_are_acknowledged(
     first = board.records(job)[0]
     board.send(wire.Measured(first))
     board.send(wire.Measured(first))  # twice, as after a lost acknowledgement
-    acks = [board.receive() for _ in range(2)]
-    assert acks == [wire.Ack(first.key)] * 2
+    keys: list[wire.Key] = []
+    while len(keys) < 2:
+        ack = board.receive()
+        assert isinstance(ack, wire.Ack)
+        keys += ack.keys
+    assert keys == [first.key] * 2
     assert Store(tmp_path / "s.sqlite").records("run") == [first]
     for record in board.records(job)[1:]:
         board.send(wire.Measured(record))
@@ -219,7 +226,7 @@ def test_each_device_class_gets_its_own_records(tmp_path: Path, boards: list[Boa
 @pytest.mark.parametrize(
     ("hello", "reason"),
     [
-        (wire.Hello(99, DEVICE, ENGINES), "it speaks protocol 99, this host 1"),
+        (wire.Hello(99, DEVICE, ENGINES), "it speaks protocol 99, this host 3"),
         (wire.Hello(wire.PROTOCOL, DEVICE, ()), "it has no onnxruntime-cpu, only no engine"),
         (b"\xff\x00 garbage", "not a message of a board"),
     ],
@@ -250,19 +257,19 @@ def test_a_port_in_use_is_named(store: Store) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(FleetError, match=f"127.0.0.1:{port} is in use .* another port"):
-            fleet.calibrate(REQUEST, store, bind=f"tcp://127.0.0.1:{port}")
+            calibrate(REQUEST, store, door=Door(f"tcp://127.0.0.1:{port}"))
     with pytest.raises(FleetError, match="cannot bind 'nonsense'"):
-        fleet.calibrate(REQUEST, store, bind="nonsense")
+        calibrate(REQUEST, store, door=Door("nonsense"))
 
 
 def test_a_real_agent_of_this_machine_measures(store: Store, tmp_path: Path) -> None:
     request = Request("run", SPACE, TARGET, ARCHS[:3])
-    seen: list[fleet.Progress] = []
-    (device_class,) = fleet.calibrate(
-        request, store, local_agent_log=tmp_path / "agent.log", on_progress=seen.append
+    seen: list[Status] = []
+    (device_class,) = calibrate(
+        request, store, local_agent_log=tmp_path / "agent.log", on_status=seen.append
     )
     records = store.records("run", device_class)
     assert {r.arch for r in records} == set(ARCHS[:3])
     assert all(len(r.visits) == 8 for r in records)
-    assert (seen[-1].done, seen[-1].total, seen[-1].boards) == (3, 3, 1)
+    assert (seen[-1].done, seen[-1].total, len(seen[-1].boards)) == (3, 3, 1)
     assert "all is measured" in (tmp_path / "agent.log").read_text()

@@ -174,7 +174,9 @@ def test_the_run_is_on_record_with_metrics_config_last_and_best(
     for row, step in zip(rows, seen, strict=True):
         losses = [float(row[f"loss_{role}"]) for role in sandwich.ROLES]
         np.testing.assert_allclose(losses, step.losses, atol=1e-5)
-    means = [sum(s.top1 for s in step.scores) / 2 for step in seen if step.scores]
+    means = [
+        (step.scores["top1_min"] + step.scores["top1_max"]) / 2 for step in seen if step.scores
+    ]
     assert len(means) == 2
     best = checkpoint.load(tmp_path / BEST).net
     low, high = true_scores(best, [SPACE.min(), SPACE.max()], digits, "validation")

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ramnas_host.store import Store
+from ramnas_edge.store import Store
 
 
 def ramnas(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,163 @@
+"""The verbs of a host with boards: calibrate, keys; and what every verb that measures shares."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ramnas_edge import verb_keys
+from ramnas_edge.verb_profile import add_target, target_of
+from ramnas_models.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ramnas_edge.request import Request
+    from ramnas_host.authentication import Door
+    from ramnas_host.status import Status
+    from ramnas_host.until_tau import UntilTau
+
+_BIND = "tcp://127.0.0.1:5555"
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add these verbs to the command line."""
+    calibrate = verbs.add_parser("calibrate", help="measure archs of a space on boards")
+    calibrate.add_argument("--space", default="micro", help="name, or path of a .yaml")
+    calibrate.add_argument(
+        "--samples", type=int, default=300,
+        help="archs of each device class: a quarter the same for all, far apart in what their "
+        "parts cost, the others spread in log MACs",
+    )  # fmt: skip
+    add_target(calibrate)
+    calibrate.add_argument("--seed", type=int, default=0)
+    calibrate.add_argument(
+        "--until-tau", type=float, metavar="TAU",
+        help="end a device class early, when the cross-validated Kendall tau of its latency "
+        "surrogate has held TAU over three refits",
+    )  # fmt: skip
+    fleet_options(calibrate)
+    calibrate.set_defaults(call=_calibrate)
+    verb_keys.add(verbs)
+
+
+def fleet_options(verb: argparse.ArgumentParser) -> None:
+    """Where records go, who measures, and how that is shown."""
+    verb.add_argument("--store", type=Path, required=True, metavar="records.sqlite")
+    verb.add_argument("--run", default=verb.prog.split()[-1], help="name of the run in the store")
+    board_options(verb)
+    verb.add_argument(
+        "--json-lines", action="store_true", help="the state as one line of JSON a second on stdout"
+    )
+
+
+def board_options(verb: argparse.ArgumentParser) -> None:
+    """How boards measure for a verb, where they connect, and who may."""
+    verb.add_argument("--rounds", type=int, default=8, help="visits of each arch, at least 8")
+    verb.add_argument("--bind", default=_BIND, metavar="tcp://HOST:PORT")
+    verb.add_argument(
+        "--local-agent", action="store_true", help="start one agent on this machine and end it"
+    )
+    verb.add_argument(
+        "--keys", type=Path, metavar="HOST.key_secret",
+        help="encrypt, and let in who is authorised (default: ~/.config/ramnas/host.key_secret, "
+        "where the address is public)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--authorized", type=Path, metavar="DIR",
+        help="the public keys of those who may connect (default: authorized_keys beside --keys)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--insecure", action="store_true", help="a public address without keys: anybody may come"
+    )
+
+
+def measure(
+    args: argparse.Namespace,
+    request: Request,
+    *,
+    until_tau: UntilTau | None = None,
+    json_lines: bool = False,
+) -> None:
+    """Have the request measured by the boards that come, or by one agent started here."""
+    from ramnas_edge.store import Store
+    from ramnas_host import fleet_table
+
+    with fleet_table.shown(json_lines=json_lines) as show:
+        classes = served(args, request, show, until_tau)
+    if json_lines:
+        return
+    store = Store(args.store)
+    for device_class in classes:
+        counts = store.count(request.run, device_class)
+        print(f"{device_class}: {counts}")
+        done, total = sum(counts.values()), len(request.archs_of(device_class))
+        if until_tau and done < total:
+            print(f"{device_class}: {until_tau.saved(done, total)}")
+    store.close()
+    print(f"records: run '{request.run}' in {args.store}")
+
+
+def served(
+    args: argparse.Namespace,
+    request: Request,
+    on_status: Callable[[Status], None],
+    until_tau: UntilTau | None = None,
+) -> list[str]:
+    """The same without a word; the device classes that came."""
+    from ramnas_edge.store import Store
+    from ramnas_host.calibrating import calibrate
+
+    check_rounds(args)
+    store = Store(args.store)
+    log = args.store.with_name("agent.log") if args.local_agent else None
+    try:
+        return calibrate(
+            request, store, door=_door(args), local_agent_log=log, until_tau=until_tau,
+            on_status=on_status,
+        )  # fmt: skip
+    finally:
+        store.close()
+
+
+def check_rounds(args: argparse.Namespace) -> None:
+    """DataError for fewer visits than a record needs."""
+    from ramnas_edge.record import MIN_VISITS
+
+    if args.rounds < MIN_VISITS:
+        raise DataError(f"--rounds {args.rounds}: a record needs {MIN_VISITS} visits or more")
+
+
+def _door(args: argparse.Namespace) -> Door:
+    from ramnas_edge import keys
+    from ramnas_host.authentication import Door
+
+    endpoint = "tcp://127.0.0.1:*" if args.local_agent and args.bind == _BIND else args.bind
+    usual = keys.home() / "host.key_secret"
+    own: Path | None = args.keys
+    if own is None and not args.insecure and keys.is_public(endpoint) and usual.exists():
+        own = usual
+    return Door(endpoint, own, args.authorized, args.insecure)
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from ramnas_host.first_archs import first_request
+    from ramnas_models.space import load_space
+
+    request = first_request(
+        args.run, load_space(args.space), target_of(args), args.samples, rounds=args.rounds,
+        seed=args.seed,
+    )  # fmt: skip
+    until_tau = _until_tau(args, request)
+    measure(args, request, until_tau=until_tau, json_lines=args.json_lines)
+
+
+def _until_tau(args: argparse.Namespace, request: Request) -> UntilTau | None:
+    if args.until_tau is None:
+        return None
+    if not 0 < args.until_tau < 1:
+        raise DataError(f"--until-tau {args.until_tau}: between 0 and 1, such as 0.95")
+    from ramnas_host.until_tau import UntilTau
+
+    return UntilTau(request.space, args.until_tau, seed=args.seed, shared=request.archs)
