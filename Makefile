@@ -7,16 +7,25 @@ PYTHON ?=
 TORCH_INDEX ?=
 FRESH ?=
 
-.PHONY: help demo test test38 check bench clean
+# tests by a Python, of some folders: most of them in workers, as they often wait, then those that
+# watch a clock
+JOBS ?= 2
+tests = OMP_NUM_THREADS=1 $(1) -m pytest -n $(JOBS) --dist loadgroup -m "not alone" $(2) && \
+  $(1) -m pytest -m alone $(2)
+
+# one for each ROS 2 that is sourced, one for that from PyPI
+ROS_VENV := .venv-ros$(addprefix -,$(ROS_DISTRO))
+
+.PHONY: help demo test test38 test-ros ros-env check bench bench-ros bench-torchvision clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
 
 demo: .venv/.ready  ## the whole main line on real digits, in runs/demo (FRESH=1 starts over)
 	.venv/bin/python -m ramnas_host demo --out runs/demo $(if $(FRESH),--fresh)
 
 test: .venv/.ready .venv38/.ready  ## all tests
-	.venv/bin/python -m pytest
+	$(call tests,.venv/bin/python)
 
 check: .venv/.ready  ## ruff, mypy (strict), vermin (Python 3.8 on the device)
 	.venv/bin/ruff check .
@@ -26,17 +35,30 @@ check: .venv/.ready  ## ruff, mypy (strict), vermin (Python 3.8 on the device)
 
 test38: .venv38/.ready  ## the tests of the device rooms under a real Python 3.8, if there is one
 	@if [ -x .venv38/bin/python ]; then \
-	  .venv38/bin/python -m pytest tests/models tests/edge tests/ros2; \
+	  $(call tests,.venv38/bin/python,tests/models tests/edge tests/ros2); \
 	else echo "no Python 3.8 on this machine: test38 is skipped (pyenv install 3.8 gives one)"; fi
+
+test-ros: ros-env  ## the tests against real ROS 2: the one that is sourced, else Jazzy from PyPI
+	@# of a sourced ROS 2 come plugins that pytest's newer versions do not take
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(ROS_VENV)/bin/python -m pytest -p pytest_timeout tests/ros2/real
+
+ros-env: $(ROS_VENV)/.ready  ## the environment of test-ros, in .venv-ros (a minute, once)
 
 bench: .venv/.ready  ## all benchmarks against their peers -> benchmarks.json
 	.venv/bin/python -m tests.benchmarks
 
+bench-ros: ros-env  ## the ROS 2 node against one written the usual way, in .venv-ros
+	$(ROS_VENV)/bin/python -m tests.benchmarks ros_node
+
+bench-torchvision: .venv/.ready .venv-torchvision/.ready  ## detection and segmentation against torchvision, in .venv-torchvision (5 GB on x86)
+	.venv/bin/python -m tests.benchmarks torchvision
+
 clean:  ## remove the environments and what the tools left (runs/ stays)
-	rm -rf .venv .venv38 build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv38 .venv-ros* .venv-torchvision build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # all of the device but the files that torch has to itself
 DEVICE_FILES := $(filter-out %/supernet.py %/heads.py,$(wildcard models/ramnas_models/*.py)) \
+  models/ramnas_models/ready/__init__.py \
   $(wildcard edge/ramnas_edge/*.py) $(wildcard ros2_pkg/ramnas_ros/*.py)
 
 # -- the environments: made once, made again only when what they need has changed -----------------
@@ -81,3 +103,22 @@ endif
 	  echo "making .venv38 with $$found" && $$found -m venv .venv38 && \
 	  .venv38/bin/python -m pip install --quiet -e '.[cpu,test]' && touch $@; \
 	fi
+
+# under a sourced ROS 2 its own python3, else 3.12 first: it is Jazzy's
+$(ROS_VENV)/.ready: setup.py $(wildcard tests/ros2/env/*.sh tests/ros2/env/vision_msgs/*.* tests/ros2/env/vision_msgs/msg/*)
+	@$(call find_python,$(if $(ROS_DISTRO),/usr/bin/python3,$(or $(PYTHON),python3.12 \
+	  $(wildcard $(PYENV)/3.12.*/bin/python) python3.11 python3.10 python3.13 python3)),$(HOST_VERSIONS)); \
+	if [ -z "$$found" ]; then \
+	  echo "ROS 2 needs Python $(HOST_VERSIONS); found:$${seen:- none}. make PYTHON=/path/to/python3.12 ..." >&2; exit 2; \
+	fi; \
+	echo "making $(ROS_VENV) with $$found" && tests/ros2/env/ros2_env.sh $$found $(ROS_VENV)
+	@touch $@
+
+# its wheels want a newer torch than ours, of the same index: on PyPI for x86 that is the CUDA build
+.venv-torchvision/.ready: | .venv/.ready
+	$(if $(TORCH_INDEX),,@.venv/bin/python .ci/say_download.py torchvision==0.29.1)
+	.venv/bin/python -m venv --clear .venv-torchvision
+	.venv-torchvision/bin/python -m pip install --quiet \
+	  $(addprefix --index-url ,$(TORCH_INDEX)) torch==2.14.1 torchvision==0.29.1
+	.venv-torchvision/bin/python -m pip install --quiet onnx
+	@touch $@

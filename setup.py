@@ -4,13 +4,22 @@ from pathlib import Path
 
 from setuptools import setup
 
+# resolved: colcon build --symlink-install runs a link to this file in a folder of its own
+ROOT = Path(__file__).resolve().parent
 PACKAGES = {
     "ramnas_models": "models/ramnas_models",
     "ramnas_models.importers": "models/ramnas_models/importers",
+    "ramnas_models.ready": "models/ramnas_models/ready",
     "ramnas_edge": "edge/ramnas_edge",
     "ramnas_host": "host/ramnas_host",
     "ramnas_ros": "ros2_pkg/ramnas_ros",
 }
+
+
+def files(pattern):
+    """Paths below this folder, from it."""
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
 
 EDGE = [
     "onnx>=1.14",
@@ -28,20 +37,24 @@ HOST = [
     "safetensors>=0.4",
     "scipy>=1.10",
     "scikit-learn>=1.3",
-    "pymoo>=0.6.1",
+    "pymoo>=0.6.2",  # its sorting is compiled (moocore) from there on
     "rich>=13",
     "matplotlib>=3.7",
+    "pycocotools>=2.0.7",
+    "scikit-image>=0.20",  # for its photographs, and for nothing else
 ]
-TEST = ["pytest>=7", "pytest-timeout>=2", "hypothesis>=6"]
+TEST = ["pytest>=7", "pytest-timeout>=2", "pytest-xdist>=3", "hypothesis>=6"]
 DEV = [
     *HOST,
     *CPU,
     *TEST,
+    "jetson-stats>=4.2",  # its real service runs on an emulated board in the tests
     "tensorboard>=2.15",  # a training writes to it where it is installed
     "ruff>=0.6",
     "mypy>=1.11",
     "vermin>=1.6",
     "types-PyYAML",
+    "selenium>=4.11",  # the report in a real browser; from there on it needs no driver package
     "onnxscript>=0.5",  # torch.onnx.export needs it: a benchmark's peer
 ]
 
@@ -49,16 +62,22 @@ setup(
     name="ramnas",
     version="0.1.0",
     description="Find, calibrate and run the vision model that fits a robot",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.8",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"ramnas_models": ["spaces/*.yaml"], "ramnas_host": ["recipes/*.yaml"]},
+    package_data={
+        "ramnas_models": ["spaces/*.yaml"],
+        "ramnas_models.ready": ["README.md", "bundle/*.json", "bundle/models/*", "frames/*"],
+        "ramnas_host": ["recipes/*.yaml", "recipes/*/*.yaml", "page/*"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", ["ros2_pkg/resource/ramnas"]),
         ("share/ramnas", ["package.xml"]),
+        ("share/ramnas/launch", files("ros2_pkg/launch/*.launch.py")),
+        ("share/ramnas/config", files("ros2_pkg/config/*")),
     ],
     # numpy alone: old setuptools check these at every start of a node
     install_requires=["numpy>=1.21"],
@@ -67,7 +86,7 @@ setup(
         # no engine in [edge]: on a Jetson a PyPI onnxruntime would overwrite the vendor's GPU build
         "cpu": [*EDGE, *CPU],
         "gpu": [*EDGE, "onnxruntime-gpu>=1.12"],
-        "tensorrt": [*EDGE, "tensorrt>=8.5", "cuda-bindings>=12"],
+        "tensorrt": [*EDGE, "tensorrt>=8.5,<11", "cuda-bindings>=12"],
         "jetson": [*EDGE, "jetson-stats>=4.2", "pycuda>=2022.1"],
         "host": HOST,
         "test": TEST,
@@ -77,6 +96,8 @@ setup(
         "console_scripts": [
             "ramnas = ramnas_host.__main__:main",
             "ramnas-edge = ramnas_edge.__main__:main",
+            "perception_node = ramnas_ros.perception_node:main",
+            "image_player = ramnas_ros.image_player:main",
         ]
     },
     zip_safe=False,

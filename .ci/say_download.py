@@ -24,5 +24,5 @@ print(f"{requirement} with what it needs: {total / 2**20:,.0f} MiB to download")
 if total > 2**30:
     print(
         "This is the CUDA build. For the CPU build, about a tenth of it, stop here (Ctrl-C)\n"
-        "and use  make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+        "and give make  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
     )

@@ -14,6 +14,25 @@ settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Among workers side by side the tests of a file stay together; the demo, which keeps latency
+    budgets, runs by itself."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+        if "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.alone)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What runtime and agent remember of this machine comes from no other run and goes to none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB, for tests of a full or read-only disk; needs the right to mount."""

@@ -28,9 +28,10 @@ HEAVY = {
     "kornia": (),
     "pymoo": (),
     "sklearn": (),
-    "rclpy": ("perception_node.py",),
+    "rclpy": ("perception_node.py", "image_player.py"),
     "tensorrt": ("backend_trt.py",),
-    "pycuda": ("backend_trt.py",),
+    "pycuda": ("device_memory.py",),
+    "cuda": ("device_memory.py",),
     "jtop": ("jtop_monitor.py",),
 }
 FILES = sorted(f for room in ROOMS.values() for f in room.rglob("*.py"))

@@ -1,24 +1,28 @@
-"""Run every benchmark of this folder, print its ratios, write benchmarks.json."""
+"""Run every benchmark of this folder, print its ratios, write benchmarks.json; or some by name."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import platform
+import sys
 from pathlib import Path
 
 from ramnas_edge.device import this_device
 from ramnas_models.files import write_file
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     results = {}
-    for file in sorted(Path(__file__).parent.glob("bench_*.py")):
+    files = sorted(Path(__file__).parent.glob("bench_*.py"))
+    for file in [f for f in files if not names or f.stem[len("bench_") :] in names]:
         module = importlib.import_module(f"tests.benchmarks.{file.stem}")
         print(f"== {file.stem}: {module.__doc__.splitlines()[0]}", flush=True)
         results[file.stem] = found = module.run()
         for key, value in found.items():
             print(f"   {key}: {value:.3g}" if isinstance(value, float) else f"   {key}: {value}")
+    if names:  # the file is of a whole run
+        return
     device = this_device()
     machine = {"module": device.module, "cores": device.cores, "python": platform.python_version()}
     content = {"machine": machine, "results": results}
@@ -27,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -20,12 +20,12 @@ import torch
 from scipy.stats import kendalltau
 
 from ramnas_host import checkpoint, train
+from ramnas_host.classification import classification_task
 from ramnas_host.config import Recipe, load_recipe
 from ramnas_host.data import Dataset
 from ramnas_host.datasets import load_dataset
-from ramnas_host.evaluate import calibrated, recalibrated, score
+from ramnas_host.evaluate import calibrated, score
 from ramnas_host.finetune import finetune
-from ramnas_host.run_folder import LAST
 from ramnas_models.files import write_file
 from ramnas_models.space import Arch, load_space
 
@@ -98,7 +98,7 @@ def _train_and_score(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
     name, seed, recipe, out, data = task
     recipe = _variant(recipe, name, seed)
     where = folder(out, name, seed)
-    weights, scores = where / LAST, where / "scores.json"
+    weights, scores = where / train.LAST, where / "scores.json"
     if scores.exists():
         return f"{where} (before)"
     dataset = _dataset(recipe, data)
@@ -127,8 +127,9 @@ def _finetune_one(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
     )
     dataset = _dataset(recipe, data)
     arch = archs()[2 + part]
-    net = checkpoint.load(folder(out, name, 0) / LAST).net
-    subnet = recalibrated(finetune(net.extract(arch), dataset, short), dataset.calibration)
+    net = checkpoint.load(folder(out, name, 0) / train.LAST).net
+    subnet = net.extract(arch)
+    finetune(classification_task(subnet, dataset, short.augment, short.label_smoothing), short)
     write_file(where, json.dumps(score(subnet, dataset.test).top1).encode())
     return str(where)
 

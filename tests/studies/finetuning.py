@@ -1,0 +1,109 @@
+"""Scenes by a `micro` detector and segmenter, and what the supernet's weights are worth to them.
+
+    python -m tests.studies.finetuning figures --supernet FILE --scenes DIR --out DIR
+    python -m tests.studies.finetuning weights --supernet FILE --scenes DIR --out DIR
+
+print the tables of docs/finetuning.md. Each run goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from ramnas_host import checkpoint
+from ramnas_host.config import Finetuning, load_finetuning
+from ramnas_host.distributed import Ranks
+from ramnas_host.finetune_run import Run, prepare
+from ramnas_host.segmentation import evaluate_segmenter
+from ramnas_host.segmentation_data import load_cityscapes
+from ramnas_host.segmentation_metrics import foreground, mean_iou, of_the_majority
+from ramnas_models.named import find_arch
+
+FORMATS = {"detection": "coco", "segmentation": "cityscapes"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=("figures", "weights"))
+    parser.add_argument("--task", choices=tuple(FORMATS), help="one of them alone")
+    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--scenes", type=Path, required=True, help="made by `ramnas scenes`")
+    parser.add_argument("--arch", default="tests/studies/ready_large.yaml")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4, help="of `weights`")
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # small layers: more threads mostly wait for each other
+    tasks = [args.task] if args.task else list(FORMATS)
+    if args.part == "figures":
+        print("| task | metric | test scenes | CPU minutes |\n|---|---|---|---|")
+        for task in tasks:
+            _figures(args, task)
+    else:
+        print("| task | metric | seed | supernet's weights | from scratch |\n|---|---|---|---|---|")
+        for task in tasks:
+            _weights(args, task)
+
+
+def _figures(args: argparse.Namespace, task: str) -> None:
+    recipe = load_finetuning(f"scenes-{task}")
+    run, scores, minutes = _train(args, task, recipe, args.out / task, from_scratch=False)
+    for metric, value in scores.items():
+        print(f"| {task} | {metric} | {100 * value:.1f} | {minutes:.1f} |", flush=True)
+    if task == "segmentation":
+        _print_majority(args, run)
+
+
+def _train(
+    args: argparse.Namespace, task: str, recipe: Finetuning, out: Path, *, from_scratch: bool
+) -> tuple[Run, dict[str, float], float]:
+    """The run, its figures on the test scenes and the CPU minutes of this process."""
+    supernet = checkpoint.load(args.supernet)
+    arch = find_arch(supernet.net.space, args.arch)
+    data = args.scenes / FORMATS[task]
+    run = prepare(supernet, arch, recipe, data, from_scratch=from_scratch)
+    start = time.process_time()
+    accuracies = run.train(out, Ranks(), 0, lambda step: None)
+    minutes = (time.process_time() - start) / 60
+    return run, {a.metric: a.value for a in accuracies}, minutes
+
+
+def _print_majority(args: argparse.Namespace, run: Run) -> None:
+    """What taking every pixel for the most frequent class, the background, would score."""
+    test = load_cityscapes(args.scenes / "cityscapes").test
+    assert test is not None
+    net: object = run.net
+    matrix = evaluate_segmenter(net, test, run.about.preprocessing)  # type: ignore[arg-type]
+    majority = of_the_majority(matrix)
+    print(f"| majority class | mIoU | {100 * mean_iou(majority):.1f} | |")
+    print(f"| majority class | mIoU-foreground | {100 * mean_iou(foreground(majority)):.1f} | |")
+
+
+def _weights(args: argparse.Namespace, task: str) -> None:
+    """Equal steps, schedule and examples; the weights at the start differ."""
+    both: list[list[float]] = []
+    for seed in range(args.seeds):
+        recipe = msgspec.structs.replace(
+            load_finetuning(f"scenes-{task}"), epochs=args.epochs, evaluate_every=args.epochs,
+            seed=seed,
+        )  # fmt: skip
+        pair = []
+        for scratch in (False, True):
+            out = args.out / f"{task}-{seed}-{'scratch' if scratch else 'supernet'}"
+            _, scores, _ = _train(args, task, recipe, out, from_scratch=scratch)
+            metric = next(iter(scores))
+            pair.append(100 * scores[metric])
+        print(f"| {task} | {metric} | {seed} | {pair[0]:.1f} | {pair[1]:.1f} |", flush=True)
+        both.append(pair)
+    inherited, scratch_mean = np.mean(both, 0)
+    print(f"| {task} | {metric} | mean | {inherited:.1f} | {scratch_mean:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

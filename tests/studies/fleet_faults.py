@@ -1,0 +1,210 @@
+"""Random faults in a calibration by real processes: is every measurement recorded exactly once?"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from ramnas_edge.record import LatencyRecord, Target
+from ramnas_edge.spool import Spool
+from ramnas_edge.store import Store
+from ramnas_host.first_archs import first_request
+from ramnas_models.space import load_space
+from tests.studies.faulty_fleet import Process, Proxy, free_port
+
+KINDS = (
+    "agent killed", "host killed", "both killed", "cut", "delay", "double", "reorder", "disk full"
+)  # fmt: skip
+BOARDS = ("one", "one", "other")  # module of each: two boards of a class, one of another
+SPOOL_KIB = 512
+
+
+@dataclass
+class Outcome:
+    """What a run came to; `lost`, `doubled` and `changed` count records and should be 0."""
+
+    seed: int
+    faults: Counter[str] = field(default_factory=Counter)
+    jobs: int = 0
+    lost: int = 0
+    foreign: int = 0  # records of no job
+    doubled: int = 0
+    changed: int = 0  # no measurement of the journals has these values
+    measured: int = 0  # by boards, with what was measured again
+    seconds: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        return not (self.lost or self.foreign or self.doubled or self.changed)
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
+        return (
+            f"seed {self.seed}: {sum(self.faults.values())} faults ({kinds}) in "
+            f"{self.seconds:.0f} s; {self.jobs} jobs, {self.measured} measured: {self.lost} lost, "
+            f"{self.doubled} doubled, {self.changed} changed, {self.foreign} foreign"
+        )
+
+
+def run(folder: Path, *, seed: int, faults: int, samples: int, arch_s: float) -> Outcome:
+    """One calibration with so many faults, as far as it lasts; the seed draws their kinds, times
+    and victims."""
+    rng = random.Random(seed)
+    outcome = Outcome(seed)
+    start_s = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        port = free_port()
+        host = Process(
+            folder / "host.log", "-m", "ramnas_host", "calibrate", "--space", "micro",
+            "--samples", str(samples), "--classes", "10", "--run", "faults", "--json-lines",
+            "--store", str(folder / "records.sqlite"), "--bind", f"tcp://127.0.0.1:{port}",
+        )  # fmt: skip
+        stack.callback(host.kill)
+        disks, agents, proxies = [], [], []
+        for i, module in enumerate(BOARDS):
+            disks.append(stack.enter_context(small_disk(folder / f"disk{i}")))
+            proxies.append(Proxy(f"board{i}", port, seed + i))
+            stack.callback(proxies[-1].close)
+            agents.append(
+                Process(
+                    folder / f"agent{i}.log", "-m", "tests.studies.faulty_fleet",
+                    "--endpoint", f"tcp://127.0.0.1:{proxies[-1].port}", "--name", f"board{i}",
+                    "--module", module, "--spool", str(disks[-1] / "spool.sqlite"),
+                    "--journal", str(folder / f"journal{i}"), "--arch-s", str(arch_s),
+                )
+            )  # fmt: skip
+            stack.callback(agents[-1].kill)
+        kinds = [kind for kind in KINDS if kind != "disk full" or all(map(Path.is_mount, disks))]
+        for _ in range(faults):
+            time.sleep(rng.uniform(0.3, 2.0))
+            if not host.running:
+                break
+            kind, victim = rng.choice(kinds), rng.randrange(len(BOARDS))
+            lasts_s = rng.uniform(0.2, 4.0)
+            fault(kind, host, agents[victim], proxies[victim], disks[victim], lasts_s)
+            outcome.faults[kind] += 1
+        host_ends(host, agents)
+        outcome.seconds = time.monotonic() - start_s
+        for agent in agents:
+            agent.kill()
+        judge(folder, disks, samples, outcome)
+    return outcome
+
+
+def fault(
+    kind: str, host: Process, agent: Process, proxy: Proxy, disk: Path, lasts_s: float
+) -> None:
+    """Do it, and undo it after `lasts_s`: at once for what is killed, later for the others."""
+    if kind in ("agent killed", "both killed"):
+        agent.kill()
+    if kind in ("host killed", "both killed"):
+        host.kill()
+    if kind.endswith("killed"):
+        time.sleep(lasts_s / 4)
+        if kind != "agent killed":
+            host.start()
+        if kind != "host killed":
+            agent.start()
+        return
+    if kind == "disk full":
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            file.write(bytes(2 * SPOOL_KIB * 1024))
+        threading.Timer(lasts_s, lambda: filler.unlink(missing_ok=True)).start()
+        return
+    proxy.trouble = kind
+    threading.Timer(lasts_s, lambda: setattr(proxy, "trouble", "")).start()
+
+
+def host_ends(host: Process, agents: list[Process], patience_s: float = 300.0) -> None:
+    """Wait for the end of the calibration; an agent that was told goodbye too early comes back."""
+    end_s = time.monotonic() + patience_s
+    while host.running:
+        if time.monotonic() > end_s:
+            raise RuntimeError(f"the calibration has not ended after {patience_s:.0f} s more")
+        for agent in agents:
+            if not agent.running:
+                agent.start()
+        time.sleep(0.2)
+    if host.popen.returncode != 0:
+        words = host.log.read_text()[-3000:]
+        raise RuntimeError(f"the host ended with code {host.popen.returncode}: {words}")
+
+
+def judge(folder: Path, disks: list[Path], samples: int, outcome: Outcome) -> None:
+    """Compare the store with the jobs, and every record with what a board has measured."""
+    space, target = load_space("micro"), Target(num_classes=10)
+    request = first_request("faults", space, target, samples, rounds=8, seed=0)
+    store = Store(folder / "records.sqlite")
+    records = store.records("faults")
+    journal = [
+        msgspec.json.decode(line, type=LatencyRecord)
+        for path in folder.glob("journal*")
+        for line in path.read_bytes().split(b"\n")[:-1]
+    ]
+    classes = {record.device_class for record in journal}
+    jobs = {(c, arch.id) for c in classes for arch in request.archs_of(c)}
+    found = Counter((record.device_class, record.arch_id) for record in records)
+    outcome.jobs, outcome.measured = len(jobs), len(journal)
+    outcome.lost, outcome.foreign = len(jobs - found.keys()), len(found.keys() - jobs)
+    outcome.doubled = sum(count - 1 for count in found.values())
+    measured = {(r.key, r.visits) for r in journal}
+    outcome.changed = sum((record.key, record.visits) not in measured for record in records)
+    committed = store.keys("faults")
+    for disk in disks:  # what boards still keep, the host has
+        spool = Spool(disk / "spool.sqlite")
+        outcome.lost += len(spool.waiting("faults").keys() - committed)
+        spool.close()
+    store.close()
+
+
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A file system of its own, that can be filled; without the right to mount a folder."""
+    path.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={SPOOL_KIB}k", "none", str(path)]
+    mounted = subprocess.run(["mount", *options], capture_output=True).returncode == 0
+    try:
+        yield path
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, help="of the first run (default: of the clock)")
+    parser.add_argument("--faults", type=int, default=210)
+    parser.add_argument("--each", type=int, default=30, help="faults of one run at most")
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--arch-s", type=float, default=0.15)
+    args = parser.parse_args()
+    seed = int(time.time()) if args.seed is None else args.seed
+    total: Counter[str] = Counter()
+    sound = True
+    while sum(total.values()) < args.faults:
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = run(
+                Path(folder), seed=seed, faults=min(args.each, args.faults - sum(total.values())),
+                samples=args.samples, arch_s=args.arch_s,
+            )  # fmt: skip
+        print(outcome, flush=True)
+        total += outcome.faults
+        sound = sound and outcome.sound
+        seed += 100
+    print(f"{sum(total.values())} faults: {'sound' if sound else 'NOT SOUND'}: {dict(total)}")
+
+
+if __name__ == "__main__":
+    main()

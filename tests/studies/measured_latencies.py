@@ -1,0 +1,91 @@
+"""Latencies that were measured -> encodings and milliseconds: the public set, or a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ramnas_edge.record import OK, corrected_ms
+from ramnas_edge.store import Store
+from ramnas_host.objectives import records_of
+from ramnas_models.errors import DataError
+from ramnas_models.space import Space, load_space
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+    Indices = NDArray[np.intp]
+
+MIN_TEST = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Encodings [n, slots] of a space, and ms [n, devices].
+
+    `test`: which archs none is learnt from; empty: all that a draw leaves.
+    """
+
+    space: Space
+    rows: Rows
+    devices: tuple[str, ...]
+    ms: Floats
+    test: Indices
+
+    def split(self, n: int, seed: int) -> tuple[Indices, Indices]:
+        """`n` archs to learn from, drawn uniformly, and those to judge on."""
+        pool = np.setdiff1d(np.arange(len(self.rows)), self.test)
+        drawn = np.random.default_rng(seed).permutation(pool)
+        return drawn[:n], self.test if len(self.test) else drawn[n:]
+
+    def sizes(self, asked: list[int]) -> list[int]:
+        """Those of them that leave enough to judge on."""
+        most = len(self.rows) - (len(self.test) or MIN_TEST)
+        return [n for n in asked if n <= most]
+
+
+def read_npz(path: Path) -> Measured:
+    """The public Once-for-All set: kernels `ks`, expands `e`, depths `d`, resolutions `r`."""
+    space = load_space("ofa_mbv3")
+    try:
+        data = np.load(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no .npz of latencies: {error}") from error
+    n, stages = data["d"].shape
+    awake = np.arange(data["ks"].shape[1] // stages) < data["d"][:, :, None]
+    rows = np.repeat(space.encode(space.min())[None], n, axis=0)
+    own = len(space.stages)  # the first of them is the fixed block, of which the set says nothing
+    rows[:, 0] = data["r"]
+    rows[:, own + 4 : 2 * own + 3] = data["d"]
+    start = 2 * own + 3
+    for values in (data["ks"], data["e"]):
+        end = start + 1 + values.shape[1]
+        rows[:, start + 1 : end] = np.where(awake.reshape(n, -1), values, 0)
+        start = end
+    devices = tuple(str(name) for name in data["devices"])
+    return Measured(space, rows, devices, data["lat_ms"].astype(float), np.arange(0))
+
+
+def read_store(path: Path, run: str, test_run: str | None, space: Space) -> Measured:
+    """The valid records of a run (and of another to judge on), drift-corrected together."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; ramnas calibrate makes it")
+    store = Store(path)
+    records = [r for r in records_of(store, [run, *filter(None, [test_run])]) if r.validity == OK]
+    store.close()
+    if any(r.space_hash != space.hash for r in records):
+        raise DataError(f"{path}: run {run} holds records of another space than {space.name}")
+    devices = tuple(sorted({r.device_class for r in records}))
+    values = [corrected_ms(r for r in records if r.device_class == one) for one in devices]
+    shared = {r.arch_id: r for r in records if all(r.arch_id in found for found in values)}
+    if len(shared) < MIN_TEST + 10:
+        raise DataError(f"{path}: {len(shared)} archs on every board, {MIN_TEST + 10} are needed")
+    ms = np.array([[found[arch_id] for found in values] for arch_id in shared])
+    test = [i for i, r in enumerate(shared.values()) if test_run and r.run == test_run]
+    rows = space.encode_all([r.arch for r in shared.values()])
+    return Measured(space, rows, devices, ms, np.array(test, dtype=np.intp))

@@ -1,0 +1,222 @@
+"""How many measurements a latency surrogate needs: every family, against the number of samples.
+
+Fig. 6 of the paper on data that can be had: `--data ofa_mbv3_latency.npz`, or `--store` of one's
+own. Prints tables, writes a JSON file and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from ramnas_host import families
+from ramnas_host.cost_gp import CostGp
+from ramnas_host.cost_prior import MixedGp
+from ramnas_host.encodings import ENCODINGS
+from ramnas_host.surrogate import COST, Score, cost_table, score
+from ramnas_models.files import write_file
+from ramnas_models.space import load_space
+from tests.studies.measured_latencies import Measured, read_npz, read_store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+PAPER_SHARE = 0.8  # of the records to learn from
+PRIOR_RECORDS, PRIOR_SIZES, PRIOR_SEEDS, PRIOR_TEST = 300, (10, 20, 50), 10, 1000
+NEAR = 0.01  # rho
+
+
+class Result(msgspec.Struct, frozen=True):
+    family: str
+    encoding: str
+    n: int
+    device: str
+    seed: int
+    score: Score
+
+
+def predicted(
+    data: Measured, family: str, encoding: str, rows: Rows, ms: Floats, ask: Rows
+) -> Floats:
+    """ms of `ask` after learning from `rows` alone."""
+    table = cost_table(data.space)
+    if family == COST:
+        return np.exp(CostGp(table).fit(rows, np.log(ms)).predict(ask)[0])
+    encode = ENCODINGS[encoding](data.space, table)
+    return np.exp(families.fitted(family, encode(rows), np.log(ms))(encode(ask)))
+
+
+def results(
+    data: Measured, models: list[tuple[str, str]], sizes: list[int], seeds: int
+) -> list[Result]:
+    found = []
+    for n, (family, encoding) in itertools.product(sizes, models):
+        for seed, (j, device) in itertools.product(range(seeds), enumerate(data.devices)):
+            train, test = data.split(n, seed)
+            ms = predicted(
+                data, family, encoding, data.rows[train], data.ms[train, j], data.rows[test]
+            )
+            found.append(Result(family, encoding, n, device, seed, score(data.ms[test, j], ms)))
+        print(
+            f"{family} {encoding} n {n}: {_mean(found[-seeds * len(data.devices) :])}", flush=True
+        )
+    return found
+
+
+def _mean(found: list[Result]) -> str:
+    tau, rho, mape = (np.mean([getattr(r.score, k) for r in found]) for k in ("tau", "rho", "mape"))
+    return f"tau {tau:.3f}, rho {rho:.3f}, MAPE {mape:.1%}"
+
+
+def groups(data: Measured) -> dict[str, tuple[str, ...]]:
+    """Of devices whose scores are averaged: all, and of the public set the two quiet columns."""
+    quiet = tuple(d for d in data.devices if d in ("titan_rtx_32", "titan_rtx_64"))
+    every = {"all devices": data.devices} if len(data.devices) > 1 else {}
+    return {
+        **({", ".join(quiet): quiet} if quiet else {}),
+        **every,
+        **{d: (d,) for d in data.devices},
+    }
+
+
+def tables(data: Measured, found: list[Result]) -> str:
+    """Markdown: Kendall tau, Spearman rho and MAPE, a line a model, a column a size."""
+    sizes = sorted({r.n for r in found})
+    lines = []
+    for name, devices in groups(data).items():
+        for figure in ("tau", "rho", "mape"):
+            lines += ["", f"{name}: {figure}", "", f"| family | {' | '.join(map(str, sizes))} |"]
+            lines.append("|---" * (len(sizes) + 1) + "|")
+            for model in dict.fromkeys((r.family, r.encoding) for r in found):
+                cells = [
+                    np.mean([
+                        getattr(r.score, figure) for r in found
+                        if (r.family, r.encoding, r.n) == (*model, n) and r.device in devices
+                    ] or [np.nan])
+                    for n in sizes
+                ]  # fmt: skip
+                shown = [
+                    "" if np.isnan(c) else f"{c:.1%}" if figure == "mape" else f"{c:.3f}"
+                    for c in cells
+                ]
+                lines.append(f"| {' '.join(model).strip()} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def plot(data: Measured, found: list[Result], path: Path) -> None:
+    """PNG: tau over the number of samples, the spread of the seeds' means as bars."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = list(groups(data).items())[:2]
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(6 * len(shown), 4.5), layout="constrained", squeeze=False
+    )
+    for (name, devices), one in zip(shown, axes[0], strict=True):
+        for model in dict.fromkeys((r.family, r.encoding) for r in found):
+            own = [r for r in found if (r.family, r.encoding) == model and r.device in devices]
+            sizes = sorted({r.n for r in own})
+            seeds = sorted({r.seed for r in own})
+            tau = np.array([
+                [np.mean([r.score.tau for r in own if (r.n, r.seed) == (n, s)]) for s in seeds]
+                for n in sizes
+            ])  # fmt: skip
+            one.errorbar(
+                sizes, tau.mean(1), tau.std(1), marker="o", markersize=4, capsize=2,
+                linewidth=2 if model[0] == COST else 1, label=" ".join(model).strip(),
+            )  # fmt: skip
+        one.set(xscale="log", xlabel="measured archs", ylabel="Kendall tau", title=name)
+        one.grid(alpha=0.3)
+    axes[0, -1].legend(fontsize=8)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    plt.close(figure)
+    write_file(path, png.getvalue())
+
+
+def leave_one_gpu_out(data: Measured, seeds: int = PRIOR_SEEDS) -> str:
+    """Markdown: rho of a new GPU's columns without the other GPU's, with them, and mixed."""
+    table = cost_table(data.space)
+    train, _ = data.split(PRIOR_RECORDS, 1000)
+    known = {
+        device: CostGp(table).fit(data.rows[train], np.log(data.ms[train, j]))
+        for j, device in enumerate(data.devices)
+    }
+    lines = ["| device | n | without | with | mixed | |", "|---|---|---|---|---|---|"]
+    mean: dict[int, list[list[float]]] = {}
+    for n, (j, device) in itertools.product(PRIOR_SIZES, enumerate(data.devices)):
+        gpu = device.rpartition("_")[0]
+        others = [known[d] for d in data.devices if d.rpartition("_")[0] != gpu]
+        rho = []
+        for seed in range(seeds):
+            some, test = data.split(n, seed)
+            test = test[:PRIOR_TEST]
+            mixed = MixedGp(table, others).fit(data.rows[some], np.log(data.ms[some, j]))
+            rho.append([
+                score(data.ms[test, j], np.exp(p.predict(data.rows[test])[0])).rho
+                for p in (mixed.plain, mixed.informed, mixed)
+            ])  # fmt: skip
+        plain, informed, both = np.mean(rho, axis=0).tolist()
+        mean.setdefault(n, []).append([plain, informed, both])
+        far = "" if both >= max(plain, informed) - NEAR else "not within 0.01"
+        lines.append(f"| {device} | {n} | {plain:.3f} | {informed:.3f} | {both:.3f} | {far} |")
+        print(lines[-1], flush=True)
+    for n, found in mean.items():
+        cells = " | ".join(f"{value:.3f}" for value in np.mean(found, axis=0))
+        lines.append(f"| mean | {n} | {cells} | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="ofa_mbv3_latency.npz")
+    parser.add_argument("--store", type=Path, metavar="records.sqlite")
+    parser.add_argument("--run", default="calibration", help="of the store")
+    parser.add_argument("--test-run", help="of the store, to judge on; else what a draw leaves")
+    parser.add_argument("--space", default="table1", help="of the store")
+    parser.add_argument("--protocol", choices=("samples", "paper", "priors"), default="samples",
+                        help="paper: 80 %% to learn from; priors: leave one GPU out")  # fmt: skip
+    parser.add_argument("--samples", default="10,20,50,100,300,1000")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--families", default="cost,gp,rbf,mlp,cart")
+    parser.add_argument("--encodings", default="int", help="int,onehot,layer")
+    parser.add_argument("--out", type=Path, default=Path("runs/surrogates"))
+    args = parser.parse_args()
+    if (args.data is None) == (args.store is None):
+        parser.error("give --data or --store")
+    data = (
+        read_npz(args.data) if args.data
+        else read_store(args.store, args.run, args.test_run, load_space(args.space))
+    )  # fmt: skip
+    if args.protocol == "priors":
+        print(leave_one_gpu_out(data))
+        return
+    models = [
+        (family, encoding)
+        for family in args.families.split(",")
+        for encoding in ([""] if family == COST else args.encodings.split(","))
+    ]
+    sizes = data.sizes([int(n) for n in args.samples.split(",")])
+    if args.protocol == "paper":
+        sizes = [int(PAPER_SHARE * (len(data.rows) - len(data.test)))]
+    found = results(data, models, sizes, args.seeds)
+    write_file(args.out / "surrogates.json", msgspec.json.encode(found))
+    plot(data, found, args.out / "surrogates.png")
+    print(tables(data, found))
+    print(f"\nwritten: {args.out / 'surrogates.json'}, {args.out / 'surrogates.png'}")
+
+
+if __name__ == "__main__":
+    main()
