@@ -17,7 +17,7 @@ from ramnas_edge import profiler, wire
 from ramnas_edge.child import Child
 from ramnas_edge.device import Device
 from ramnas_edge.energy import energy
-from ramnas_edge.record import INCONCLUSIVE, OK, LatencyRecord
+from ramnas_edge.record import INCONCLUSIVE, LatencyRecord
 from ramnas_edge.telemetry import Sample, Telemetry, conditions, disturbance
 from ramnas_models.errors import BackendError
 from ramnas_models.space import Arch, Space
@@ -107,8 +107,9 @@ class Measuring:
         if not job.again or now > self._not_after_s or not self._undisturbed:
             return True
         lately = self._telemetry.between(now - 2.0, now)
+        # sensors that are late with their samples do not say that the board is cool
         if not lately or disturbance(lately, self._undisturbed, _unit(job)):
-            return not lately
+            return False
         # at rest the clock says nothing, but the heat does
         return _hottest_c(lately[-1:]) <= _hottest_c(self._undisturbed) + 1.0
 
@@ -148,9 +149,10 @@ class Measuring:
         trouble = disturbance(samples, before, _unit(self._current))
         if trouble and not self._undisturbed:
             self._undisturbed = list(before)
-        if trouble and record.validity == OK:
-            record = msgspec.structs.replace(record, validity=INCONCLUSIVE, reason=trouble)
-        elif not trouble and len(self._undisturbed) < REFERENCE:
+        if trouble:  # the likely cause of scatter, if there is any: it comes first
+            reason = "; ".join(filter(None, [trouble, record.reason]))
+            record = msgspec.structs.replace(record, validity=INCONCLUSIVE, reason=reason)
+        elif len(self._undisturbed) < REFERENCE:
             known_s = self._undisturbed[-1].time_s if self._undisturbed else start_s
             self._undisturbed += [s for s in samples if s.time_s > known_s]
         used = None

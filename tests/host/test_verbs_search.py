@@ -56,6 +56,7 @@ def search(supernet: Path, store: Path, out: Path, *argv: str) -> int:
     return verbs.main(["search", *where, *TINY, *FEW, *argv])
 
 
+@pytest.mark.alone  # that every candidate is measured takes a board that is not busy
 def test_a_front_by_the_latency_of_classifier_and_detector_is_searched_and_verified(
     supernet: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
