@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ramnas_host.encodings import integers
-from ramnas_host.robust_gp import Inputs, RobustGp
+from ramnas_host.robust_gp import MOSTLY_NOISE, PRIOR, Inputs, RobustGp
 from ramnas_models.cost_table import FIGURES, CostTable
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ class Predictor(Protocol):
 
 
 class CostGp:
-    """Of log latencies or energies; other boards' predictors count as totals like MACs."""
+    """Of log latencies or energies; with other boards' predictors, what these do not explain.
+
+    The first guess is then a sum of their predictions alone, and few records are not to find in
+    their noise what is left: the variances begin small.
+    """
 
     def __init__(self, table: CostTable, others: Sequence[Predictor] = ()) -> None:
         self._table, self._others = table, others
@@ -39,14 +43,18 @@ class CostGp:
     def fit(self, rows: Rows, y: Floats) -> CostGp:
         """Encodings [n, slots], log targets [n]."""
         parts, totals = self._costs(rows)
-        self._weights = first_guess(totals, np.exp(y))
+        columns, own = range(totals.shape[1]), totals.shape[1] - len(self._others)
+        guessing = [0, *columns[own:]] if self._others else list(columns)
+        self._weights = np.zeros(totals.shape[1])
+        self._weights[guessing] = first_guess(totals[:, guessing], np.exp(y))
         guess = totals @ self._weights
         parts, totals = parts / guess[:, None, None], totals / guess[:, None]
         # of common scale: all of a figure's parts together are 1 on average, as is each total
         self._scale = np.maximum(parts.sum(2).mean(0), 1e-30)[:, None]
         self._totals_scale = np.maximum(totals.mean(0), 1e-30)
         self._mean = parts.mean(0) / self._scale
-        self._gp = RobustGp().fit(self._relative(parts, totals, rows), y - np.log(guess))
+        gp = RobustGp(MOSTLY_NOISE if self._others else PRIOR)
+        self._gp = gp.fit(self._relative(parts, totals, rows), y - np.log(guess))
         self._y, self._guess = y, np.log(guess)
         return self
 

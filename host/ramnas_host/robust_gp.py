@@ -28,6 +28,7 @@ CONSTANT = 10.0  # variance of the mean, that of the targets being 1
 HYPER_RECORDS = 300  # variances are learnt on so many records at most
 # log variances of totals, linear parts, smooth parts, groups and noise: their normal priors
 PRIOR = np.log([1.0, 0.1, 0.03, 0.01, 0.01])
+MOSTLY_NOISE = np.log([0.1, 0.01, 0.003, 0.001, 0.5])  # of what a good guess has left
 PRIOR_STD = 2.0
 _JITTER = 1e-7
 _CHUNK = 256  # rows predicted at a time: their kernels stay in the cache
@@ -62,18 +63,25 @@ class _Mode:
 
 
 class RobustGp:
+    def __init__(self, prior: Floats = PRIOR) -> None:
+        """`prior`: means of the log variances' normal priors."""
+        self._prior = prior
+
     def fit(self, inputs: Inputs, y: Floats) -> RobustGp:
         self._inputs, self._single = inputs, inputs.single()
         self._centre, self._scale = float(np.median(y)), float(y.std())
         target = (y - self._centre) / self._scale
         some = np.random.default_rng(0).permutation(len(y))[:HYPER_RECORDS]
         few, of_few = _Grams(inputs[some], inputs[some]), target[some]
-        theta, weights = PRIOR, np.ones(len(some))
+        theta, weights = self._prior, np.ones(len(some))
         for _ in range(2):
             kernels = few.kernels(LENGTHS[len(LENGTHS) // 2])
-            theta, _ = _maximised(kernels, of_few, weights, theta)
+            theta, _ = _maximised(kernels, of_few, weights, theta, self._prior)
             weights = _reweighted(kernels, of_few, weights, theta, steps=3)
-        found = [_maximised(few.kernels(length), of_few, weights, theta) for length in LENGTHS]
+        found = [
+            _maximised(few.kernels(length), of_few, weights, theta, self._prior)
+            for length in LENGTHS
+        ]
         evidence = np.array([value for _, value in found])
         shares = np.exp(evidence - evidence.max())
         # the last is not worth its part of a prediction's time
@@ -190,12 +198,14 @@ def _inverted(covariance: Floats) -> tuple[Floats, float]:
     return inverse, 2 * float(np.log(np.diag(factor)).sum())
 
 
-def _maximised(kernels: Kernels, y: Floats, weights: Floats, start: Floats) -> tuple[Floats, float]:
+def _maximised(
+    kernels: Kernels, y: Floats, weights: Floats, start: Floats, prior: Floats
+) -> tuple[Floats, float]:
     """Log variances of highest evidence, priors included, and its log."""
     from scipy.optimize import minimize
 
     def lost(theta: Floats) -> tuple[float, Floats]:
-        away = (theta - PRIOR) / PRIOR_STD
+        away = (theta - prior) / PRIOR_STD
         inverse, log_determinant = _inverted(_noisy(kernels, theta, weights))
         alpha = inverse @ y
         slope = inverse - np.outer(alpha, alpha)
