@@ -79,7 +79,7 @@ class _Agent:
         self.asked = False  # for blocks, since there was room
         self.records: Dict[wire.Key, _Unanswered] = {}  # of the host's run
         self.progress: Optional[wire.Visited] = None  # the newest that the host has not got
-        self.beat_s = self.disk_s = time.monotonic()
+        self.progress_s = self.beat_s = self.disk_s = time.monotonic()
         self.said = self.warned_of = ""  # failure of the connection; trouble of the spool
 
     def run(self) -> None:
@@ -133,8 +133,9 @@ class _Agent:
                 if not self.link.send(record.message):
                     break
                 record.sent_s = now
-        if self.progress and self.link.send(wire.encode(self.progress)):
-            self.progress = None
+        due = now - self.progress_s >= wire.PROGRESS_S
+        if self.progress and due and self.link.send(wire.encode(self.progress)):
+            self.progress, self.progress_s = None, now
         room = self._room()
         if room and not self.asked:
             self.asked = self.link.send(wire.encode(wire.Ready(room)))
@@ -231,8 +232,7 @@ class _Agent:
     def _from_measuring(self, measuring: Measuring) -> None:
         for news in measuring.step():
             if isinstance(news, wire.Visited):
-                if not (self.known and self.link.send(wire.encode(news))):
-                    self.progress = news
+                self.progress = news
                 continue
             self.progress = None
             key = news.record.key

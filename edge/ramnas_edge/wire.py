@@ -35,6 +35,7 @@ MAX_BYTES = 4 * 2**20
 MAX_RECORD_BYTES = 2**20  # of a Measured; a real one of 40 rounds has about 150 KiB
 HEARTBEAT_S = 2.0
 SILENCE_S = 10.0  # a peer that sent nothing for so long is taken for dead
+PROGRESS_S = 0.1  # between two Visited of a board: a thousand boards are not to drown records
 RESEND_S = 5.0  # without an answer, what must not be lost is said again
 WINDOW = 2  # blocks that a board holds at most: the one at work and the next
 
@@ -105,7 +106,8 @@ class Drop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Visited(msgspec.Struct, frozen=True, tag=True):
-    """Board -> host: progress inside a block; may be dropped, the newest counts."""
+    """Board -> host: a visit as it was timed; of those within PROGRESS_S only the newest is sent,
+    and it may be lost. Every visit comes with its record."""
 
     visit: Visit
     done: int

@@ -134,7 +134,7 @@ class Agent:
             total = block.rounds * (len(block.archs) + 2 * len(block.anchors))
             visit = Visit(block.archs[0].id, job, 0, 1, (1.5,) * RUNS)
             self.send(wire.Visited(visit, 1, total))
-            again = now + self.args.block_s / total
+            again = now + max(self.args.block_s / total, wire.PROGRESS_S)
             heapq.heappush(due, (again, self.number, "visit", job))
         elif what == "done":
             block = self.holding.pop(job)

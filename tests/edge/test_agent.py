@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Iterator, List, Type
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 import zmq
@@ -90,12 +91,15 @@ def test_agent_greets_pulls_measures_and_leaves(host: TestHost) -> None:
     assert "onnxruntime-cpu" in dict(hello.engines)
     host.send(wire.Welcome(wire.PROTOCOL, SPACE, TARGET))
     host.until(wire.Ready)
-    host.send(job(SPACE.min(), SPACE.max()))
+    host.send(job(SPACE.min(), SPACE.max(), timed_ms=20.0))
     records = [host.until(wire.Measured).record for _ in range(2)]
     assert {r.arch for r in records} == {SPACE.min(), SPACE.max()}
     assert {r.device_class for r in records} == {"dev"}
-    visits = [m for m in host.seen if isinstance(m, wire.Visited)]
-    assert [v.done for v in visits[:32]] == list(range(1, 33))  # more if one was doubtful
+    done = [m.done for m in host.seen if isinstance(m, wire.Visited)]
+    assert len(done) > 1
+    steps = np.diff(done)
+    assert (steps <= 0).sum() <= 1  # begun anew if an arch was doubtful
+    assert steps.max() > 1  # the newest of each tenth of a second
     for record in records:
         host.send(wire.Ack((record.key,)))
     host.until(wire.Ready)

@@ -115,8 +115,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         short().augment, flip=0.5, brightness=0.3, noise=0.05, mask=0.2
     )
     recipe = tmp_path / "short.yaml"
+    images = msgspec.structs.replace(short().images, train=336)
     changed = short(
-        epochs=3, batch_size=128, dropout=0.2, drop_connect=0.2, augment=augment,
+        epochs=3, batch_size=48, dropout=0.2, drop_connect=0.2, augment=augment, images=images,
         save_every=2, evaluate_every=1,
     )  # fmt: skip
     recipe.write_bytes(msgspec.yaml.encode(changed))
