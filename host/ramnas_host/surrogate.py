@@ -106,8 +106,8 @@ def fit(
         held_out, predict = process.held_out(folds), process.predict
     else:
         encode = _encoding(space, encoding, input_hw)
-        held_out = _held_out(family, encode(rows), target, folds)
-        predict = _predictor(family, encode, rows, target, float(np.std(held_out - target)))
+        mean, held_out = families.cross_validated(family, encode(rows), target, folds)
+        predict = _predictor(encode, mean, float(np.std(held_out - target)))
     predicted = np.exp(held_out) if log else held_out
     return Surrogate(
         family, encoding, space, log, score(y, predicted), predicted, rows, y, input_hw,
@@ -178,19 +178,10 @@ def _tau(surrogate: Surrogate) -> float:
     return -1.0 if np.isnan(surrogate.score.tau) else surrogate.score.tau
 
 
-def _held_out(family: str, x: Floats, target: Floats, folds: Sequence[Indices]) -> Floats:
-    held_out = np.empty(len(target))
-    for fold in folds:
-        rest = np.setdiff1d(np.arange(len(target)), fold)
-        held_out[fold] = families.fitted(family, x[rest], target[rest])(x[fold])
-    return held_out
-
-
 def _predictor(
-    family: str, encode: Encoding, rows: Rows, target: Floats, std: float
+    encode: Encoding, mean: Callable[[Floats], Floats], std: float
 ) -> Callable[[Rows], tuple[Floats, Floats]]:
-    mean = families.fitted(family, encode(rows), target)
-    return lambda more: (mean(encode(more)), np.full(len(more), std))
+    return lambda rows: (mean(encode(rows)), np.full(len(rows), std))
 
 
 def _check(rows: Rows, y: Floats, log: bool, needed: int) -> None:
