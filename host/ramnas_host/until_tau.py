@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ramnas_edge.record import OK, LatencyRecord, corrected_ms
+from ramnas_host.encodings import integers
 from ramnas_host.search import ranks
-from ramnas_host.surrogate import MIN_RECORDS, Surrogate, cost_table, fit_best
+from ramnas_host.surrogate import COST, MIN_RECORDS, Surrogate, cost_table, fit
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch, Space
 
@@ -39,11 +40,11 @@ class _Known:
 
 
 class UntilTau:
-    """Fits the latency surrogate again whenever records have come; one state per device class.
+    """Fits the latency surrogate (family `cost`) again whenever records have come; one state per
+    device class.
 
     A class has `finished` when the cross-validated Kendall tau of its last `refits` fits, each on
-    more records than the one before, was `target_tau` or more. No fit is made below twice as many
-    records as an arch has integers: a regressor with a linear part needs more than one for each.
+    more records than the one before, was `target_tau` or more. The first fit is of MIN_RECORDS.
     `shared` archs are measured first whatever the surrogate says: by them classes are compared.
     """
 
@@ -60,9 +61,7 @@ class UntilTau:
             raise DataError(f"a target tau of {target_tau:g}: above 0 and below 1, such as 0.95")
         self._space, self._target, self._seed, self._refits = space, target_tau, seed, refits
         self._shared = {arch.id for arch in shared}
-        self._least = max(MIN_RECORDS, 2 * len(space.encode(space.min())))
-        low, high = space.encode(space.min()), space.encode(space.max())
-        self._low, self._span = low, np.maximum(high - low, 1)
+        self._scaled = integers(space, cost_table(space))
         self._classes: dict[str, _Known] = {}
 
     def order(
@@ -82,7 +81,7 @@ class UntilTau:
         if known.surrogate is None or known.rows is None or not rest:
             return [*first, *rest]
         weight = self._weight(rest, known.surrogate)
-        rows = self._scaled(rest)
+        rows = self._scaled(self._space.encode_all(rest))
         chosen = _spread(rows, known.rows, weight, self._seed + known.archs)
         return [*first, *(rest[i] for i in chosen)]
 
@@ -102,30 +101,26 @@ class UntilTau:
     def _fitted(self, device_class: str, records: Sequence[LatencyRecord]) -> _Known:
         known = self._classes.setdefault(device_class, _Known())
         archs = {r.arch_id: r.arch for r in records if r.validity == OK}
-        if len(archs) < self._least or len(archs) <= known.archs:
+        if len(archs) < MIN_RECORDS or len(archs) <= known.archs:
             return known
         # the drift is seen across all, the doubtful ones too
         level = corrected_ms(records)
         measured = [arch for arch_id, arch in archs.items() if arch_id in level]
         known.archs = len(archs)
-        if len(measured) < self._least:
+        if len(measured) < MIN_RECORDS:
             return known
         y = np.array([level[arch.id] for arch in measured])
+        rows = self._space.encode_all(measured)
         try:
-            surrogate, _ = fit_best(self._space, self._space.encode_all(measured), y, log=True)
-        except (DataError, ValueError) as error:  # the second of a regressor: nothing to learn yet
+            surrogate = fit(self._space, rows, y, COST, log=True)
+        except DataError as error:
             log.warning("%s: no surrogate of %d archs: %s", device_class, len(measured), error)
             return known
-        known.surrogate, known.rows = surrogate, self._scaled(measured)
+        known.surrogate, known.rows = surrogate, self._scaled(rows)
         tau = surrogate.score.tau
         known.taus.append(-1.0 if math.isnan(tau) else tau)
         log.info("%s: tau %.3f on %d archs", device_class, tau, len(measured))
         return known
-
-    def _scaled(self, archs: Sequence[Arch]) -> Floats:
-        """Encodings [n, slots], each over its range."""
-        scaled: Floats = (self._space.encode_all(archs) - self._low) / self._span
-        return scaled
 
     def _weight(self, archs: Sequence[Arch], surrogate: Surrogate) -> Floats:
         """Relative std of the prediction, more in the region of the front [n]."""

@@ -19,7 +19,7 @@ from ramnas_host import steering, until_tau
 from ramnas_host.authentication import Door
 from ramnas_host.fleet import Host
 from ramnas_host.status import Status
-from ramnas_host.surrogate import Score
+from ramnas_host.surrogate import COST, Score
 from ramnas_host.until_tau import UntilTau
 from ramnas_models.errors import DataError
 from ramnas_models.plan import plan
@@ -79,11 +79,11 @@ def taus(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the next fits score; not the fit but its turn is what these tests look at."""
     scores: list[float] = []
 
-    def fit_best(space: Space, rows: Rows, y: Rows, *, log: bool) -> tuple[Fitted, object]:
-        assert log and len(rows) == len(y) >= 22
-        return Fitted(scores.pop(0)), {}
+    def fit(space: Space, rows: Rows, y: Rows, family: str, *, log: bool) -> Fitted:
+        assert family == COST and log and len(rows) == len(y) >= 20
+        return Fitted(scores.pop(0))
 
-    monkeypatch.setattr(until_tau, "fit_best", fit_best)
+    monkeypatch.setattr(until_tau, "fit", fit)
     return scores
 
 
@@ -138,14 +138,14 @@ def test_the_target_must_be_held_by_fits_in_a_row_on_new_records(taus: list[floa
     assert taus == []
 
 
-def test_no_fit_below_twice_the_integers_and_of_none_but_good_records(taus: list[float]) -> None:
+def test_no_fit_below_20_records_and_of_none_but_good_ones(taus: list[float]) -> None:
     until = UntilTau(SPACE, 0.95, seed=0, refits=1)
-    records = [record(arch) for arch in ARCHS[:21]]
-    failed = msgspec.structs.replace(record(ARCHS[21]), validity=FAILED, visits=())
+    records = [record(arch) for arch in ARCHS[:19]]
+    failed = msgspec.structs.replace(record(ARCHS[19]), validity=FAILED, visits=())
     assert not until.finished("class", [*records, failed])  # would ask for a score
-    assert until.order("class", ARCHS[22:], [*records, failed]) == ARCHS[22:]
+    assert until.order("class", ARCHS[20:], [*records, failed]) == ARCHS[20:]
     taus.append(0.96)
-    assert until.finished("class", [*records, failed, record(ARCHS[22])])
+    assert until.finished("class", [*records, failed, record(ARCHS[20])])
 
 
 def test_every_class_is_judged_by_itself(taus: list[float]) -> None:
@@ -164,8 +164,9 @@ def test_what_comes_next_is_far_from_what_is_known_and_nothing_is_lost(taus: lis
     records = [record(arch) for arch in small]
     order = until.order("class", left, records)
     assert sorted(arch.id for arch in order) == sorted(arch.id for arch in left)
-    known = until._scaled(small)
-    gap = np.array([min(np.linalg.norm(row - k) for k in known) for row in until._scaled(order)])
+    known = until._scaled(SPACE.encode_all(small))
+    rows = until._scaled(SPACE.encode_all(order))
+    gap = np.array([min(np.linalg.norm(row - k) for k in known) for row in rows])
     assert np.mean(gap[:24]) > np.mean(gap[24:])
     assert UntilTau(SPACE, 0.95, seed=0).order("class", left, records) == order  # same seed
 
