@@ -41,7 +41,7 @@ def calibrate(
 
     With `local_agent_log` one agent is started here, a process of its own that logs to that file;
     FleetError if it dies. With `until_tau` a class ends when its surrogate is good enough. What was
-    recorded before is not measured again. `on_status` is called twice a second.
+    recorded before is not measured again. `on_status` is called once a second.
     """
     steering = Steering(until_tau, store, request.run) if until_tau else None
     host = Host(request, store, on_status, steer=steering.step if steering else None)
