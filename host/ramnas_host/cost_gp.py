@@ -19,6 +19,7 @@ from ramnas_models.cost_table import FIGURES, CostTable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ramnas_host.encodings import Encoding
     from ramnas_models.space import Space
 
     Rows = NDArray[np.int64]
@@ -39,6 +40,7 @@ class CostGp:
 
     def __init__(self, table: CostTable, others: Sequence[Predictor] = ()) -> None:
         self._table, self._others = table, others
+        self._widths = widths(table.space)
 
     def fit(self, rows: Rows, y: Floats) -> CostGp:
         """Encodings [n, slots], log targets [n]."""
@@ -81,7 +83,7 @@ class CostGp:
 
     def _relative(self, parts: Floats, totals: Floats, rows: Rows) -> Inputs:
         own = (parts / self._scale - self._mean).reshape(len(rows), -1)
-        return Inputs(totals / self._totals_scale - 1, own, rows[:, 0])
+        return Inputs(totals / self._totals_scale - 1, own, self._widths(rows), rows[:, 0])
 
 
 def first_guess(totals: Floats, y: Floats, *, steps: int = 4) -> Floats:
@@ -99,6 +101,18 @@ def first_guess(totals: Floats, y: Floats, *, steps: int = 4) -> Floats:
         precision = 5 / (4 + (error / spread) ** 2)
     found: Floats = weights / scale
     return found
+
+
+def widths(space: Space) -> Encoding:
+    """[n, slots] -> [n, c]: a column for each width that stem, stages or head may have.
+
+    Engines work on blocks of channels: 24 may take as long as 32, which no count of MACs tells.
+    """
+    own = list(enumerate(space.choices()))[1 : len(space.stages) + 3]
+    several = [(slot, choices) for slot, choices in own if len(choices) > 1]
+    return lambda rows: np.concatenate(
+        [np.zeros((len(rows), 0)), *(rows[:, [slot]] == np.array(c) for slot, c in several)], axis=1
+    )
 
 
 class ChoiceGp:
@@ -134,4 +148,4 @@ class ChoiceGp:
             (new - seen.mean(0)) / np.maximum(seen.std(0), 1e-9)
             for new, seen in zip(self._features(rows), (self._totals, self._parts), strict=True)
         )
-        return Inputs(totals, parts, rows[:, 0])
+        return Inputs(totals, parts, np.zeros((len(rows), 0)), rows[:, 0])

@@ -1,7 +1,8 @@
-"""A robust Gaussian process: totals, parts and groups of what is compared -> mean and deviation.
+"""A robust Gaussian process: totals, parts, choices and groups -> mean and deviation.
 
 Its kernel is a sum: a constant, linear in the totals (weakly penalised: what is known before
-anything is measured), linear in the parts, Matern 5/2 of the parts, and one for equal groups. Noise
+anything is measured), linear in the parts, Matern 5/2 of the parts, linear in the choices (a number
+for each of them, whatever its size), and one for equal groups. Noise
 is Student's t, as on a board that is disturbed at times: a record far off counts less (variational,
 as in Tipping and Lawrence 2005). Variances maximise the evidence at each of a few length scales;
 predictions are averaged over these by evidence.
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Indices = NDArray[np.intp]
-    Kernels = tuple[Floats, Floats, Floats, Floats]
+    Kernels = tuple[Floats, Floats, Floats, Floats, Floats]
 
 LENGTHS = (0.3, 1.0, 3.0)
 DEGREES = 4.0  # of freedom of the noise
 CONSTANT = 10.0  # variance of the mean, that of the targets being 1
 HYPER_RECORDS = 300  # variances are learnt on so many records at most
-# log variances of totals, linear parts, smooth parts, groups and noise: their normal priors
-PRIOR = np.log([1.0, 0.1, 0.03, 0.01, 0.01])
-MOSTLY_NOISE = np.log([0.1, 0.01, 0.003, 0.001, 0.5])  # of what a good guess has left
+# log variances of totals, linear parts, smooth parts, choices, groups, noise: their normal priors
+PRIOR = np.log([1.0, 0.1, 0.03, 0.01, 0.01, 0.01])
+MOSTLY_NOISE = np.log([0.1, 0.01, 0.003, 0.001, 0.001, 0.5])  # of what a good guess has left
 PRIOR_STD = 2.0
 _JITTER = 1e-7
 _CHUNK = 256  # rows predicted at a time: their kernels stay in the cache
@@ -36,18 +37,23 @@ _CHUNK = 256  # rows predicted at a time: their kernels stay in the cache
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Totals [n, t] and parts [n, p], centred and of common scale, and a group of each [n]."""
+    """Totals [n, t] and parts [n, p], centred and of common scale; choices [n, c], 1 where that one
+    was made; a group of each [n]."""
 
     totals: Floats
     parts: Floats
+    choices: Floats
     groups: NDArray[np.int64]
 
     def __getitem__(self, some: Indices | slice) -> Inputs:
-        return Inputs(self.totals[some], self.parts[some], self.groups[some])
+        return Inputs(self.totals[some], self.parts[some], self.choices[some], self.groups[some])
 
     def single(self) -> Inputs:
         """In single precision, which kernels across need no more than."""
-        return Inputs(self.totals.astype(np.float32), self.parts.astype(np.float32), self.groups)
+        return Inputs(
+            self.totals.astype(np.float32), self.parts.astype(np.float32),
+            self.choices.astype(np.float32), self.groups,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +64,7 @@ class _Mode:
     theta: Floats
     inverse: Floats
     alpha: Floats
-    linear: tuple[float, Floats, Floats]  # the constant, and the weights of totals and of parts
+    linear: tuple[float, Floats, Floats, Floats]  # a constant, weights of totals, parts, choices
     share: float
 
 
@@ -110,11 +116,12 @@ class RobustGp:
         grams, mean = _Grams(inputs.single(), self._single), np.zeros(len(inputs.groups))
         for mode in self._modes:
             kernels = grams.kernels(mode.length)
-            _, _, smooth, groups, noise = np.exp(mode.theta)
-            rest = smooth * kernels[2] + groups * kernels[3]
+            _, _, smooth, _, groups, noise = np.exp(mode.theta)
+            rest = smooth * kernels[2] + groups * kernels[4]
             # the linear part in double precision: it is large where the totals reach far
-            constant, of_totals, of_parts = mode.linear
+            constant, of_totals, of_parts, of_choices = mode.linear
             linear = constant + inputs.totals @ of_totals + inputs.parts @ of_parts
+            linear += inputs.choices @ of_choices
             mean += mode.share * (linear + rest @ mode.alpha.astype(np.float32))
             if mode is self._best:
                 across = _summed(kernels, mode.theta)
@@ -144,12 +151,14 @@ class _Grams:
         self._totals, self._parts = a.totals @ b.totals.T, a.parts @ b.parts.T
         squares = (a.parts**2).sum(1)[:, None] + (b.parts**2).sum(1) - 2 * self._parts
         self._far = np.sqrt(5 * np.maximum(squares, 0))
+        self._choices = a.choices @ b.choices.T
         self._equal = (a.groups[:, None] == b.groups).astype(self._far.dtype)
 
     def kernels(self, length: float) -> Kernels:
-        """Each of variance 1; the third is Matern 5/2."""
+        """The third is Matern 5/2."""
         far = self._far * (1 / length)
-        return self._totals, self._parts, (1 + far + far * far / 3) * np.exp(-far), self._equal
+        smooth = (1 + far + far * far / 3) * np.exp(-far)
+        return self._totals, self._parts, smooth, self._choices, self._equal
 
 
 def _directions(covariance: Floats, mode: _Mode) -> Floats:
@@ -169,7 +178,8 @@ def _directions(covariance: Floats, mode: _Mode) -> Floats:
 def _itself(inputs: Inputs) -> Kernels:
     """The kernels of each with itself [n]."""
     ones = np.ones(len(inputs.groups))
-    return (inputs.totals**2).sum(1), (inputs.parts**2).sum(1), ones, ones
+    totals, parts, choices = ((a**2).sum(1) for a in (inputs.totals, inputs.parts, inputs.choices))
+    return totals, parts, ones, choices, ones
 
 
 def _summed(kernels: Kernels, theta: Floats) -> Floats:
@@ -241,10 +251,11 @@ def _solved(
     weights = _reweighted(kernels, y, np.ones(len(y)), theta, steps=6)
     inverse, _ = _inverted(_noisy(kernels, theta, weights))
     alpha = inverse @ y
-    totals, parts = np.exp(theta[:2])
+    totals, parts, _, choices = np.exp(theta[:4])
     linear = (
         CONSTANT * float(alpha.sum()),
         totals * (alpha @ inputs.totals),
         parts * (alpha @ inputs.parts),
+        choices * (alpha @ inputs.choices),
     )
     return _Mode(length, theta, inverse, alpha, linear, share)

@@ -32,7 +32,7 @@ class CostTable:
     """
 
     def __init__(self, space: Space, *, input_hw: Optional[Tuple[int, int]] = None) -> None:
-        self._space, self._input_hw = space, input_hw
+        self.space, self._input_hw = space, input_hw
         columns: List[Column] = []
         self._parts: Dict[str, _Part] = {}
 
@@ -72,7 +72,7 @@ class CostTable:
         """(part, the rows that have it, their choices as a key [n]) of every part, all counted."""
         chosen = [
             (self._parts[name], where, _joined(choices))
-            for name, where, choices in _choices(self._space, rows)
+            for name, where, choices in _choices(self.space, rows)
         ]
         for part, where, keys in chosen:
             new = np.flatnonzero(where)[part.unknown(keys[where])]
@@ -82,7 +82,7 @@ class CostTable:
 
     def _count(self, row: Rows, parts: List[Tuple[_Part, int]]) -> None:
         """Lay out the network `row` and keep what each of its parts costs."""
-        layout = plan(self._space, self._space.decode(row), input_hw=self._input_hw)
+        layout = plan(self.space, self.space.decode(row), input_hw=self._input_hw)
         layers: Dict[str, List[Layer]] = {}
         for layer in layout.layers():
             layers.setdefault(_part_name(layer.key), []).append(layer)
