@@ -37,6 +37,7 @@ HOST = [
     "safetensors>=0.4",
     "scipy>=1.10",
     "scikit-learn>=1.3",
+    "threadpoolctl>=3",
     "pymoo>=0.6.2",  # its sorting is compiled (moocore) from there on
     "rich>=13",
     "matplotlib>=3.7",

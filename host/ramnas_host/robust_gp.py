@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,16 +79,8 @@ class RobustGp:
         self._centre, self._scale = float(np.median(y)), float(y.std())
         target = (y - self._centre) / self._scale
         some = np.random.default_rng(0).permutation(len(y))[:HYPER_RECORDS]
-        few, of_few = _Grams(inputs[some], inputs[some]), target[some]
-        theta, weights = self._prior, np.ones(len(some))
-        for _ in range(2):
-            kernels = few.kernels(LENGTHS[len(LENGTHS) // 2])
-            theta, _ = _maximised(kernels, of_few, weights, theta, self._prior)
-            weights = _reweighted(kernels, of_few, weights, theta, steps=3)
-        found = [
-            _maximised(few.kernels(length), of_few, weights, theta, self._prior)
-            for length in LENGTHS
-        ]
+        with threadpool_limits(1, user_api="blas"):  # of so small matrices two threads take longer
+            found = self._variances(inputs[some], target[some])
         evidence = np.array([value for _, value in found])
         shares = np.exp(evidence - evidence.max())
         # the last is not worth its part of a prediction's time
@@ -102,6 +95,17 @@ class RobustGp:
         self._best = best
         self._directions = _directions(_summed(every.kernels(best.length), best.theta), best)
         return self
+
+    def _variances(self, inputs: Inputs, y: Floats) -> list[tuple[Floats, float]]:
+        """Of each length scale the best log variances, and their evidence."""
+        grams, theta, weights = _Grams(inputs, inputs), self._prior, np.ones(len(y))
+        for _ in range(2):
+            kernels = grams.kernels(LENGTHS[len(LENGTHS) // 2])
+            theta, _ = _maximised(kernels, y, weights, theta, self._prior)
+            weights = _reweighted(kernels, y, weights, theta, steps=3)
+        return [
+            _maximised(grams.kernels(length), y, weights, theta, self._prior) for length in LENGTHS
+        ]
 
     def predict(self, inputs: Inputs) -> tuple[Floats, Floats]:
         """Mean and standard deviation [m] of a new target, noise included."""
