@@ -110,7 +110,7 @@ def test_with_the_right_keys_a_board_measures_all_there_is_and_machines_can_foll
     (run,) = store.runs()
     assert len(store.records(run)) == 3
     store.close()
-    assert lines[0]["boards"] == []
+    assert lines[0]["done"] == 0  # the board may have come before the first line
     assert lines[-1]["done"] == lines[-1]["total"] == 3
     assert [board["name"] for board in lines[-1]["boards"]] == ["board"]
     assert lines[-1]["refused"] == {}
