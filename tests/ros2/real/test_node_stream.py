@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
+from sensor_msgs.msg import Image
 from std_msgs.msg import Float32
 from vision_msgs.msg import Detection2DArray
 
+from ramnas_ros.perception_node import ImageExecutor, SubscriptionEventCallbacks
 from ramnas_ros.stamps import PAUSE
 from tests.ros2.real.station import PROFILE, Station, perception, process, until, values_of
 
@@ -51,3 +54,19 @@ def test_a_camera_at_30_hz_is_followed_and_no_frame_is_old(
     assert received + lost >= 0.95 * counted
     assert lost <= 0.25 * shown  # without the profile it is 0.4
     assert age < 10 * 1000 / 30  # what a queue of ten would make of it
+
+
+def test_an_event_is_waited_for_only_while_its_subscription_is(station: Station) -> None:
+    """Fast DDS has one condition for both: a thread that is taking an image would be spun at."""
+    node = rclpy.create_node("of_one_image", context=station.node.context)
+    events = SubscriptionEventCallbacks(incompatible_qos=lambda event: None)
+    images = node.create_subscription(
+        Image, "/spun", lambda message: None, 1, event_callbacks=events
+    )
+    executor = ImageExecutor(2, context=station.node.context)
+    executor.add_node(node)
+    assert images.event_handlers
+    assert all(executor.can_execute(event) for event in images.event_handlers)
+    images._executor_event = True  # as from a message's arrival until a thread has taken it
+    assert not any(executor.can_execute(event) for event in images.event_handlers)
+    node.destroy_node()
