@@ -334,7 +334,7 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
         return lately[-1] if lately else None
 
 
-class ImageExecutor(MultiThreadedExecutor):
+class ImageExecutor(MultiThreadedExecutor):  # type: ignore[misc]  # rclpy has no types
     """Waits for a subscription's events only while it waits for its messages too.
 
     They share one condition in Fast DDS: while a message was about to be taken by a thread, waiting
