@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ramnas_host.encodings import integers
+from ramnas_host.encodings import integers, widths
 from ramnas_host.robust_gp import MOSTLY_NOISE, PRIOR, Inputs, RobustGp
 from ramnas_models.cost_table import FIGURES, CostTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ramnas_host.encodings import Encoding
     from ramnas_models.space import Space
 
     Rows = NDArray[np.int64]
@@ -101,18 +100,6 @@ def first_guess(totals: Floats, y: Floats, *, steps: int = 4) -> Floats:
         precision = 5 / (4 + (error / spread) ** 2)
     found: Floats = weights / scale
     return found
-
-
-def widths(space: Space) -> Encoding:
-    """[n, slots] -> [n, c]: a column for each width that stem, stages or head may have.
-
-    Engines work on blocks of channels: 24 may take as long as 32, which no count of MACs tells.
-    """
-    own = list(enumerate(space.choices()))[1 : len(space.stages) + 3]
-    several = [(slot, choices) for slot, choices in own if len(choices) > 1]
-    return lambda rows: np.concatenate(
-        [np.zeros((len(rows), 0)), *(rows[:, [slot]] == np.array(c) for slot, c in several)], axis=1
-    )
 
 
 class ChoiceGp:

@@ -26,10 +26,24 @@ def integers(space: Space, table: CostTable) -> Encoding:
 
 def one_hot(space: Space, table: CostTable) -> Encoding:
     """A column for each choice of each slot that has several; all 0 in a slot past the depth."""
-    several = [(slot, c) for slot, c in enumerate(space.choices()) if len(c) > 1]
+    return _columns(space, slice(None))
+
+
+def widths(space: Space) -> Encoding:
+    """The same of the widths of stem, stages and head alone.
+
+    Engines work on blocks of channels: 24 may take as long as 32, which no count of MACs tells.
+    """
+    return _columns(space, slice(1, len(space.stages) + 3))
+
+
+def _columns(space: Space, slots: slice) -> Encoding:
+    chosen = list(enumerate(space.choices()))[slots]
+    several = [(slot, np.array(choices)) for slot, choices in chosen if len(choices) > 1]
     return lambda rows: np.concatenate(
-        [(rows[:, [slot]] == np.array(choices)) for slot, choices in several], axis=1
-    ).astype(float)
+        [np.zeros((len(rows), 0)), *(rows[:, [slot]] == choices for slot, choices in several)],
+        axis=1,
+    )
 
 
 def layers(space: Space, table: CostTable) -> Encoding:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ramnas_host.robust_gp import without_fold
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -42,15 +44,11 @@ class _Gp:
 
     def held_out(self, folds: Sequence[Indices]) -> Floats:
         """Hyper-parameters are kept, as those of our family: to find them six times is what takes
-        long. Of a fold F: y_F - (K^-1)_FF^-1 (K^-1 y)_F."""
+        long."""
         from scipy.linalg import cho_solve
 
         inverse = cho_solve((self._gp.L_, True), np.eye(len(self._y)))
-        found = np.empty(len(self._y))
-        for fold in folds:
-            own = inverse[np.ix_(fold, fold)]
-            found[fold] = self._y[fold] - np.linalg.solve(own, self._gp.alpha_[fold])
-        return found
+        return without_fold(inverse, self._gp.alpha_, self._y, folds)
 
 
 def _mlp() -> Regressor:
@@ -95,26 +93,23 @@ class _Rbf:
 FAMILIES: dict[str, Callable[[], Regressor]] = {"gp": _Gp, "rbf": _Rbf, "mlp": _mlp, "cart": _cart}
 
 
-def fitted(family: str, x: Floats, y: Floats) -> Callable[[Floats], Floats]:
-    """Fit a new one; targets of any mean and scale."""
-    return _Fitted(family, x, y)
-
-
 def cross_validated(
     family: str, x: Floats, y: Floats, folds: Sequence[Indices]
-) -> tuple[Callable[[Floats], Floats], Floats]:
+) -> tuple[Fitted, Floats]:
     """Fit one on all; and the targets [n], each as predicted without its fold."""
-    whole = _Fitted(family, x, y)
+    whole = Fitted(family, x, y)
     if isinstance(whole.regressor, _Gp):
         return whole, whole.regressor.held_out(folds) * whole.scale + whole.centre
     found = np.empty(len(y))
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(y)), fold)
-        found[fold] = _Fitted(family, x[rest], y[rest])(x[fold])
+        found[fold] = Fitted(family, x[rest], y[rest])(x[fold])
     return whole, found
 
 
-class _Fitted:
+class Fitted:
+    """One of a family, fitted; targets of any mean and scale."""
+
     def __init__(self, family: str, x: Floats, y: Floats) -> None:
         from sklearn.exceptions import ConvergenceWarning
 

@@ -135,17 +135,22 @@ class RobustGp:
         return mean, variance
 
     def held_out(self, folds: Sequence[Indices], y: Floats) -> Floats:
-        """[n]: each target as predicted without its fold, variances and weights kept.
-
-        Of a fold F: y_F - (K^-1)_FF^-1 (K^-1 y)_F.
-        """
+        """[n]: each target as predicted without its fold, variances and weights kept."""
         target = (y - self._centre) / self._scale
         found = np.zeros(len(y))
         for mode in self._modes:
-            for fold in folds:
-                own = mode.inverse[np.ix_(fold, fold)]
-                found[fold] += mode.share * (target[fold] - np.linalg.solve(own, mode.alpha[fold]))
+            found += mode.share * without_fold(mode.inverse, mode.alpha, target, folds)
         return found * self._scale + self._centre
+
+
+def without_fold(inverse: Floats, alpha: Floats, y: Floats, folds: Sequence[Indices]) -> Floats:
+    """[n]: a process's prediction of each target without its fold, from K^-1 and alpha = K^-1 y of
+    all. Of a fold F: y_F - (K^-1)_FF^-1 alpha_F."""
+    found = np.empty(len(y))
+    for fold in folds:
+        own = inverse[np.ix_(fold, fold)]
+        found[fold] = y[fold] - np.linalg.solve(own, alpha[fold])
+    return found
 
 
 class _Grams:

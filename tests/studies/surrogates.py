@@ -51,7 +51,7 @@ def predicted(
     if family == COST:
         return np.exp(CostGp(table).fit(rows, np.log(ms)).predict(ask)[0])
     encode = ENCODINGS[encoding](data.space, table)
-    return np.exp(families.fitted(family, encode(rows), np.log(ms))(encode(ask)))
+    return np.exp(families.Fitted(family, encode(rows), np.log(ms))(encode(ask)))
 
 
 def results(
