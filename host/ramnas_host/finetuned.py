@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import safetensors
-import safetensors.torch
 
+from ramnas_host import tensors
 from ramnas_host.config import Finetuning, SegmentationHead
 from ramnas_models.bundle import Accuracy, Preprocessing
 from ramnas_models.errors import DataError
-from ramnas_models.files import write_file
 from ramnas_models.head_plan import lraspp, ssdlite
 from ramnas_models.heads import Detector, Segmenter
 from ramnas_models.space import Arch, Space, read_space
@@ -72,22 +70,19 @@ def save(path: Path, net: Net, space: Space, about: About) -> None:
         "licence": about.licence,  # where other readers of safetensors look
         "source": about.source,
     }
-    tensors = {key: value.cpu().contiguous() for key, value in net.state_dict().items()}
-    write_file(path, safetensors.torch.save(tensors, metadata))
+    tensors.write(path, {key: value.cpu() for key, value in net.state_dict().items()}, metadata)
 
 
 def load(path: Path) -> Finetuned:
     """Read a network written by `save`, in eval mode; DataError if it is none."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        weights, metadata = tensors.read(path)
         space = read_space(msgspec.json.decode(metadata["space"]), f"{path} (space)")
         about = msgspec.json.decode(metadata["finetuned"], type=About)
         net = build(Supernet(space, len(about.classes)), about)
-        net.load_state_dict(tensors)
+        net.load_state_dict(weights)
     except (
-        OSError, KeyError, RuntimeError, safetensors.SafetensorError, msgspec.DecodeError,
+        OSError, KeyError, RuntimeError, tensors.UnreadableError, msgspec.DecodeError,
     ) as error:  # fmt: skip
         raise DataError(f"{path} is no fine-tuned network of ramnas: {error}") from error
     return Finetuned(net.eval(), space, about)

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ramnas_host import tensors
 from ramnas_host.config import Recipe, Schedule
 from ramnas_models.errors import DataError
-from ramnas_models.files import write_file
 
 
 @dataclass(frozen=True)
@@ -51,38 +49,36 @@ def identity(what: str, recipe: Schedule) -> str:
 
 def save(path: Path, state: State, place: Place, what: str) -> None:
     """Write the state, whole or not at all; `what` is the `identity` of the training."""
-    tensors = {f"net.{key}": value.contiguous() for key, value in state.net.state_dict().items()}
+    kept = {f"net.{key}": value for key, value in state.net.state_dict().items()}
     for key, parameter in state.net.named_parameters():
         momentum = state.sgd.state[parameter].get("momentum_buffer")
         if momentum is not None:  # none yet for a tensor that no step has used
-            tensors[f"momentum.{key}"] = momentum.contiguous()
+            kept[f"momentum.{key}"] = momentum
     metadata = {"next_step": str(place.next_step), "best": repr(place.best), "what": what}
     if state.scaler is not None:
         metadata["scaler"] = msgspec.json.encode(state.scaler.state_dict()).decode()
-    write_file(path, safetensors.torch.save(tensors, metadata))
+    tensors.write(path, kept, metadata)
 
 
 def load(path: Path, state: State, what: str) -> Place:
     """Put the state back; where it stood. DataError if the file is of another training."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        kept, metadata = tensors.read(path)
         place = Place(int(metadata["next_step"]), float(metadata["best"]))
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, ValueError, tensors.UnreadableError) as error:
         raise DataError(f"{path} is no training of ramnas: {error}; delete it") from error
     if metadata.get("what") != what:
         raise DataError(
             f"{path} is of a training with another space, recipe, data or version; "
             "delete it to start over, or write elsewhere"
         )
-    state.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
+    state.net.load_state_dict({k[4:]: v for k, v in kept.items() if k.startswith("net.")})
     for key, parameter in state.net.named_parameters():
-        momentum = tensors.get(f"momentum.{key}")
+        momentum = kept.get(f"momentum.{key}")
         if momentum is not None:
             # in the layout of its parameter, so that the sums come out the same to the last bit
-            kept = torch.empty_like(parameter).copy_(momentum)
-            state.sgd.state[parameter]["momentum_buffer"] = kept
+            own = torch.empty_like(parameter).copy_(momentum)
+            state.sgd.state[parameter]["momentum_buffer"] = own
     if state.scaler is not None:
         state.scaler.load_state_dict(msgspec.json.decode(metadata["scaler"]))
     return place
