@@ -112,7 +112,7 @@ class _Stream:
         self._models: Dict[str, int] = {}
         self._refused = 0
         # printed once a second: work between two calls of a small network would slow them down
-        self._held: List[Tuple[str, Result]] = []
+        self._held: List[Tuple[str, Result, float]] = []
         self._said_s, self._said_at = time.monotonic(), 0
 
     def take(self, name: str, frame: Any) -> bool:
@@ -127,7 +127,7 @@ class _Stream:
             return True
         model = self._runtime.model.arch_id
         self._models[model] = self._models.get(model, 0) + 1
-        self._held.append((name, result))
+        self._held.append((name, result, self._total_ms[-1]))
         if time.monotonic() - self._said_s >= EVERY_S:
             self._say()
         if not self._sinks:
@@ -178,14 +178,14 @@ class _Stream:
             + (f"; {facts['broken']} broken frames left out" if facts["broken"] else "")
         )
 
-    def _line(self, name: str, result: Result) -> str:
+    def _line(self, name: str, result: Result, call_ms: float) -> str:
         import msgspec
 
         from ramnas_edge.annotate import plain, words
 
         if not self._args.json:
             return f"{name}: {words(result)}"
-        line = {"image": name, **plain(result), "timing": result.timing}
+        line = {"image": name, **plain(result), "timing": result.timing, "call_ms": call_ms}
         return msgspec.json.encode(line).decode()
 
     def _flush(self) -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import to_builtins
 
 from ramnas_edge.store import Store
 from ramnas_host import front as fronts
-from ramnas_host import verbs
+from ramnas_host import progress, verbs
 from ramnas_host.bundling import choose
 from ramnas_host.front import Figure
 from ramnas_host.objectives import TOP1
@@ -24,6 +25,7 @@ from ramnas_models.errors import DataError, RamnasError
 from ramnas_models.files import make_folder, write_file
 
 ROOM = 1.15  # a budget is this times the measured p90 of a model
+ROUNDS = 10  # of the test images at each budget
 
 
 @dataclass(frozen=True)
@@ -102,39 +104,56 @@ def _steps(out: Path) -> list[Step]:
 
 
 def _run_budgets(out: Path) -> list[dict[str, Any]]:
-    """Run the edge runtime on the test images at three budgets fixed beforehand."""
+    """Run the edge runtime on the test images at three budgets fixed beforehand.
+
+    In rounds, the budgets by turns, as it was verified: all images take a tenth of a second, and
+    at once they would show the state of the machine at that moment more than the model.
+    """
     front = fronts.load(out / "verified.json")
     models = choose(front)  # fast to slow, so the last is the best
-    picks = []
+    aims = (models[0], models[len(models) // 2], models[-1])
+    budgets = [ROOM * aim.measured[front.cost.name].budgeted for aim in aims]
+    runs = []
+    with progress.bar("rounds", ROUNDS) as update:
+        for done in range(ROUNDS):
+            runs.append([_run_edge(out, budget) for budget in budgets])
+            update(done + 1)
     print(f"{'budget ms':>9}  {'model':12}  p90 ms expected  measured  top-1 on test")
-    for aim in (models[0], models[len(models) // 2], models[-1]):
-        budget = ROOM * aim.measured[front.cost.name].budgeted
-        pick = _run_edge(out, budget)
-        picks.append(pick)
+    picks = [_pick([lines[i] for lines in runs]) for i in range(len(budgets))]
+    for pick in picks:
         print(
-            f"{budget:9.3f}  {pick['model']:12}  {pick['expected_p90_ms']:15.3f}"
+            f"{pick['latency_budget_ms']:9.3f}  {pick['model']:12}  {pick['expected_p90_ms']:15.3f}"
             f"  {pick['p90_ms']:8.3f}  {pick['top1']:13.1%}"
             f"{'' if pick['within_budget'] else '  over the budget'}"
         )
     return picks
 
 
-def _run_edge(out: Path, budget_ms: float) -> dict[str, Any]:
+def _run_edge(out: Path, budget_ms: float) -> list[dict[str, Any]]:
+    """What the runtime says of each test image, and of all in the last line."""
     command = [
         sys.executable, "-m", "ramnas_edge", "run", "--bundle", str(out / "bundle"),
         "--latency-budget-ms", repr(budget_ms), "--source", str(out / "test"),
-        "--engine", "onnxruntime-cpu", "--repeat", "10", "--json",
+        "--engine", "onnxruntime-cpu", "--json",
     ]  # fmt: skip
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode != 0:
         raise RamnasError(f"{' '.join(command)} failed: {ran.stderr.strip()}")
-    *frames, last = [json.loads(line) for line in ran.stdout.splitlines()]
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def _pick(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """The runs at one budget as one."""
+    frames = [frame for lines in runs for frame in lines[:-1]]
     hits = [Path(f["image"]).parent.name == f["labels"]["name"] for f in frames]
-    summary: dict[str, Any] = last["summary"]
+    said = runs[0][-1]["summary"]
+    p90 = float(np.percentile([frame["call_ms"] for frame in frames], 90))
     return {
-        **summary,
+        **{name: said[name] for name in ("model", "latency_budget_ms", "expected_p90_ms")},
+        "frames": len(frames),
+        "p90_ms": p90,
         "top1": statistics.mean(hits),
-        "within_budget": summary["p90_ms"] <= budget_ms,
+        "within_budget": p90 <= said["latency_budget_ms"],
     }
 
 

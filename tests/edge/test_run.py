@@ -55,6 +55,7 @@ def test_a_folder_gives_a_json_line_a_frame_and_a_summary(tmp_path: Path) -> Non
     frames, summary = lines(ran.stdout)
     assert [Path(f["image"]).name for f in frames] == ["0.png", "2.png"]
     assert all(f["labels"]["name"] in "abc" and f["timing"]["engine_ms"] > 0 for f in frames)
+    assert all(f["call_ms"] >= f["timing"]["engine_ms"] for f in frames)
     assert (summary["model"], summary["frames"], summary["broken"]) == (ids[1], 2, 1)
     assert summary["models"] == {ids[1]: 2}
     assert (summary["expected_p90_ms"], summary["calibrated"]) == (P90_MS[1], True)

@@ -82,7 +82,7 @@ def test_bundle_is_sound_and_has_four_to_eight_models(demo: Path) -> None:
     assert accuracy == sorted(accuracy)
 
 
-def test_picks_are_three_models_within_their_budgets(summary: dict[str, Any]) -> None:
+def test_picks_are_three_models_within_their_budgets(demo: Path, summary: dict[str, Any]) -> None:
     picks = summary["picks"]
     assert len({pick["model"] for pick in picks}) == 3
     measured = {m["arch_id"]: m["measured"]["p90_ms"] for m in summary["front"]}
@@ -90,9 +90,19 @@ def test_picks_are_three_models_within_their_budgets(summary: dict[str, Any]) ->
         assert pick["frames"] >= 200
         assert pick["expected_p90_ms"] == measured[pick["model"]] <= pick["latency_budget_ms"]
         assert pick["top1"] > 0.9
-    # One machine's bad second must not fail the whole suite: two of three are asked for here,
-    # and the demo itself prints and records each.
-    assert sum(pick["p90_ms"] <= pick["latency_budget_ms"] for pick in picks) >= 2
+        assert pick["within_budget"] == (pick["p90_ms"] <= pick["latency_budget_ms"])
+    # Each has to keep its budget, which is 15 % above a p90 of minutes before. A machine with
+    # neighbours can be slower than that for a while: then the budgets are run again, at most twice.
+    over = {pick["model"] for pick in picks if not pick["within_budget"]}
+    for _ in range(2):
+        if not over:
+            break
+        time.sleep(15)
+        ran = _demo(demo)
+        assert ran.returncode == 0, ran.stdout
+        again = json.loads((demo / "summary.json").read_bytes())["picks"]
+        over -= {pick["model"] for pick in again if pick["within_budget"]}
+    assert not over
 
 
 def test_accuracy_on_the_robot_is_that_of_torch(demo: Path, summary: dict[str, Any]) -> None:
