@@ -26,7 +26,7 @@ def choose(front: Front, least: int = 4, most: int = 8) -> list[Candidate]:
     """`least` to `most` of the front of top-1 and `front.cost`, fast to slow; all if fewer.
 
     Each costs at least MIN_RATIO times what the one before it does: more where that would be too
-    many, less where it would be too few.
+    many. Where it would be too few, those join them that differ most in cost from all chosen.
     """
     best = front.non_dominated([Objective(TOP1), front.cost])
     costs = [candidate.measured[front.cost.name].budgeted for candidate in best]
@@ -34,9 +34,13 @@ def choose(front: Front, least: int = 4, most: int = 8) -> list[Candidate]:
     while len(kept := _apart(costs, ratio)) > most:
         ratio *= 1.02
     while len(kept) < min(least, len(best)):
-        ratio = max(1.0, ratio / 1.02)
-        kept = _apart(costs, ratio)
-    return [best[i] for i in kept]
+        others = [i for i in range(len(best)) if i not in kept]
+        kept.append(max(others, key=lambda i: min(_ratio(costs[i], costs[k]) for k in kept)))
+    return [best[i] for i in sorted(kept)]
+
+
+def _ratio(a: float, b: float) -> float:
+    return max(a, b) / min(a, b)
 
 
 def _apart(costs: Sequence[float], ratio: float) -> list[int]:

@@ -40,6 +40,13 @@ def test_closer_models_are_taken_when_there_would_be_fewer_than_four() -> None:
     assert 4 <= len(chosen) <= 5
 
 
+def test_closer_models_join_those_that_are_apart_and_move_none_of_them() -> None:
+    fast = [(0.0740, 0.982), (0.0767, 0.986), (0.0817, 0.988), (0.0945, 0.990)]
+    found = timed(*fast, (0.431, 0.992), (0.4466, 0.994))
+    assert p90(choose(found, least=3)) == [0.0817, 0.0945, 0.4466]
+    assert p90(choose(found)) == [0.0740, 0.0817, 0.0945, 0.4466]
+
+
 def test_at_most_eight_spread_over_the_range() -> None:
     many = [(1.05**i, 0.5 + i / 200) for i in range(80)]
     chosen = choose(timed(*many))
