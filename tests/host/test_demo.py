@@ -26,7 +26,8 @@ def test_accuracies_are_those_expected(summary: dict[str, Any]) -> None:
     train = summary["train"]
     assert train["top1_max"] >= 0.98
     assert train["top1_min"] >= 0.95
-    assert train["top1_random"] >= 0.93
+    assert train["top1_random"] >= 0.95
+    assert train["top1_random"] > train["top1_max"] - 0.04  # at lr 0.1: see test_train.py
 
 
 def test_calibration_measured_what_was_asked(demo: Path, summary: dict[str, Any]) -> None:

@@ -349,10 +349,10 @@ def test_without_recalibration_every_subnet_guesses(supernet_file: Path, digits:
 
 def test_a_small_learning_rate_leaves_small_subnets_behind(digits: Dataset) -> None:
     """At lr 0.1 max looks fine and random subnets do not: why the recipe has 0.8, whose random
-    subnets reach 0.93 (test_demo.py)."""
+    subnets come within 0.04 of max (test_demo.py)."""
     slow = train.train(SPACE, digits, at_rate(0.1, epochs=load_recipe("digits").epochs))
     rng = np.random.default_rng(0)
     archs = [SPACE.max(), *(SPACE.sample(rng) for _ in range(10))]
     behind = [s.top1 for s in true_scores(slow, archs, digits, "test")]
-    assert behind[0] > 0.9
-    assert np.mean(behind[1:]) < 0.93 - 0.03
+    assert behind[0] > 0.97
+    assert np.mean(behind[1:]) < behind[0] - 0.06
