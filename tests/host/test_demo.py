@@ -93,7 +93,7 @@ def test_picks_are_three_models_within_their_budgets(demo: Path, summary: dict[s
         assert pick["top1"] > 0.9
         assert pick["within_budget"] == (pick["p90_ms"] <= pick["latency_budget_ms"])
     # Each has to keep its budget, which is 15 % above a p90 of minutes before. A machine with
-    # neighbours can be slower than that for a while: then the budgets are run again, at most twice.
+    # neighbours can be slower than that for a while: then they are run again, four times at most.
     over = {pick["model"] for pick in picks if not pick["within_budget"]}
     for _ in range(4):
         if not over:
