@@ -16,7 +16,6 @@ from ramnas_edge import backends
 from ramnas_edge.record import (
     FAILED,
     INCONCLUSIVE,
-    MIN_RUNS,
     MIN_VISITS,
     OK,
     LatencyRecord,
@@ -33,6 +32,7 @@ from ramnas_models.space import Arch, Space
 if TYPE_CHECKING:
     from ramnas_edge.backends import Clock
 
+RUNS = 8  # of a visit; 6 make MIN_RUNS, but where opening is slow they are a third of the time
 OPENING = 0.4  # of the time of a block's rounds may go to opening sessions
 MAX_SPREAD = 0.10  # robust sigma of log visits; above it a measurement is inconclusive
 
@@ -53,7 +53,7 @@ class Block(msgspec.Struct, frozen=True):
     archs: Tuple[Arch, ...]
     anchors: Tuple[Arch, ...]
     rounds: int = MIN_VISITS
-    runs: int = -(-MIN_RUNS // MIN_VISITS)
+    runs: int = RUNS
     warm_up_ms: float = 2.0
     timed_ms: float = 5.0
     sustained_s: float = 0.0
