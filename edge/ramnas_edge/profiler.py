@@ -32,7 +32,7 @@ from ramnas_models.space import Arch, Space
 if TYPE_CHECKING:
     from ramnas_edge.backends import Clock
 
-RUNS = 8  # of a visit; 6 make MIN_RUNS, but where opening is slow they are a third of the time
+RUNS = 8  # of a visit; 6 make MIN_RUNS, but left 37 % of the time for them where opening is slow
 OPENING = 0.4  # of the time of a block's rounds may go to opening sessions
 MAX_SPREAD = 0.10  # robust sigma of log visits; above it a measurement is inconclusive
 
