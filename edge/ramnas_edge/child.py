@@ -93,7 +93,8 @@ class _Report:
     def __init__(self, pipe: Connection, job: wire.Job) -> None:
         self._pipe, self._done = pipe, 0
         block = job.block
-        self._total = block.rounds * (len(block.archs) + 2 * len(block.anchors))
+        rounds = max(block.rounds, block.most_rounds)  # at most: it may be settled long before
+        self._total = rounds * (len(block.archs) + 2 * len(block.anchors))
 
     def visit(self, visit: Visit) -> None:
         self._done += 1

@@ -71,6 +71,21 @@ def fit(visits: Sequence[Visit]) -> Fit:
     return Fit(dict(zip(by_arch, level.tolist())), by_arch)
 
 
+def standard_error(visits: Sequence[Visit]) -> float:
+    """Of the levels (log), one network against another: the two halves of the rounds say it.
+
+    Half the standard deviation of the difference between the halves' levels. It is a little more
+    than that of all rounds, since half as many visits cope worse with the tail of noise. inf where
+    the halves share less than two networks.
+    """
+    middle = np.median([v.round for v in visits]) if visits else 0
+    early, late = (
+        fit([v for v in visits if (v.round < middle) == first]).level for first in (True, False)
+    )
+    both = [early[name] - late[name] for name in early if name in late]
+    return float(np.std(both, ddof=1)) / 2 if len(both) > 1 else float("inf")
+
+
 class _Block:
     """The visits of one block, and the covariance that their drift gives them."""
 

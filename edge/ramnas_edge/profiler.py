@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import math
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Callable, DefaultDict, Dict, Iterator, List, Tuple
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 
 from ramnas_edge import backends
+from ramnas_edge.drift import standard_error
 from ramnas_edge.record import (
     FAILED,
     INCONCLUSIVE,
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from ramnas_edge.backends import Clock
 
 RUNS = 8  # of a visit; 6 make MIN_RUNS, but left 37 % of the time for them where opening is slow
-OPENING = 0.4  # of the time of a block's rounds may go to opening sessions
+OPENING = 0.25  # of the time of a block's rounds may go to opening sessions
+REPEATABLE = 0.0085  # standard error of a block's levels (log): two passes differ by 1.2 %
+MOST_ROUNDS = 24  # however much the levels of a block still scatter
 MAX_SPREAD = 0.10  # robust sigma of log visits; above it a measurement is inconclusive
 
 
@@ -42,7 +46,10 @@ class Block(msgspec.Struct, frozen=True):
 
     A visit warms up for at least `warm_up_ms` and until the runs get no faster, then times at least
     `runs` runs and until `timed_ms` have passed, so that small networks are not timed by a handful
-    of microseconds. `sustained_s` of runs without a pause follow the rounds where power is read.
+    of microseconds. There are at least `rounds` rounds, then more until the levels of the networks
+    are known to REPEATABLE, at most `most_rounds`: a quiet machine needs no more than the least, on
+    a noisy one only more visits average the noise out, which longer visits do not.
+    `sustained_s` of runs without a pause follow the rounds where power is read.
     `bundle`: measure the models that the bundle at this path has for the target's task, and not
     archs with random weights.
     """
@@ -53,6 +60,7 @@ class Block(msgspec.Struct, frozen=True):
     archs: Tuple[Arch, ...]
     anchors: Tuple[Arch, ...]
     rounds: int = MIN_VISITS
+    most_rounds: int = MOST_ROUNDS
     runs: int = RUNS
     warm_up_ms: float = 2.0
     timed_ms: float = 5.0
@@ -77,7 +85,9 @@ def measure(
     """
     measuring = _Measuring(block, space, on_visit, clock)
     with _undisturbed():
-        for number in range(block.rounds):
+        for number in range(max(block.rounds, block.most_rounds)):
+            if number >= block.rounds and measuring.settled(number):
+                break
             if measuring.new_sitting(number):
                 measuring.open()
             measuring.round(number)
@@ -133,13 +143,17 @@ class _Measuring:
 
         Where its weights and buffers come to lie in memory makes one session of a network up to 1 %
         slower than another: several average that out, as many as opening them stays cheap.
+        The first ones opened decide how many rounds each serves.
         """
         if number == 0:
             return True
-        rounds = self.block.rounds
-        affordable = int(OPENING * rounds * self._round_ns / max(1, self._open_ns))
-        sittings = max(1, min(affordable, rounds // 2))
-        return number * sittings // rounds != (number - 1) * sittings // rounds
+        return number % max(2, math.ceil(self._open_ns / (OPENING * self._round_ns))) == 0
+
+    def settled(self, number: int) -> bool:
+        """Whether the levels are known well enough after `number` rounds; every fourth is asked."""
+        if (number - self.block.rounds) % 4:
+            return False
+        return standard_error([*self.visits, *self.anchor_visits]) <= REPEATABLE
 
     def open(self) -> None:
         """Open the sessions of all networks of the block, the ones before them closed."""
@@ -153,7 +167,7 @@ class _Measuring:
                     )
                     self._running = self._runners[arch.id].running
                     self._outputs = self._runners[arch.id].outputs
-        self._open_ns = self.clock() - start
+        self._open_ns = self._open_ns or self.clock() - start
 
     def round(self, number: int) -> None:
         """Visit every arch once, shuffled; the anchors at both ends see the drift of the round."""

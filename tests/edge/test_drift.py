@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramnas_edge.drift import fit
+from ramnas_edge.drift import fit, standard_error
 from ramnas_edge.record import Visit, spread
 
 TRUE_MS = np.geomspace(20, 40, 26)
@@ -90,6 +90,21 @@ def test_blocks_at_different_speeds_are_linked_by_their_anchors() -> None:
     measured = visits(lambda now: 0.1 * (now > 8 * 16 * 0.3), 0.002, 0)
     assert error(plain(measured)) > 0.04
     assert error(fit(measured).level) < 0.01
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.04])
+def test_the_standard_error_is_how_far_the_levels_are_from_the_truth(noise: float) -> None:
+    passes = [visits(walk(seed, 0.005), noise, seed, blocks=1) for seed in range(10)]
+    true = np.sqrt(np.mean([error(fit(measured).level) ** 2 for measured in passes]))
+    claimed = np.sqrt(np.mean([standard_error(measured) ** 2 for measured in passes]))
+    assert 0.8 * true < claimed < 1.4 * true
+
+
+def test_the_standard_error_of_too_little_is_infinite() -> None:
+    assert standard_error([]) == float("inf")
+    assert standard_error([Visit("a", "b", n, 0, (2.0,), n, n + 1) for n in range(4)]) == float(
+        "inf"
+    )
 
 
 def test_one_visit_and_none() -> None:

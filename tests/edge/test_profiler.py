@@ -22,7 +22,7 @@ OUTPUTS = {
     "detection": ("class_logits", "box_regression"),
     "segmentation": ("class_map",),
 }
-FAST = {"runs": 6, "warm_up_ms": 0.0, "timed_ms": 0.0}
+FAST = {"runs": 6, "warm_up_ms": 0.0, "timed_ms": 0.0, "most_rounds": 8}
 
 
 def block(archs: tuple[Arch, ...] = ARCHS[:4], **changes: Any) -> Block:
@@ -105,6 +105,15 @@ def test_rounds_are_shuffled_and_the_seed_repeats_them() -> None:
     assert first == order(1)
     assert first != order(2)
     assert first[:8] != first[8:16]
+
+
+@pytest.mark.parametrize(("wanted", "rounds"), [(float("inf"), 8), (0.0, 20)])
+def test_rounds_go_on_until_the_levels_are_known_well_enough(
+    monkeypatch: pytest.MonkeyPatch, wanted: float, rounds: int
+) -> None:
+    monkeypatch.setattr(profiler, "REPEATABLE", wanted)
+    records = measure(block(most_rounds=20), SPACE, "dev")
+    assert [len(r.visits) for r in records] == [rounds] * 4
 
 
 def test_times_come_from_the_given_clock_and_nothing_collects_garbage() -> None:
