@@ -26,7 +26,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--store", type=Path, required=True, metavar="records.sqlite")
     verb.add_argument("--run", default="profile", help="name of the run in the store")
     add_target(verb)
-    verb.add_argument("--rounds", type=int, default=8, help="visits of each arch, at least 8")
+    verb.add_argument(
+        "--rounds", type=int, default=8,
+        help="least visits of each arch, 8 or more; where they scatter there are up to 24",
+    )  # fmt: skip
     verb.add_argument("--seed", type=int, default=0)
     add_board_settings(verb)
     verb.set_defaults(call=_profile)

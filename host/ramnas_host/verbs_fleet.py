@@ -54,7 +54,10 @@ def fleet_options(verb: argparse.ArgumentParser) -> None:
 
 def board_options(verb: argparse.ArgumentParser) -> None:
     """How boards measure for a verb, where they connect, and who may."""
-    verb.add_argument("--rounds", type=int, default=8, help="visits of each arch, at least 8")
+    verb.add_argument(
+        "--rounds", type=int, default=8,
+        help="least visits of each arch, 8 or more; where they scatter there are up to 24",
+    )  # fmt: skip
     verb.add_argument("--bind", default=_BIND, metavar="tcp://HOST:PORT")
     verb.add_argument(
         "--local-agent", action="store_true", help="start one agent on this machine and end it"
