@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RUNS = 8  # of a visit; 6 make MIN_RUNS, but left 37 % of the time for them where opening is slow
 OPENING = 0.25  # of the time of a block's rounds may go to opening sessions
-REPEATABLE = 0.0065  # standard error of a block's levels (log); with 0.0085 passes differed by 1.4 %
+REPEATABLE = 0.0065  # standard error of a block's levels (log); 0.0085 left passes 1.4 % apart
 MOST_ROUNDS = 24  # however much the levels of a block still scatter
 MAX_SPREAD = 0.10  # robust sigma of log visits; above it a measurement is inconclusive
 
