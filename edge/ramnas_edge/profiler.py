@@ -147,7 +147,7 @@ class _Measuring:
         """
         if number == 0:
             return True
-        return number % max(2, math.ceil(self._open_ns / (OPENING * self._round_ns))) == 0
+        return number % max(2, math.ceil(self._open_ns / max(1, OPENING * self._round_ns))) == 0
 
     def settled(self, number: int) -> bool:
         """Whether the levels are known well enough after `number` rounds; every fourth is asked."""

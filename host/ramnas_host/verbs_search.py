@@ -204,6 +204,11 @@ def _verify(args: argparse.Namespace) -> None:
                 "the order predicted for %s is a poor guide (tau %.2f, below %g): measure more "
                 "archs, or go by the measured figures", name, tau, verification.MIN_TAU,
             )  # fmt: skip
+    for name, arch_ids in verification.unmeasured(verified).items():
+        log.warning(
+            "no valid measurement of %s: %s; ramnas records show %s says why, and with another "
+            "--run the same command measures anew", name, ", ".join(arch_ids), args.store,
+        )  # fmt: skip
     print(f"verified front: {args.out}")
 
 

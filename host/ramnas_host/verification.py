@@ -87,6 +87,16 @@ def _figures(objective: Objective, records: Sequence[LatencyRecord]) -> dict[str
     return {r.arch_id: Figure(median[r.arch_id], r.p90_ms) for r in records if r.p90_ms is not None}
 
 
+def unmeasured(front: Front) -> dict[str, list[str]]:
+    """Objective -> the arch ids of candidates that have no figure of it, where there are any."""
+    found = {
+        one.name: [c.arch_id for c in front.candidates if one.name not in c.measured]
+        for one in front.objectives
+        if one.target is not None
+    }
+    return {name: arch_ids for name, arch_ids in found.items() if arch_ids}
+
+
 def agreement(front: Front) -> dict[str, tuple[float | None, int]]:
     """Objective -> Kendall tau of predicted and measured values, and over how many candidates.
 

@@ -62,6 +62,14 @@ def test_measured_figures_are_those_of_the_records_of_that_board_and_task(tmp_pa
         {DETECTOR.name: Figure(pytest.approx(20.0), 24.0), TOP1: Figure(0.9), MACS: macs},
         {TOP1: Figure(0.7), MACS: macs},
     ]
+    ids = [c.arch_id for c in done.candidates]
+    assert verification.unmeasured(done) == {
+        BOARD.name: ids[1:],
+        NANO.name: ids[1:],
+        DETECTOR.name: [ids[0], ids[2]],
+        ENERGY_MJ.name: ids[1:],
+    }
+    assert verification.unmeasured(timed((1, 0.9))) == {}
 
 
 def test_a_board_that_did_not_come_is_named(tmp_path: Path) -> None:
