@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ramnas_edge.device import this_device
+from ramnas_edge.record import INCONCLUSIVE
 from ramnas_edge.store import Store
 from ramnas_host import checkpoint, verbs, verification
 from ramnas_host import front as fronts
@@ -89,12 +90,30 @@ def test_a_front_by_the_latency_of_classifier_and_detector_is_searched_and_verif
         assert candidate.measured["macs"].value == candidate.macs
         assert candidate.measured[names[1]].p90 > 0
     records_there = Store(measured)
-    tasks = {run: records_there.records(run)[0].target.task for run in records_there.runs()}
+    by_run = {run: records_there.records(run) for run in records_there.runs()}
     records_there.close()
+    tasks = {run: records[0].target.task for run, records in by_run.items()}
     assert tasks == {"verify": "classification", "verify-2": "detection"}
     printed = capsys.readouterr().out
     assert f"{names[2]}: predicted and measured of {len(verified.candidates)} candidates" in printed
     assert f"the order predicted for {names[2]} is a poor guide" in caplog.text
+    assert "no valid measurement" not in caplog.text
+
+    doubtful = msgspec.structs.replace(by_run["verify"][0], validity=INCONCLUSIVE)
+    again = Store(tmp_path / "again.sqlite")
+    for one in (doubtful, *by_run["verify"][1:], *by_run["verify-2"]):
+        again.add(one)
+    again.close()
+    with caplog.at_level(logging.WARNING):
+        assert verbs.main([
+            "verify", "--front", str(out), "--supernet", str(supernet), "--store", str(again.path),
+            "--out", str(tmp_path / "again.json"), "--local-agent",
+        ]) == 0  # fmt: skip
+    assert f"no valid measurement of {names[1]}: {doubtful.arch_id};" in caplog.text
+    (left_out,) = [
+        c for c in fronts.load(tmp_path / "again.json").candidates if names[1] not in c.measured
+    ]
+    assert left_out.arch_id == doubtful.arch_id
 
 
 @pytest.mark.alone
