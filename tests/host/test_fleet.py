@@ -270,7 +270,7 @@ def test_a_real_agent_of_this_machine_measures(store: Store, tmp_path: Path) -> 
     )
     records = store.records("run", device_class)
     assert {r.arch for r in records} == set(ARCHS[:3])
-    (visits,) = {len(r.visits) for r in records}
-    assert 8 <= visits <= profiler.MOST_ROUNDS  # more than the least where this machine is busy
+    # more than the least where this machine is busy; one measured again may have another number
+    assert all(8 <= len(r.visits) <= profiler.MOST_ROUNDS for r in records)
     assert (seen[-1].done, seen[-1].total, len(seen[-1].boards)) == (3, 3, 1)
     assert "all is measured" in (tmp_path / "agent.log").read_text()
