@@ -17,7 +17,7 @@ import rclpy
 import vision_msgs.msg
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import InvalidHandle, ParameterException
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import Node, TransitionCallbackReturn
 from rclpy.qos import (
@@ -339,7 +339,16 @@ class ImageExecutor(MultiThreadedExecutor):  # type: ignore[misc]  # rclpy has n
 
     They share one condition in Fast DDS: while a message was about to be taken by a thread, waiting
     for the events alone returned at once, thousands of times a second, and that thread hardly ran.
+
+    It lives on where a transition, in another thread, destroys what it is about to wait for: rclpy
+    skips entities that are gone by then, but not their events (ros2/rclpy #1284).
     """
+
+    def spin_once(self, timeout_sec: Optional[float] = None) -> None:
+        try:
+            super().spin_once(timeout_sec)
+        except InvalidHandle as error:  # the next call gathers anew, without what is gone
+            log.debug("destroyed while it was gathered: %s", error)
 
     def can_execute(self, entity: Any) -> bool:
         of = (s for n in self.get_nodes() for s in n.subscriptions if entity in s.event_handlers)

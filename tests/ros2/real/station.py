@@ -137,6 +137,10 @@ class Station:
         until(publisher.get_subscription_count, f"nobody listens to {topic}")
         return publisher
 
+    def destroy(self, publisher: Any) -> None:
+        """In the thread that spins, which else may be about to wait for the publisher's events."""
+        self._spun(self.node.destroy_publisher, publisher)
+
     def answer(self, camera: Any, message: Any, results: list[Any]) -> Any:
         """The result of `message`, by its stamp; shown again until it comes, as it may be lost."""
         wanted, shown_s = message.header.stamp, 0.0
@@ -158,7 +162,7 @@ class Station:
             until(future.done, f"no answer from {service}")
             return future.result()
         finally:
-            self.node.destroy_client(client)
+            self._spun(self.node.destroy_client, client)
 
     def change(self, transition: int, node: str = "/perception") -> bool:
         request = ChangeState.Request()
@@ -202,6 +206,9 @@ class Station:
             last = statuses[-1].message if statuses else "nothing"
             raise AssertionError(f"{error}; it said: {last}") from None
         return status.level[0], status.message, values_of(status)
+
+    def _spun(self, call: Callable[[Any], Any], of: Any) -> None:
+        until(self._executor.create_task(call, of).done, f"{call.__name__} is not done")
 
     def _spin(self) -> None:
         while not self._closing.is_set():  # an executor that is shut down while it spins may raise

@@ -61,7 +61,7 @@ def test_broken_images_are_said_and_the_next_good_one_is_worked_on(
             assert int(values["frames refused"]) == number + 1
         station.answer(camera, image(frame(1, *HW), 2.0), found)
         assert {stamp_s(message) for message in found} == {1.0, 2.0}
-        station.node.destroy_publisher(camera)
+        station.destroy(camera)
 
 
 def test_an_engine_that_fails_is_an_error_until_the_next_one_has_taken_over(
@@ -83,7 +83,7 @@ def test_an_engine_that_fails_is_an_error_until_the_next_one_has_taken_over(
         assert values["engine"] == CPU
         errors = [s.message for s in station.statuses()[seen:] if s.level == b"\x02"]
         assert errors and "device lost" in errors[0]
-        station.node.destroy_publisher(camera)
+        station.destroy(camera)
 
 
 def test_it_answers_while_a_frame_is_worked_on(
@@ -108,7 +108,7 @@ def test_it_answers_while_a_frame_is_worked_on(
         assert {stamp_s(message) for message in found} == seen
         go.touch()
         until(lambda: found[-1].header.stamp.sec == 2, "its result")
-        station.node.destroy_publisher(camera)
+        station.destroy(camera)
 
 
 def test_killed_and_started_again_it_finds_the_camera_that_went_on(
@@ -143,7 +143,7 @@ def test_two_nodes_in_namespaces_of_their_own_do_not_meet(station: Station, bund
             answer = station.answer(cameras[name], image(frame(0, *HW), 9.0), found[name])
             assert len(answer.detections) >= expected
             assert name == "two" or len(answer.detections) == 1
-            station.node.destroy_publisher(cameras[name])
+            station.destroy(cameras[name])
 
 
 def test_gaps_in_the_stamps_are_a_warning_that_names_the_profile(
@@ -161,7 +161,7 @@ def test_gaps_in_the_stamps_are_a_warning_that_names_the_profile(
         _, message, values = station.status(lambda s: "lost before" in s.message, "the loss")
         assert "fastdds_image.xml" in message
         assert int(values["frames lost before"]) >= 0.9 * (~arrives).sum()
-        station.node.destroy_publisher(camera)
+        station.destroy(camera)
 
 
 def test_another_budget_changes_the_model_while_frames_go_on_in_order(

@@ -65,7 +65,7 @@ def test_it_works_only_while_active_and_its_models_stay_open_meanwhile(station: 
     assert [(d.results, d.bbox) for d in first.detections] == [
         (d.results, d.bbox) for d in second.detections
     ]
-    station.node.destroy_publisher(camera)
+    station.destroy(camera)
 
 
 def test_labels_are_told_to_those_who_come_late(station: Station) -> None:
@@ -83,7 +83,7 @@ def test_labels_are_told_to_those_who_come_late(station: Station) -> None:
         (0, "a"), (1, "b"), (2, "c"),
     ]  # fmt: skip
     assert told[0].threshold == pytest.approx(0.26)
-    station.node.destroy_publisher(camera)
+    station.destroy(camera)
 
 
 def test_a_transition_that_does_not_exist_now_is_refused_and_the_node_lives(

@@ -127,7 +127,7 @@ def test_every_encoding_gives_what_the_runtime_gives_on_the_converted_image(
         message.height, message.width = HW
         answer = station.answer(camera, message, found)
         assert boxes(answer) == expected(direct([to_bgr(message)])[0][0]), encoding
-    station.node.destroy_publisher(camera)
+    station.destroy(camera)
 
 
 def test_the_threshold_and_the_number_of_detections_change_at_once(
@@ -146,7 +146,7 @@ def test_the_threshold_and_the_number_of_detections_change_at_once(
     assert few == [box for box in everything if box[-1] >= threshold] != everything
     assert station.set(score_threshold=SCORE) == ""
     assert boxes(station.answer(camera, image(bgr, 203.0), found)) == everything
-    station.node.destroy_publisher(camera)
+    station.destroy(camera)
 
 
 def test_compressed_images_of_the_remapped_topic(
@@ -165,7 +165,7 @@ def test_compressed_images_of_the_remapped_topic(
             answer = station.answer(camera, message, found)
             decoded = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
             assert boxes(answer) == expected(direct([decoded])[0][0])
-        station.node.destroy_publisher(camera)
+        station.destroy(camera)
 
 
 @pytest.mark.parametrize("how", ["in_turn", "batch"])
@@ -199,7 +199,7 @@ def test_each_of_several_cameras_has_outputs_of_its_own(
             "three images of each",
         )
         for camera in cameras.values():
-            station.node.destroy_publisher(camera)
+            station.destroy(camera)
 
 
 def test_reliable_input_from_a_best_effort_camera_is_said(station: Station, bundle: Path) -> None:
@@ -209,4 +209,4 @@ def test_reliable_input_from_a_best_effort_camera_is_said(station: Station, bund
         level, message, _ = station.status(lambda s: "offer" in s.message, "the mismatch")
         assert level == 1
         assert "/image: a publisher does not offer the reliability asked for" in message
-        station.node.destroy_publisher(publisher)
+        station.destroy(publisher)

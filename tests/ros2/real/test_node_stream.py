@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from vision_msgs.msg import Detection2DArray
 
 from ramnas_ros.perception_node import ImageExecutor, SubscriptionEventCallbacks
 from ramnas_ros.stamps import PAUSE
-from tests.ros2.real.station import PROFILE, Station, perception, process, until, values_of
+from tests.ros2.real.station import (
+    PROFILE,
+    Station,
+    image,
+    perception,
+    process,
+    until,
+    values_of,
+)
 
 CPU = "onnxruntime-cpu"
 SECONDS = 20
@@ -69,4 +78,32 @@ def test_an_event_is_waited_for_only_while_its_subscription_is(station: Station)
     assert all(executor.can_execute(event) for event in images.event_handlers)
     images._executor_event = True  # as from a message's arrival until a thread has taken it
     assert not any(executor.can_execute(event) for event in images.event_handlers)
+    node.destroy_node()
+
+
+def test_what_is_destroyed_while_it_is_gathered_does_not_end_the_spinning(station: Station) -> None:
+    class Meanwhile(ImageExecutor):
+        """As if another thread destroyed the subscription: after it was found, before the wait."""
+
+        def can_execute(self, entity: Any) -> bool:
+            found = bool(super().can_execute(entity))
+            if entity in images.event_handlers:
+                node.destroy_subscription(images)
+            return found
+
+    node = rclpy.create_node("of_two", context=station.node.context)
+    events = SubscriptionEventCallbacks(incompatible_qos=lambda event: None)
+    images = node.create_subscription(
+        Image, "/destroyed", lambda message: None, 1, event_callbacks=events
+    )
+    heard: list[Image] = []
+    node.create_subscription(Image, "/kept", heard.append, 1)
+    executor = Meanwhile(2, context=station.node.context)
+    executor.add_node(node)
+    camera = station.camera("/kept")
+    camera.publish(image(np.zeros((2, 2, 3), np.uint8)))
+    until(lambda: executor.spin_once(timeout_sec=0.1) or heard, "the image of the other topic")
+    assert images not in list(node.subscriptions)
+    station.destroy(camera)
+    executor.shutdown()
     node.destroy_node()
