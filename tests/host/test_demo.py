@@ -114,6 +114,15 @@ def test_picks_are_three_models_within_their_budgets(demo: Path, summary: dict[s
     assert not over
 
 
+def test_a_budget_has_room_for_its_model_and_none_for_the_next() -> None:
+    from ramnas_host.demo import ROOM, _budgets
+
+    close, far = _budgets([1.0, 1.1, 2.0])[:2]
+    assert 1.0999 < close < 1.1
+    assert far == ROOM * 1.1
+    assert _budgets([1.0]) == [ROOM]
+
+
 def test_accuracy_on_the_robot_is_that_of_torch(demo: Path, summary: dict[str, Any]) -> None:
     from ramnas_host import checkpoint, front
     from ramnas_host.datasets import dataset_of
