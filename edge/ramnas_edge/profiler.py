@@ -145,8 +145,6 @@ class _Measuring:
         slower than another: several average that out, as many as opening them stays cheap.
         The first ones opened decide how many rounds each serves.
         """
-        if number == 0:
-            return True
         return number % max(2, math.ceil(self._open_ns / max(1, OPENING * self._round_ns))) == 0
 
     def settled(self, number: int) -> bool:
