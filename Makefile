@@ -101,7 +101,7 @@ endif
 	$(call find_python,python3.8 $(wildcard $(PYENV)/3.8.*/bin/python),3.8); \
 	if [ -n "$$found" ]; then \
 	  echo "making .venv38 with $$found" && $$found -m venv .venv38 && \
-	  .venv38/bin/python -m pip install --quiet -e '.[cpu,test]' && touch $@; \
+	  .venv38/bin/python -m pip install --quiet -e '.[cpu,test]' jetson-stats && touch $@; \
 	fi
 
 # under a sourced ROS 2 its own python3, else 3.12 first: it is Jazzy's
