@@ -16,7 +16,7 @@ tests = OMP_NUM_THREADS=1 $(1) -m pytest -n $(JOBS) --dist loadgroup -m "not alo
 # one for each ROS 2 that is sourced, one for that from PyPI
 ROS_VENV := .venv-ros$(addprefix -,$(ROS_DISTRO))
 
-.PHONY: help demo test test38 test-ros ros-env check bench bench-ros bench-torchvision clean
+.PHONY: help demo test test38 test-engines test-ros ros-env check bench bench-ros bench-torchvision clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
@@ -38,6 +38,9 @@ test38: .venv38/.ready  ## the tests of the device rooms under a real Python 3.8
 	  $(call tests,.venv38/bin/python,tests/models tests/edge tests/ros2); \
 	else echo "no Python 3.8 on this machine: test38 is skipped (pyenv install 3.8 gives one)"; fi
 
+test-engines: .venv-engines/.ready  ## our graphs through NVIDIA's ONNX parser and OpenVINO, in .venv-engines (180 MB to download)
+	.venv-engines/bin/python -m pytest -m engines tests/models tests/edge/engines
+
 test-ros: ros-env  ## the tests against real ROS 2: the one that is sourced, else Jazzy from PyPI
 	@# of a sourced ROS 2 come plugins that pytest's newer versions do not take
 	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(ROS_VENV)/bin/python -m pytest -p pytest_timeout tests/ros2/real
@@ -54,12 +57,12 @@ bench-torchvision: .venv/.ready .venv-torchvision/.ready  ## detection and segme
 	.venv/bin/python -m tests.benchmarks torchvision
 
 clean:  ## remove the environments and what the tools left (runs/ stays)
-	rm -rf .venv .venv38 .venv-ros* .venv-torchvision build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv38 .venv-engines .venv-ros* .venv-torchvision build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # all of the device but the files that torch has to itself
 DEVICE_FILES := $(filter-out %/supernet.py %/heads.py,$(wildcard models/ramnas_models/*.py)) \
   models/ramnas_models/ready/__init__.py \
-  $(wildcard edge/ramnas_edge/*.py) $(wildcard ros2_pkg/ramnas_ros/*.py)
+  $(shell find edge/ramnas_edge ros2_pkg/ramnas_ros -name "*.py")
 
 # -- the environments: made once, made again only when what they need has changed -----------------
 
@@ -103,6 +106,13 @@ endif
 	  echo "making .venv38 with $$found" && $$found -m venv .venv38 && \
 	  .venv38/bin/python -m pip install --quiet -e '.[cpu,test]' jetson-stats && touch $@; \
 	fi
+
+# NVIDIA's parser and builder (TensorRT-RTX) need no GPU; onnxruntime-openvino takes the place of onnxruntime
+.venv-engines/.ready: setup.py | .venv/.ready
+	.venv/bin/python -m venv --clear .venv-engines
+	.venv-engines/bin/python -m pip install --quiet -e '.[edge,test]' \
+	  tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings nvidia-cuda-runtime-cu12 onnxruntime-openvino
+	@touch $@
 
 # under a sourced ROS 2 its own python3, else 3.12 first: it is Jazzy's
 $(ROS_VENV)/.ready: setup.py $(wildcard tests/ros2/env/*.sh tests/ros2/env/vision_msgs/*.* tests/ros2/env/vision_msgs/msg/*)

@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # resolved: colcon build --symlink-install runs a link to this file in a folder of its own
 ROOT = Path(__file__).resolve().parent
+TOPS = {
+    "ramnas_models": "models",
+    "ramnas_edge": "edge",
+    "ramnas_host": "host",
+    "ramnas_ros": "ros2_pkg",
+}
+# the packages of every room; each folder with an __init__.py is one
 PACKAGES = {
-    "ramnas_models": "models/ramnas_models",
-    "ramnas_models.importers": "models/ramnas_models/importers",
-    "ramnas_models.ready": "models/ramnas_models/ready",
-    "ramnas_edge": "edge/ramnas_edge",
-    "ramnas_host": "host/ramnas_host",
-    "ramnas_ros": "ros2_pkg/ramnas_ros",
+    name: f"{folder}/{name.replace('.', '/')}"
+    for package, folder in TOPS.items()
+    for name in find_packages(str(ROOT / folder), include=[package, f"{package}.*"])
 }
 
 
@@ -72,7 +76,8 @@ setup(
     package_data={
         "ramnas_models": ["spaces/*.yaml"],
         "ramnas_models.ready": ["README.md", "bundle/*.json", "bundle/models/*", "frames/*"],
-        "ramnas_host": ["recipes/*.yaml", "recipes/*/*.yaml", "page/*"],
+        "ramnas_host": ["recipes/*.yaml", "recipes/*/*.yaml"],
+        "ramnas_host.report": ["assets/*"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", ["ros2_pkg/resource/ramnas"]),

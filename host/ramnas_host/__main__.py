@@ -2,7 +2,7 @@
 
 import sys
 
-from ramnas_host.verbs import main
+from ramnas_host.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,7 +17,7 @@ _FOLDER = Path(__file__).parent / "recipes"
 R = TypeVar("R", bound="Schedule")
 
 
-class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SplitSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many images of a data set go where; `train` 0 takes all that are left."""
 
     train: int
@@ -107,7 +107,7 @@ class Recipe(Schedule, frozen=True):
     """
 
     dataset: str
-    images: Images
+    images: SplitSizes
     distillation: Distillation
     label_smoothing: float
     dropout: float

@@ -88,7 +88,7 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crop: Optional[int] = None
 
 
-class Front(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TaskFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The models of one task, fast to slow, and what they share.
 
     Classes are in the order of the outputs: class k is value k of a class map, and column k of the
@@ -108,7 +108,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     space: Space
     licence: str
     source: str
-    tasks: Tuple[Front, ...]
+    tasks: Tuple[TaskFront, ...]
 
 
 class _Version(msgspec.Struct):
@@ -121,7 +121,7 @@ class Bundle(msgspec.Struct, frozen=True):
     path: Path
     manifest: Manifest
 
-    def front(self, task: Optional[str] = None) -> Front:
+    def front(self, task: Optional[str] = None) -> TaskFront:
         """The front of `task`; without one, that of the only task. BundleError if there is none."""
         fronts = self.manifest.tasks
         found = [front for front in fronts if task in (None, front.task)]

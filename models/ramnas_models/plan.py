@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ramnas_models.space import Arch, Space, StageArch
 
 BN_EPS = 1e-5
-ACTIVATIONS = ("relu", "swish", "hswish")
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ramnas_edge.results import Detections
+    from ramnas_edge.vision.results import Detections
 
 _HEAD = b"\x00\x01\x00\x00"  # little-endian CDR; what follows is aligned from here on
 _ONE = struct.pack("<I", 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 import cv2
 import numpy as np
 
-from ramnas_edge.vision import decode_image
+from ramnas_edge.vision.preprocessing import decode_image
 from ramnas_models.errors import SourceError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Tuple
 import msgspec
 
 if TYPE_CHECKING:
-    from ramnas_edge.device import Device
-    from ramnas_edge.telemetry import Sample
+    from ramnas_edge.board.device import Device
+    from ramnas_edge.board.telemetry import Sample
 
 OK, WARN, ERROR = 0, 1, 2  # as in diagnostic_msgs/DiagnosticStatus
 LOST_SHARE = 0.05  # of the frames: more is worth a word

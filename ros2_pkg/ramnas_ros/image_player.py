@@ -16,13 +16,13 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
-from ramnas_edge.sources import Source
+from ramnas_edge.vision.sources import Source
 from ramnas_models import ready
 from ramnas_models.errors import DataError, RamnasError
 from ramnas_ros.convert import fill_image
 
 if TYPE_CHECKING:
-    from ramnas_edge.vision import Image as Pixels
+    from ramnas_edge.vision.preprocessing import Image as Pixels
 
 RELIABILITIES = {
     "reliable": ReliabilityPolicy.RELIABLE,

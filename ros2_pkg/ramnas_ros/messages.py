@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
 
-from ramnas_edge.annotate import class_colours
+from ramnas_edge.vision.annotate import class_colours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ramnas_edge.results import Mask
-    from ramnas_edge.vision import Image
+    from ramnas_edge.vision.preprocessing import Image
+    from ramnas_edge.vision.results import Mask
     from ramnas_ros.diagnosis import Status
     from ramnas_ros.parameters import Parameter
 

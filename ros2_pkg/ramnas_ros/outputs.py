@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Sequence
 
-from ramnas_edge.annotate import annotated
-from ramnas_edge.results import Detections, Mask
+from ramnas_edge.vision.annotate import annotated
+from ramnas_edge.vision.results import Detections, Mask
 from ramnas_models.head_plan import DETECTION, SEGMENTATION
 from ramnas_ros import cdr, messages
 from ramnas_ros.convert import fill_image
 
 if TYPE_CHECKING:
-    from ramnas_edge.results import Result
-    from ramnas_edge.vision import Image
+    from ramnas_edge.vision.preprocessing import Image
+    from ramnas_edge.vision.results import Result
 
 TOPICS = {DETECTION: ("detections",), SEGMENTATION: ("mask", "mask_color")}
 COMMON = ("overlay", "pipeline_latency_ms", "processing_time_ms")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Mapping, Optional, Seque
 
 import msgspec
 
-from ramnas_edge.backends import ENGINES
-from ramnas_edge.detection import Limits
+from ramnas_edge.engines.backends import ENGINES
+from ramnas_edge.vision.detection import Limits
 from ramnas_models.head_plan import DETECTION, SEGMENTATION
 
 if TYPE_CHECKING:
-    from ramnas_edge.perception import Perception
+    from ramnas_edge.runtime.perception import Perception
 
 Values = Mapping[str, Any]
 TASKS = {

@@ -30,10 +30,10 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float32, Header
 
-from ramnas_edge.device import this_device
-from ramnas_edge.perception import Perception
-from ramnas_edge.results import Detections, Labels, Mask
-from ramnas_edge.telemetry import Telemetry
+from ramnas_edge.board.device import this_device
+from ramnas_edge.board.telemetry import Telemetry
+from ramnas_edge.runtime.perception import Perception
+from ramnas_edge.vision.results import Detections, Labels, Mask
 from ramnas_models.errors import DataError, RamnasError
 from ramnas_ros import logs, messages, parameters
 from ramnas_ros.cameras import Watched
@@ -49,9 +49,9 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 if TYPE_CHECKING:
-    from ramnas_edge.results import Result
-    from ramnas_edge.telemetry import Sample
-    from ramnas_edge.vision import Image as Pixels
+    from ramnas_edge.board.telemetry import Sample
+    from ramnas_edge.vision.preprocessing import Image as Pixels
+    from ramnas_edge.vision.results import Result
 
 log = logging.getLogger(__name__)
 DIAGNOSTICS_S = 1.0

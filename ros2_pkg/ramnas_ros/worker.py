@@ -28,9 +28,9 @@ from ramnas_models.errors import DataError, EngineError, RamnasError, SourceErro
 from ramnas_ros.diagnosis import Running
 
 if TYPE_CHECKING:
-    from ramnas_edge.perception import Perception
-    from ramnas_edge.results import Result
-    from ramnas_edge.vision import Image
+    from ramnas_edge.runtime.perception import Perception
+    from ramnas_edge.vision.preprocessing import Image
+    from ramnas_edge.vision.results import Result
     from ramnas_ros.newest import Newest
 
     # (engines that failed, height and width of the frames) -> open

@@ -8,7 +8,7 @@ import platform
 import sys
 from pathlib import Path
 
-from ramnas_edge.device import this_device
+from ramnas_edge.board.device import this_device
 from ramnas_models.files import write_file
 
 

@@ -12,18 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ramnas_edge.calibrating import calibrate
-from ramnas_edge.record import Target
-from ramnas_edge.runtime import Runtime
+from ramnas_edge.measuring.record import Target
+from ramnas_edge.runtime.bundle_calibration import calibrate_bundle
+from ramnas_edge.runtime.runtime import Runtime
 from ramnas_models import onnx_graph
 from ramnas_models.bundle import (
     FORMAT,
     Accuracy,
     Cost,
-    Front,
     Manifest,
     Model,
     Preprocessing,
+    TaskFront,
     write_bundle,
 )  # fmt: skip
 from ramnas_models.named import find_arch
@@ -49,7 +49,7 @@ def run() -> dict[str, float | str]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         path = _bundle(Path(folder) / "bundle")
-        _, found = calibrate(path, Target(frame_hw=(480, 640)))
+        _, found = calibrate_bundle(path, Target(frame_hw=(480, 640)))
         p90_ms = [one.record.p90_ms or 0.0 for one in found]
         budget_ms = ROOM * max(p90_ms)
         fixed = _under_load(path, budget_ms, "fixed")
@@ -90,7 +90,7 @@ def _bundle(path: Path) -> Path:
         cost = Cost(layout.macs, layout.macs_bn, layout.params)
         accuracy = (Accuracy("top1", top1, "ImageNet val, published"),)
         models.append(Model(arch.id, arch, file, "", layout.input_hw, accuracy, cost, ()))
-    front = Front(
+    front = TaskFront(
         "classification", tuple(map(str, range(1000))), Preprocessing(Normalisation()),
         tuple(models),
     )  # fmt: skip

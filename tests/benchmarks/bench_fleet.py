@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ramnas_edge import keys
+from ramnas_edge.fleet import keys
 from tests.benchmarks.fleet_sides import CLASSES
 
 OFFERED = 2400.0  # records a second that all agents together measure

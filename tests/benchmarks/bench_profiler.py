@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kendalltau
 
-from ramnas_edge import backends
-from ramnas_edge.local import profile
-from ramnas_edge.record import LatencyRecord, Target, corrected_ms, visits_of
-from ramnas_edge.request import Request
-from ramnas_edge.runner import Runner
-from ramnas_edge.store import Store
+from ramnas_edge.engines import backends
+from ramnas_edge.measuring.drift import corrected_ms, visits_of
+from ramnas_edge.measuring.local import profile
+from ramnas_edge.measuring.record import LatencyRecord, Target
+from ramnas_edge.measuring.request import Request
+from ramnas_edge.measuring.runner import Runner
+from ramnas_edge.measuring.store import Store
 from ramnas_models.space import Arch, load_space
 
 ARCHS = 60

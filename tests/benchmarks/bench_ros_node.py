@@ -111,7 +111,7 @@ def _run(which: str, bundle: Path, rate_hz: float) -> Run:
 
 def _alone(bundle: Path, frames: int) -> float:
     """Cores that the runtime alone takes for as many frames in SECONDS."""
-    from ramnas_edge.perception import Perception
+    from ramnas_edge.runtime.perception import Perception
 
     frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     with Perception.open(bundle, tasks=("detection",), engine="onnxruntime-cpu") as perception:

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import onnxruntime as ort
 
-from ramnas_edge import backends
-from ramnas_edge.results import Detections
-from ramnas_edge.runtime import Runtime
+from ramnas_edge.engines import backends
+from ramnas_edge.runtime.runtime import Runtime
+from ramnas_edge.vision.results import Detections
 from ramnas_models import onnx_graph
 from ramnas_models.head_plan import for_task
 from ramnas_models.onnx_graph import Normalisation

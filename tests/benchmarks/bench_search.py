@@ -17,9 +17,10 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
 
-from ramnas_host import surrogate
-from ramnas_host.search import non_dominated, search
+from ramnas_host.search.nsga2 import non_dominated, search
+from ramnas_host.surrogates import surrogate
 from ramnas_models.plan import plan
+from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Space, load_space
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Objectives:
 
     def __init__(self, space: Space) -> None:
         rng = np.random.default_rng(0)
-        archs = space.sample_by_macs(rng, RECORDS)
+        archs = sample_by_macs(space, rng, RECORDS)
         rows = space.encode_all(archs)
         plans = [plan(space, arch) for arch in archs]
         ms = np.array([0.2 * len(p.blocks) + p.macs / 1e8 + p.activations / 1e6 for p in plans])

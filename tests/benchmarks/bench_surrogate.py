@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from ramnas_host import surrogate
+from ramnas_host.surrogates import surrogate
 from ramnas_models.plan import PartCost, plan
 from ramnas_models.space import load_space
 from tests.benchmarks.timing import in_turn

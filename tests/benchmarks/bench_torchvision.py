@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
-from ramnas_edge import backends
-from ramnas_edge.detection import Limits
-from ramnas_edge.runtime import Runtime
+from ramnas_edge.engines import backends
+from ramnas_edge.runtime.runtime import Runtime
+from ramnas_edge.vision.detection import Limits
 from ramnas_models.bundle import open_bundle
 from ramnas_models.errors import SpaceError
 from ramnas_models.head_plan import FORMS, AnyPlan, lraspp, ssdlite

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ramnas_host import distill, sandwich
 from ramnas_host.config import Recipe, load_recipe
+from ramnas_host.training import distill, sandwich
 from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Subnet, Supernet
 from tests.benchmarks.timing import in_turn

@@ -17,14 +17,15 @@ import numpy as np
 import psutil
 import zmq
 
-from ramnas_edge import keys, wire
-from ramnas_edge.device import Device
-from ramnas_edge.profiler import Block, failed
-from ramnas_edge.record import LatencyRecord, Target, Visit, figures
-from ramnas_edge.request import Request
-from ramnas_edge.store import Store
-from ramnas_host import fleet, router
-from ramnas_host.authentication import Door
+from ramnas_edge.board.device import Device
+from ramnas_edge.fleet import keys, wire
+from ramnas_edge.measuring import messages
+from ramnas_edge.measuring.profiler import failed
+from ramnas_edge.measuring.record import Block, LatencyRecord, Target, Visit, statistics
+from ramnas_edge.measuring.request import Request
+from ramnas_edge.measuring.store import Store
+from ramnas_host.fleet import host, router
+from ramnas_host.fleet.authentication import Door
 from ramnas_models.space import Arch, load_space
 
 CLASSES = 10
@@ -33,7 +34,7 @@ SPACE = load_space("table1")
 TARGET = Target()
 
 
-def host(args: argparse.Namespace) -> None:
+def serve(args: argparse.Namespace) -> None:
     """Serve until killed; a line of JSON twice a second: time, committed, CPU seconds, MiB."""
     if args.one_by_one:
         router.GROUP = 1  # the peer: one commit and one Ack a record
@@ -49,7 +50,7 @@ def host(args: argparse.Namespace) -> None:
                 process.memory_info().rss / 2**20, threads.get(process.pid, 0.0))  # fmt: skip
         print(json.dumps(line), flush=True)
 
-    serving = fleet.Host(request, Store(args.folder / "records.sqlite"), on_status)
+    serving = host.Host(request, Store(args.folder / "records.sqlite"), on_status)
     endpoint = serving.bind(Door("tcp://127.0.0.1:*", args.folder / "host.key_secret"))
     print(json.dumps(endpoint), flush=True)
     serving.serve()
@@ -106,14 +107,14 @@ class Agent:
             elif isinstance(message, wire.Greet):
                 self.greet()
             elif isinstance(message, wire.Welcome) and self.welcomed:
-                self.send(wire.Ready(1))
+                self.send(messages.Ready(1))
             elif isinstance(message, wire.Welcome):
                 self.welcomed = True
                 # spread over a block's time, as boards that came at any time
                 at = now + self.rng.uniform(0, self.args.block_s)
                 heapq.heappush(due, (at, self.number, "ask", ""))
                 heapq.heappush(due, (at, self.number, "beat", ""))
-            elif isinstance(message, wire.Job):
+            elif isinstance(message, messages.Job):
                 if message.block.id in self.holding:
                     continue
                 self.device_class = message.device_class
@@ -125,7 +126,7 @@ class Agent:
 
     def act(self, what: str, job: str, now: float, due: list) -> None:
         if what == "ask":
-            self.send(wire.Ready(1))
+            self.send(messages.Ready(1))
         elif what == "beat":
             self.send(wire.Heartbeat(self.room, tuple(self.holding), len(self.sent), 50.0, "MAXN"))
             heapq.heappush(due, (now + wire.HEARTBEAT_S, self.number, "beat", ""))
@@ -133,7 +134,7 @@ class Agent:
             block = self.holding[job]
             total = block.rounds * (len(block.archs) + 2 * len(block.anchors))
             visit = Visit(block.archs[0].id, job, 0, 1, (1.5,) * RUNS)
-            self.send(wire.Visited(visit, 1, total))
+            self.send(messages.Visited(visit, 1, total))
             again = now + max(self.args.block_s / total, wire.PROGRESS_S)
             heapq.heappush(due, (again, self.number, "visit", job))
         elif what == "done":
@@ -141,8 +142,8 @@ class Agent:
             for arch in block.archs:
                 record = PROFILER.record(arch, job, self.device_class)
                 self.sent[record.arch_id] = time.monotonic()
-                self.send(wire.Measured(record))
-            self.send(wire.Ready(1))
+                self.send(messages.Measured(record))
+            self.send(messages.Ready(1))
 
 
 class Profiler:
@@ -156,7 +157,7 @@ class Profiler:
         blank = failed(Block("", "bench", TARGET, (), ()), arch, SPACE, "", "")
         self.template = msgspec.structs.replace(
             blank, validity="ok", anchors=anchors, providers=("CPUExecutionProvider",),
-            engine_version="1.2", **figures([self.visit("", "", 0)]),
+            engine_version="1.2", **statistics([self.visit("", "", 0)]),
         )  # fmt: skip
 
     def visit(self, arch_id: str, job: str, i: int) -> Visit:
@@ -212,7 +213,7 @@ def main() -> None:
     side.add_argument("--folder", type=Path)
     side.add_argument("--archs", type=int)
     side.add_argument("--one-by-one", action="store_true")
-    side.set_defaults(call=host)
+    side.set_defaults(call=serve)
     side = sides.add_parser("agents")
     side.add_argument("--folder", type=Path)
     side.add_argument("--endpoint")

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ramnas_models import onnx_graph
-from ramnas_models.bundle import FORMAT, Cost, Front, Manifest, Model, Preprocessing, write_bundle
+from ramnas_models.bundle import (
+    FORMAT,
+    Cost,
+    Manifest,
+    Model,
+    Preprocessing,
+    TaskFront,
+    write_bundle,
+)
 from ramnas_models.head_plan import AnyPlan, LRASPPPlan, SSDLitePlan
 from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.space import Arch, Space
@@ -40,7 +48,7 @@ def write_one_model(path: Path, task: str, space: Space, arch: Arch, layout: Any
     file = "models/m.onnx"
     entry = Model(arch.id, arch, file, "", layout.input_hw, (), cost, (), anchors)
     classes = tuple(map(str, range(count)))
-    front = Front(task, classes, Preprocessing(Normalisation()), (entry,))
+    front = TaskFront(task, classes, Preprocessing(Normalisation()), (entry,))
     manifest = Manifest(FORMAT, space, "none", "random weights", (front,))
     write_bundle(path, manifest, {file: model.SerializeToString()})
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ramnas_edge.perception import Perception
+from ramnas_edge.runtime.perception import Perception
 
 Row = tuple[int, int, int, int, int, int]
 TASKS = ("detection",)

@@ -8,12 +8,12 @@ from typing import Tuple
 
 import numpy as np
 
-from ramnas_edge import backends
-from ramnas_edge.detection import Limits
-from ramnas_edge.figures import warm
-from ramnas_edge.pipeline import Pipelines, open_pipelines
-from ramnas_edge.policy import WINDOW, Policy
-from ramnas_edge.switching import Plan, Switching
+from ramnas_edge.engines import backends
+from ramnas_edge.runtime.expected_latency import warm
+from ramnas_edge.runtime.policy import WINDOW, Policy
+from ramnas_edge.runtime.switching import Switching, SwitchPlan
+from ramnas_edge.vision.detection import Limits
+from ramnas_edge.vision.pipeline import Pipelines, open_pipelines
 from ramnas_models.bundle import Model, open_bundle
 
 SWITCHES, EVERY = 20, 10  # calls
@@ -48,7 +48,7 @@ def main(path: str) -> None:
 
     policy = Alternating((1.0, 2.0), 1e6, 1)
     ladder = [(front.models[0],), (front.models[-1],)]
-    switching = Switching(start, Plan(ladder, policy), backend.thread_bound)
+    switching = Switching(start, SwitchPlan(ladder, policy), backend.thread_bound)
     for _ in range(EVERY // 2):
         switching([frame], Limits())
     one = _kib("VmRSS")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ramnas_edge.detection import candidates
+from ramnas_edge.vision.detection import above_score
 from ramnas_models.head_plan import ssdlite
 from ramnas_models.plan import plan
 from ramnas_models.space import Arch
@@ -37,7 +37,7 @@ def test_a_smaller_peer_is_met_by_the_smallest_arch() -> None:
 
 
 def test_every_object_passes_the_score_and_no_two_are_equal() -> None:
-    rows, _, scores = candidates(objects(3234, 90)[0], bench.LIMITS.score)
+    rows, _, scores = above_score(objects(3234, 90)[0], bench.LIMITS.score)
     assert len(set(rows)) == len(set(scores)) == SEEN
 
 

@@ -13,11 +13,11 @@ from ramnas_models.bundle import (
     Accuracy,
     Bundle,
     Cost,
-    Front,
     Latency,
     Manifest,
     Model,
     Preprocessing,
+    TaskFront,
     write_bundle,
 )  # fmt: skip
 from ramnas_models.head_plan import SSDLitePlan, for_task
@@ -31,7 +31,7 @@ ACCURACIES = (0.90, 0.95, 0.99)
 
 
 def classifiers(latencies: Sequence[Tuple[Latency, ...]] = ((), (), ())) -> Tuple[
-    Front, Dict[str, bytes]
+    TaskFront, Dict[str, bytes]
 ]:  # fmt: skip
     """Three models, fast to slow; the front and its files."""
     space = load_space("micro")
@@ -47,12 +47,12 @@ def classifiers(latencies: Sequence[Tuple[Latency, ...]] = ((), (), ())) -> Tupl
                 Cost(layout.macs, layout.macs_bn, layout.params), latency,
             )
         )  # fmt: skip
-    return Front("classification", CLASSES, WHOLE, tuple(models)), files
+    return TaskFront("classification", CLASSES, WHOLE, tuple(models)), files
 
 
 def heads(
     task: str, input_hw: Tuple[int, int] = (64, 96), space: str = "micro"
-) -> Tuple[Front, Dict[str, bytes]]:
+) -> Tuple[TaskFront, Dict[str, bytes]]:
     """Two detectors or segmenters on the smallest and the largest backbone, random weights."""
     found = load_space(space)
     models, files = [], {}
@@ -69,11 +69,11 @@ def heads(
                 layout.anchors if isinstance(layout, SSDLitePlan) else None,
             )
         )  # fmt: skip
-    return Front(task, CLASSES, WHOLE, tuple(models)), files
+    return TaskFront(task, CLASSES, WHOLE, tuple(models)), files
 
 
 def written(
-    path: Path, *fronts: Tuple[Front, Dict[str, bytes]], licence: str = "CC0-1.0"
+    path: Path, *fronts: Tuple[TaskFront, Dict[str, bytes]], licence: str = "CC0-1.0"
 ) -> Bundle:
     files: Dict[str, bytes] = {}
     for _, own in fronts:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ramnas_models.bundle import MANIFEST, Bundle, Front, open_bundle, write_bundle
+from ramnas_models.bundle import MANIFEST, Bundle, TaskFront, open_bundle, write_bundle
 from ramnas_models.errors import BundleError
 from tests.models.bundles import ACCURACIES, classifiers, written
 
@@ -131,7 +131,7 @@ def test_no_manifest_or_half_of_one_is_no_bundle(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path) -> None:
     old = a_bundle(tmp_path / "bundle")
-    front: Front = old.front()
+    front: TaskFront = old.front()
     outside = msgspec.structs.replace(front.models[0], file="../x.onnx")
     bad = msgspec.structs.replace(
         old.manifest, tasks=(msgspec.structs.replace(front, models=(outside,)),)

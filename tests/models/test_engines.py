@@ -223,6 +223,7 @@ def parsed(trt: Any, model: onnx.ModelProto) -> Any:
     return network, builder  # the network lives as long as its builder
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("batch", [1, 4, None])
 @pytest.mark.parametrize("image_input", [False, True])
@@ -242,6 +243,7 @@ def test_every_form_of_our_graphs_passes_nvidias_parser(
         assert network.num_layers > 20
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("batch", [1, None])
 @pytest.mark.parametrize("image_input", [False, True])
@@ -271,6 +273,7 @@ def test_every_form_of_detectors_and_segmenters_passes_nvidias_parser(
             assert output.dtype == (trt.float32 if logits else trt.uint8)
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("kind", PLANS)
 @pytest.mark.parametrize("name", SPACES)
 def test_int8_graphs_with_float_biases_pass_nvidias_parser(name: str, kind: str) -> None:

@@ -6,8 +6,8 @@ from typing import Any, Dict
 import msgspec
 import pytest
 
-from ramnas_edge.device import Device
-from ramnas_edge.telemetry import Sample
+from ramnas_edge.board.device import Device
+from ramnas_edge.board.telemetry import Sample
 from ramnas_ros.diagnosis import (
     ERROR,
     OK,

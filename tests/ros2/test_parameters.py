@@ -6,8 +6,8 @@ from typing import Any, Dict, Optional
 
 import pytest
 
-from ramnas_edge.backends import ENGINES
-from ramnas_edge.detection import Limits
+from ramnas_edge.engines.backends import ENGINES
+from ramnas_edge.vision.detection import Limits
 from ramnas_models.errors import BudgetError
 from ramnas_ros.parameters import (
     PARAMETERS,

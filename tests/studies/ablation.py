@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from ramnas_host import checkpoint, train
-from ramnas_host.classification import classification_task
 from ramnas_host.config import Recipe, load_recipe
-from ramnas_host.data import Dataset
-from ramnas_host.datasets import load_dataset
-from ramnas_host.evaluate import calibrated, score
-from ramnas_host.finetune import finetune
+from ramnas_host.data.datasets import load_dataset
+from ramnas_host.data.images import Dataset
+from ramnas_host.finetuning.classification import classification_task
+from ramnas_host.finetuning.finetune import finetune
+from ramnas_host.training import checkpoint, train
+from ramnas_host.training.evaluate import recalibrated_subnet, score
 from ramnas_models.files import write_file
+from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, load_space
 
 # name -> smd_weighting, pair_loss (Table V)
@@ -77,7 +78,7 @@ def main() -> None:
 
 def archs() -> list[Arch]:
     """Min, max and 20 random subnets spread over the MACs of the space, the same everywhere."""
-    return SPACE.sample_by_macs(np.random.default_rng(0), RANDOM + 2)
+    return sample_by_macs(SPACE, np.random.default_rng(0), RANDOM + 2)
 
 
 def folder(out: Path, name: str, seed: int) -> Path:
@@ -107,7 +108,7 @@ def _train_and_score(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
     net = checkpoint.load(weights).net
     found = []
     for arch in archs():
-        got = score(calibrated(net, arch, dataset.calibration), dataset.test)
+        got = score(recalibrated_subnet(net, arch, dataset.calibration), dataset.test)
         found.append({"arch_id": arch.id, "macs": net.plan(arch).macs, "top1": got.top1})
     write_file(scores, json.dumps(found, indent=1).encode())
     return str(where)

@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ramnas_host import checkpoint
 from ramnas_host.config import load_recipe
-from ramnas_host.datasets import load_dataset
-from ramnas_host.evaluate import recalibrated, score
+from ramnas_host.data.datasets import load_dataset
+from ramnas_host.training import checkpoint
+from ramnas_host.training.evaluate import recalibrated, score
+from ramnas_models.sampling import sample_by_macs
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 
@@ -26,7 +27,7 @@ def main() -> None:
     net = checkpoint.load(args.supernet).net
     images = msgspec.structs.replace(load_recipe("fashion").images, calibration=max(SIZES))
     dataset = load_dataset("fashion", images, args.data)
-    archs = net.space.sample_by_macs(np.random.default_rng(0), 10)
+    archs = sample_by_macs(net.space, np.random.default_rng(0), 10)
     print("| images | min | max | mean of 8 random | seconds for all 10 |\n|---|---|---|---|---|")
     for size in SIZES:
         calibration = dataset.calibration.take(np.arange(size))

@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 import msgspec
 import zmq
 
-from ramnas_edge import agent, profiler, wire
-from ramnas_edge.device import Device
-from ramnas_edge.record import LatencyRecord, Visit, figures
-from ramnas_edge.telemetry import Telemetry
+from ramnas_edge.board.device import Device
+from ramnas_edge.board.telemetry import Telemetry
+from ramnas_edge.fleet import agent
+from ramnas_edge.measuring import messages, profiler
+from ramnas_edge.measuring.record import LatencyRecord, Visit, statistics
 from ramnas_models.space import Space
 
 ROUNDS, RUNS = 8, 6
@@ -39,7 +40,7 @@ class StandIn:
 
     def __init__(self, space: Space, device: Device, telemetry: Telemetry) -> None:
         self._space, self._device = space, device
-        self._jobs: list[wire.Job] = []
+        self._jobs: list[messages.Job] = []
         self._left: list[Any] = []
         self._visits = 0
         self._due_s = 0.0
@@ -50,7 +51,7 @@ class StandIn:
     def fileno(self) -> int:
         return self._read
 
-    def submit(self, job: wire.Job) -> None:
+    def submit(self, job: messages.Job) -> None:
         self._jobs.append(job)
         self._arm()
 
@@ -59,7 +60,7 @@ class StandIn:
             self._left = []
         self._jobs = [job for job in self._jobs if job.block.id != job_id]
 
-    def step(self) -> list[wire.Visited | wire.Measured]:
+    def step(self) -> list[messages.Visited | messages.Measured]:
         if select.select([self._read], [], [], 0)[0]:
             os.read(self._read, 64)
         if not self._jobs or time.monotonic() < self._due_s:
@@ -70,10 +71,10 @@ class StandIn:
         if self._visits < len(archs):  # progress, then all records of the block at once
             self._visits += 1
             visit = Visit(archs[self._visits - 1].id, job.block.id, 0, 1, (1.0,))
-            return [wire.Visited(visit, self._visits, len(archs))]
+            return [messages.Visited(visit, self._visits, len(archs))]
         self._visits = 0
         self._jobs.pop(0)
-        return [wire.Measured(self._record(job, arch)) for arch in archs]
+        return [messages.Measured(self._record(job, arch)) for arch in archs]
 
     def close(self) -> None:
         os.close(self._read)
@@ -91,7 +92,7 @@ class StandIn:
         except OSError:  # closed, or full: it is awake then
             return
 
-    def _record(self, job: wire.Job, arch: Any) -> LatencyRecord:
+    def _record(self, job: messages.Job, arch: Any) -> LatencyRecord:
         rng = random.Random()  # no two measurements are equal
         visits = tuple(
             Visit(arch.id, job.block.id, i, 1, tuple(rng.uniform(1, 2) for _ in range(RUNS)))
@@ -99,7 +100,7 @@ class StandIn:
         )
         blank = profiler.failed(job.block, arch, self._space, job.device_class, "")
         record = msgspec.structs.replace(
-            blank, validity="ok", visits=visits, device=self._device, **figures(visits)
+            blank, validity="ok", visits=visits, device=self._device, **statistics(visits)
         )
         self.journal.write(msgspec.json.encode(record) + b"\n")
         self.journal.flush()

@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 import torch
 
-from ramnas_host import checkpoint
 from ramnas_host.config import Finetuning, load_finetuning
-from ramnas_host.distributed import Ranks
-from ramnas_host.finetune_run import Run, prepare
-from ramnas_host.segmentation import evaluate_segmenter
-from ramnas_host.segmentation_data import load_cityscapes
-from ramnas_host.segmentation_metrics import foreground, mean_iou, of_the_majority
+from ramnas_host.data.cityscapes import load_cityscapes
+from ramnas_host.finetuning.prepare import PreparedRun, prepare
+from ramnas_host.finetuning.segmentation import evaluate_segmenter
+from ramnas_host.finetuning.segmentation_metrics import foreground, mean_iou, of_the_majority
+from ramnas_host.training import checkpoint
+from ramnas_host.training.distributed import Ranks
 from ramnas_models.named import find_arch
 
 FORMATS = {"detection": "coco", "segmentation": "cityscapes"}
@@ -62,7 +62,7 @@ def _figures(args: argparse.Namespace, task: str) -> None:
 
 def _train(
     args: argparse.Namespace, task: str, recipe: Finetuning, out: Path, *, from_scratch: bool
-) -> tuple[Run, dict[str, float], float]:
+) -> tuple[PreparedRun, dict[str, float], float]:
     """The run, its figures on the test scenes and the CPU minutes of this process."""
     supernet = checkpoint.load(args.supernet)
     arch = find_arch(supernet.net.space, args.arch)
@@ -74,7 +74,7 @@ def _train(
     return run, {a.metric: a.value for a in accuracies}, minutes
 
 
-def _print_majority(args: argparse.Namespace, run: Run) -> None:
+def _print_majority(args: argparse.Namespace, run: PreparedRun) -> None:
     """What taking every pixel for the most frequent class, the background, would score."""
     test = load_cityscapes(args.scenes / "cityscapes").test
     assert test is not None

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from ramnas_edge.record import LatencyRecord, Target
-from ramnas_edge.spool import Spool
-from ramnas_edge.store import Store
-from ramnas_host.first_archs import first_request
+from ramnas_edge.fleet.spool import Spool
+from ramnas_edge.measuring.record import LatencyRecord, Target
+from ramnas_edge.measuring.store import Store
+from ramnas_host.fleet.first_archs import first_request
 from ramnas_models.space import load_space
 from tests.studies.faulty_fleet import Process, Proxy, free_port
 

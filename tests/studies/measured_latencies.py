@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ramnas_edge.record import OK, corrected_ms
-from ramnas_edge.store import Store
-from ramnas_host.objectives import records_of
+from ramnas_edge.measuring.drift import corrected_ms
+from ramnas_edge.measuring.record import OK
+from ramnas_edge.measuring.store import Store
+from ramnas_host.search.objectives import records_in_runs
 from ramnas_models.errors import DataError
 from ramnas_models.space import Space, load_space
 
@@ -76,7 +77,9 @@ def read_store(path: Path, run: str, test_run: str | None, space: Space) -> Meas
     if not path.is_file():
         raise DataError(f"{path} does not exist; ramnas calibrate makes it")
     store = Store(path)
-    records = [r for r in records_of(store, [run, *filter(None, [test_run])]) if r.validity == OK]
+    records = [
+        r for r in records_in_runs(store, [run, *filter(None, [test_run])]) if r.validity == OK
+    ]
     store.close()
     if any(r.space_hash != space.hash for r in records):
         raise DataError(f"{path}: run {run} holds records of another space than {space.name}")

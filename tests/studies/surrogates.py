@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from ramnas_host import families
-from ramnas_host.cost_gp import CostGp
-from ramnas_host.cost_prior import MixedGp
-from ramnas_host.encodings import ENCODINGS
-from ramnas_host.surrogate import COST, Score, cost_table, score
+from ramnas_host.surrogates import families
+from ramnas_host.surrogates.cost_gp import CostGp
+from ramnas_host.surrogates.cost_prior import MixedGp
+from ramnas_host.surrogates.encodings import ENCODINGS
+from ramnas_host.surrogates.surrogate import COST, Score, cost_table, score
 from ramnas_models.files import write_file
 from ramnas_models.space import load_space
 from tests.studies.measured_latencies import Measured, read_npz, read_store

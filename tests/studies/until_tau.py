@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from ramnas_edge.record import LatencyRecord, Target, Visit
-from ramnas_host.surrogate import score
-from ramnas_host.until_tau import UntilTau
+from ramnas_edge.measuring.record import LatencyRecord, Target, Visit
+from ramnas_host.fleet.until_tau import UntilTau
+from ramnas_host.surrogates.surrogate import score
 from ramnas_models.plan import plan
+from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, Space, load_space
 
 BLOCK, HELD_OUT = 12, 400
@@ -50,7 +51,7 @@ def record(space: Space, arch: Arch) -> LatencyRecord:
 def run(space: Space, *, target: float, samples: int, seed: int, ordered: bool) -> Outcome:
     """Measure block by block until the target is held, or all is measured."""
     rng = np.random.default_rng(seed)
-    archs = space.sample_by_macs(rng, samples)
+    archs = sample_by_macs(space, rng, samples)
     left = [archs[i] for i in rng.permutation(samples)]
     until = UntilTau(space, target, seed=seed)
     records: list[LatencyRecord] = []
@@ -66,7 +67,7 @@ def run(space: Space, *, target: float, samples: int, seed: int, ordered: bool) 
 
 def _held_out(space: Space, surrogate: object, records: Sequence[LatencyRecord]) -> float:
     seen = {r.arch_id for r in records}
-    drawn = space.sample_by_macs(np.random.default_rng(10**6), HELD_OUT)
+    drawn = sample_by_macs(space, np.random.default_rng(10**6), HELD_OUT)
     archs = [arch for arch in drawn if arch.id not in seen]
     truth = np.array([latency_ms(space, arch) for arch in archs])
     mean, _ = surrogate.predict(space.encode_all(archs))  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ramnas_edge import backends
+from ramnas_edge.engines import backends
 from ramnas_models.errors import BackendError
 
 NAME, FRAMES = "onnxruntime-flaky", 3

@@ -11,8 +11,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from ramnas_edge import backends
-from ramnas_edge.device import this_device
+from ramnas_edge.board.device import this_device
+from ramnas_edge.engines import backends
 from tests.models.bundles import figure, heads, written
 from tests.ros2.real.camera import frame
 from tests.ros2.real.station import Station, image, perception, process, stamp_s, until, values_of

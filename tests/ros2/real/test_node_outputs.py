@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
-from ramnas_edge.results import Detections, Mask, Timing
+from ramnas_edge.vision.results import Detections, Mask, Timing
 from ramnas_ros import cdr, messages, outputs
 from ramnas_ros.outputs import Outputs
 from ramnas_ros.perception_node import TYPES

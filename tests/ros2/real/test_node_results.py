@@ -14,10 +14,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float32
 from vision_msgs.msg import Detection2DArray
 
-from ramnas_edge.annotate import annotated
-from ramnas_edge.detection import Limits
-from ramnas_edge.perception import Perception
-from ramnas_edge.results import Detections, Mask
+from ramnas_edge.runtime.perception import Perception
+from ramnas_edge.vision.annotate import annotated
+from ramnas_edge.vision.detection import Limits
+from ramnas_edge.vision.results import Detections, Mask
 from ramnas_ros.convert import ENCODINGS, to_bgr
 from ramnas_ros.messages import coloured
 from tests.ros2.real.camera import frame

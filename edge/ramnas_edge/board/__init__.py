@@ -1,0 +1,1 @@
+"""This board: which one it is, how it runs now, and its clocks."""

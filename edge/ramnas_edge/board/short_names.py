@@ -1,0 +1,66 @@
+"""Device classes -> short names for people: `xeon 2c, onnxruntime-cpu`.
+
+A device class (`Device.class_key`) is an identifier: it holds everything that shapes a latency. In
+a table or a plot it would take the whole line.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, Iterable, List, NamedTuple, Optional
+
+# words that say nothing about which board it is
+_NOISE = {
+    "r", "tm", "c", "cpu", "processor", "intel", "amd", "nvidia", "jetson", "developer", "dev",
+    "kit", "engineering", "reference", "with", "graphics", "radeon", "0000",
+}  # fmt: skip
+_CLASS = re.compile(
+    r"(?P<module>.+?)_(?P<cores>\d+c)_(?P<memory>\d+gib)_(?P<system>[^_]+)(?:_(?P<mode>.+))?"
+    r"_(?P<engine>[a-z][a-z-]*)-(?P<version>[0-9.]+)"
+)
+
+
+class _Parts(NamedTuple):
+    name: str  # what always stands there
+    more: List[str]  # what is added, one by one, where two classes would have the same name
+
+
+def short_names(device_classes: Iterable[str]) -> Dict[str, str]:
+    """Device class -> a name that no other of them has, as short as that allows.
+
+    What is not a device class of ours keeps its own name.
+    """
+    parts = {name: _parts(name) for name in dict.fromkeys(device_classes)}
+    found: Dict[str, str] = {}
+    for name, own in parts.items():
+        found[name] = name
+        for count in range(len(own.more) + 1 if own else 0):
+            assert own is not None
+            short = _joined(own, count)
+            others = (_joined(o, count) if o else n for n, o in parts.items() if n != name)
+            if short not in others:
+                found[name] = short
+                break
+    return found
+
+
+def legend(names: Dict[str, str]) -> List[str]:
+    """One line for each short name that says which device class it stands for."""
+    return [f"{short} = {name}" for name, short in names.items() if short != name]
+
+
+def _parts(device_class: str) -> Optional[_Parts]:
+    match = _CLASS.fullmatch(device_class)
+    if not match:
+        return None
+    words = re.sub(r"-(model|rev)-.*", "", match["module"]).split("-")
+    telling = [w for w in words if w not in _NOISE and not re.fullmatch(r"[0-9.]+ghz|\d+-core", w)]
+    mode = (match["mode"] or "").replace("_locked", "").replace("locked", "")
+    board = " ".join(filter(None, [*(telling or words)[:4], match["cores"], mode]))
+    locked = "locked" if (match["mode"] or "").endswith("locked") else "clocks free"
+    more = [match["memory"], f"version {match['version']}", match["system"], locked]
+    return _Parts(f"{board}, {match['engine']}", more)
+
+
+def _joined(parts: _Parts, count: int) -> str:
+    return ", ".join([parts.name, *parts.more[:count]])

@@ -1,0 +1,1 @@
+"""The command `ramnas-edge`, one verb per file."""

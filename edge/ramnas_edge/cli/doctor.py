@@ -1,0 +1,138 @@
+"""`ramnas-edge doctor`: what this machine is, what works on it, and how to mend what does not."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Callable, Iterable, List, Tuple
+
+import msgspec
+
+from ramnas_edge.board.answering import Sensor, answers
+from ramnas_edge.board.device import Device, this_device
+from ramnas_edge.engines import backends
+from ramnas_edge.engines.trial import Trial, try_engine
+from ramnas_models.errors import BackendError
+
+# Distributions that hold the same module: of two, the one installed last overwrites the other.
+_SAME_MODULE = {
+    "onnxruntime": (
+        "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml",
+        "onnxruntime-training", "onnxruntime-silicon",
+    ),
+    "cv2": (
+        "opencv-python", "opencv-python-headless", "opencv-contrib-python",
+        "opencv-contrib-python-headless",
+    ),
+}  # fmt: skip
+_PACKAGES = ("numpy", "onnx", "pyzmq", "msgspec", "psutil", "jetson-stats", "pycuda", "tensorrt")
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`problems` in plain words, each with the way out."""
+
+    device: Device
+    python: str
+    packages: Tuple[Tuple[str, str], ...]
+    engines: Tuple[Trial, ...]
+    sensors: Tuple[Sensor, ...]
+    problems: Tuple[str, ...]
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this verb to the command line."""
+    doctor = verbs.add_parser("doctor", help="what this machine is, what works, what to mend")
+    doctor.add_argument("--json", action="store_true", help="the report as JSON")
+    doctor.set_defaults(call=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    report = examine(on_step=lambda step: print(step, file=sys.stderr))
+    print(msgspec.json.encode(report).decode() if args.json else text(report))
+    if not any(engine.works for engine in report.engines):
+        raise BackendError("no engine works on this machine; the report says what to do")
+
+
+def examine(
+    *, root: Path = Path("/"), on_step: Callable[[str], None] = lambda step: None
+) -> Report:
+    """Look at everything; each engine in a process of its own, so that it may crash."""
+    device = this_device(root)
+    engines = []
+    for name in backends.ENGINES:
+        on_step(f"trying {name}")
+        engines.append(try_engine(name))
+    found = tuple(answers(root))
+    packages = tuple(_packages())
+    problems = [*_twice(name for name, _ in packages), *_problems(device, engines, found)]
+    return Report(
+        device, platform.python_version(), packages, tuple(engines), found, tuple(problems)
+    )
+
+
+def text(report: Report) -> str:
+    """The report for people."""
+    device = report.device
+    lines = [
+        f"machine   {device.module}, {device.cores} cores, {device.memory_gib} GiB, "
+        f"{device.system}, Python {report.python}",
+        f"packages  {', '.join(f'{name} {version}' for name, version in report.packages)}",
+    ]
+    for engine in report.engines:
+        lines.append(f"engine    {engine.name}: {'works, ' if engine.works else ''}{engine.says}")
+    for sensor in report.sensors:
+        lines.append(f"sensor    {sensor.name}: {sensor.says or 'no answer'}")
+    lines += [f"problem   {problem}" for problem in report.problems] or ["no problem found"]
+    return "\n".join(lines)
+
+
+def _packages() -> List[Tuple[str, str]]:
+    """(distribution, version) of those that matter here and are installed."""
+    found = []
+    for name in (*_PACKAGES, *(n for names in _SAME_MODULE.values() for n in names)):
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _twice(installed: Iterable[str]) -> List[str]:
+    """Two distributions of one module, or two copies of it on the path (pip's beside apt's)."""
+    known, found = set(installed), []
+    for module, names in _SAME_MODULE.items():
+        both = [name for name in names if name in known]
+        if len(both) > 1:
+            found.append(
+                f"{' and '.join(both)} are installed together and overwrite each other's files: "
+                f"pip uninstall {' '.join(both)}, then install the one that you want"
+            )
+        folders = {str(Path(p).resolve()) for p in sys.path if p and (Path(p) / module).is_dir()}
+        if len(folders) > 1:
+            found.append(
+                f"{module} is in {' and in '.join(sorted(folders))}; Python takes the first on its "
+                "path: remove one, or leave --system-site-packages out"
+            )
+    return found
+
+
+def _problems(device: Device, engines: List[Trial], found: Tuple[Sensor, ...]) -> Iterable[str]:
+    jetson = device.system.startswith("L4T")
+    working = {engine.name for engine in engines if engine.works}
+    if not working:
+        yield (
+            "no engine works: on a Jetson install onnxruntime-gpu from JetPack's own index, "
+            "elsewhere pip install 'ramnas[cpu]'"
+        )
+    elif jetson and working == {"onnxruntime-cpu"}:
+        yield (
+            "this Jetson runs on its CPU only: PyPI's onnxruntime has no CUDA for it; "
+            "pip uninstall onnxruntime and install onnxruntime-gpu from JetPack's own index"
+        )
+    if jetson and not any(s.name == "jtop" and s.says for s in found):
+        yield "no jtop: sudo pip3 install jetson-stats, then restart the board"
+    if not any(sensor.says for sensor in found):
+        yield "no sensor answers: a throttled measurement cannot be told from a slow network"

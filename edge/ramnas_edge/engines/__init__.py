@@ -1,0 +1,1 @@
+"""Inference engines: the bytes of an ONNX model in, arrays in and out."""

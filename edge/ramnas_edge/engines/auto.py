@@ -1,0 +1,60 @@
+"""Engine `auto`: try every engine on the models at hand and take the fastest that works."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Collection, Dict, List, Sequence
+
+import msgspec
+import numpy as np
+
+from ramnas_edge.engines import backends
+from ramnas_models.errors import BackendError
+
+if TYPE_CHECKING:
+    from ramnas_edge.engines.backends import Array, Options, Session
+
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+
+
+class Fastest(msgspec.Struct, frozen=True):
+    """The engine taken, and why, in one line that names every engine that was tried."""
+
+    engine: str
+    why: str
+
+
+def fastest(
+    models: Sequence[bytes], options: Options, *, without: Collection[str] = (), runs: int = 20
+) -> Fastest:
+    """Time `runs` runs of all `models` on each engine but `without`; BackendError if none works."""
+    median_ms: Dict[str, float] = {}
+    refused: List[str] = []
+    for engine in (engine for engine in backends.ENGINES if engine not in without):
+        try:
+            backend = backends.load(engine)
+            median_ms[engine] = sum(_median_ms(backend.open(m, options), runs) for m in models)
+        except BackendError as error:
+            refused.append(str(error))
+    if not median_ms:
+        refused += [f"engine {engine} is left out" for engine in without]
+        raise BackendError(f"no engine runs this model: {'; '.join(refused)}")
+    order = sorted(median_ms, key=lambda engine: median_ms[engine])
+    figures = ", ".join(f"{engine} {median_ms[engine]:.3g} ms" for engine in order)
+    return Fastest(order[0], "; ".join([f"fastest of {figures}", *refused]))
+
+
+def _median_ms(session: Session, runs: int) -> float:
+    """Of an open session, which is closed."""
+    feeds: Dict[str, Array] = {
+        t.name: np.zeros([n if isinstance(n, int) else 1 for n in t.shape], _DTYPES[t.dtype])
+        for t in session.inputs
+    }
+    times = []
+    for run in range(runs + 3):  # the first ones allocate, or compile
+        start = time.perf_counter()
+        session.infer(feeds)
+        if run >= 3:
+            times.append(time.perf_counter() - start)
+    session.close()
+    return 1e3 * float(np.median(times))

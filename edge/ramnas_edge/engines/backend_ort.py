@@ -1,0 +1,204 @@
+"""ONNX Runtime: one execution provider, required, never replaced by a quiet CPU run."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import onnxruntime as ort
+
+from ramnas_edge.engines.backends import Clock, Options, Running, Stages, Tensor
+from ramnas_models.errors import BackendError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from ramnas_edge.engines.backends import Array
+
+_OPTIMIZATION = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+# provider -> precision -> its options for that precision. TF32 is off unless asked for.
+_PRECISIONS: Dict[str, Dict[str, Dict[str, str]]] = {
+    "CPUExecutionProvider": {"fp32": {}, "int8": {}},
+    "CUDAExecutionProvider": {"fp32": {"use_tf32": "0"}, "tf32": {"use_tf32": "1"}},
+    "TensorrtExecutionProvider": {
+        "fp32": {},
+        "fp16": {"trt_fp16_enable": "1"},
+        "int8": {"trt_int8_enable": "1"},
+    },
+    "OpenVINOExecutionProvider": {
+        "fp32": {"device_type": "CPU", "precision": "FP32"},
+        "fp16": {"device_type": "GPU", "precision": "FP16"},
+    },
+    "XnnpackExecutionProvider": {"fp32": {}},
+}
+
+_WAY_OUT = {
+    "CUDAExecutionProvider": "pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN; "
+    "on a Jetson install JetPack's own build of onnxruntime",
+    "TensorrtExecutionProvider": "install TensorRT and CUDA (pip install tensorrt "
+    "'onnxruntime-gpu[cuda,cudnn]'); on a Jetson both come with JetPack",
+    "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of onnxruntime",
+    "XnnpackExecutionProvider": "build onnxruntime with --use_xnnpack; no wheel has it",
+}
+
+
+def load(engine: str, provider: str) -> OrtBackend:
+    """BackendError if the installed onnxruntime was built without `provider`."""
+    if provider not in ort.get_available_providers():
+        raise BackendError(
+            f"engine {engine}: this onnxruntime {ort.__version__} has no {provider} (it has "
+            f"{', '.join(ort.get_available_providers())}); {_WAY_OUT.get(provider, 'install it')}"
+        )
+    return OrtBackend(engine, provider)
+
+
+class OrtBackend:
+    thread_bound = False
+
+    def __init__(self, engine: str, provider: str) -> None:
+        self.engine, self.provider = engine, provider
+        self.version: str = ort.__version__
+
+    def open(self, model: bytes, options: Options) -> OrtSession:
+        """BackendError if the provider does not load or does not run all of the model."""
+        precisions = _PRECISIONS[self.provider]
+        if options.precision not in precisions:
+            raise BackendError(
+                f"engine {self.engine} runs {', '.join(precisions)}; "
+                f"precision {options.precision} needs another engine"
+            )
+        if options.precision == "int8" and b"DequantizeLinear" not in model:
+            raise BackendError(
+                f"engine {self.engine}: precision int8 needs a quantised graph, this one is float; "
+                "ramnas_models.quantise makes one"
+            )
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.graph_optimization_level = _OPTIMIZATION[options.graph_optimization]
+        settings.log_severity_level = 3  # errors reach us as exceptions
+        # else x86 keeps in float what comes before an activation with two readers, as in swish
+        settings.add_session_config_entry("session.qdqisint8allowed", "1")
+        # XNNPACK takes convolutions and leaves the rest to the CPU, by design
+        if self.provider not in ("CPUExecutionProvider", "XnnpackExecutionProvider"):
+            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            session = ort.InferenceSession(
+                model, settings, providers=[self.provider],
+                provider_options=[precisions[options.precision]], enable_fallback=0,
+            )  # fmt: skip
+            loaded: List[str] = session.get_providers()
+        except Exception as error:  # onnxruntime raises its own classes and RuntimeError
+            self._check_libraries(error)
+            raise _failure(f"engine {self.engine} refuses the model", error) from error
+        if loaded[0] != self.provider:
+            self._check_libraries(None)
+            raise BackendError(
+                f"engine {self.engine}: {self.provider} did not load, {loaded[0]} would run "
+                f"instead; {_WAY_OUT.get(self.provider, 'check its driver and libraries')}"
+            )
+        running = Running(self.engine, self.version, tuple(loaded), options.precision)
+        return OrtSession(session, running, options.io_binding)
+
+    def _check_libraries(self, error: Optional[Exception]) -> None:
+        """BackendError that names the library that the provider could not find, if that is it.
+
+        onnxruntime itself says only that nodes would run on the CPU.
+        """
+        missing = missing_library(self.provider, Path(ort.__file__).parent / "capi")
+        if missing:
+            raise BackendError(
+                f"engine {self.engine}: {self.provider} did not load: {missing}; "
+                f"{_WAY_OUT[self.provider]}"
+            ) from error
+
+
+def missing_library(provider: str, folder: Path) -> str:
+    """What the dynamic linker says of the library of `provider` in `folder`; empty if all is well.
+
+    Such as "libcublasLt.so.13: cannot open shared object file: No such file or directory".
+    """
+    name = provider.replace("ExecutionProvider", "").lower()
+    library = folder / f"libonnxruntime_providers_{name}.so"
+    if not library.exists():  # a provider that is built in
+        return ""
+    try:
+        # it calls back into this one, which onnxruntime loads before it
+        shared = library.with_name("libonnxruntime_providers_shared.so")
+        if shared.exists():
+            ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_LOCAL)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+class OrtSession:
+    """With `io_binding` the buffers are bound, so that a GPU copies them without a detour."""
+
+    def __init__(self, session: Any, running: Running, io_binding: bool) -> None:
+        self._session, self._io_binding = session, io_binding
+        self._binding = session.io_binding()
+        self.running = running
+        self.inputs = [_tensor(t) for t in session.get_inputs()]
+        self.outputs = [_tensor(t) for t in session.get_outputs()]
+        # where the provider reads its inputs and leaves its outputs
+        on_gpu = running.providers[0] in ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+        self._device = "cuda" if on_gpu else "cpu"
+
+    def infer(self, feeds: Mapping[str, Array]) -> List[Array]:
+        with self._failing():
+            if self._io_binding:
+                for name, array in feeds.items():
+                    self._binding.bind_cpu_input(name, array)
+                for output in self.outputs:
+                    self._binding.bind_output(output.name)
+                self._session.run_with_iobinding(self._binding)
+                outputs: List[Array] = self._binding.copy_outputs_to_cpu()
+            else:
+                outputs = self._session.run(None, feeds)
+        return outputs
+
+    def infer_staged(self, feeds: Mapping[str, Array], clock: Clock) -> Tuple[List[Array], Stages]:
+        with self._failing():
+            start = clock()
+            for name, array in feeds.items():
+                value = ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+                self._binding.bind_ortvalue_input(name, value)
+            for output in self.outputs:
+                self._binding.bind_output(output.name, self._device)
+            copied = clock()
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+            ran = clock()
+            outputs: List[Array] = self._binding.copy_outputs_to_cpu()
+            return outputs, Stages(copied - start, ran - copied, clock() - ran)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # onnxruntime raises its own classes and RuntimeError
+            raise _failure(f"engine {self.running.engine} failed", error) from error
+
+    def close(self) -> None:
+        del self._binding, self._session
+
+
+def _failure(what: str, error: Exception) -> BackendError:
+    """onnxruntime has no class for want of memory: what it says tells."""
+    lacks_memory = isinstance(error, MemoryError) or any(
+        sign in str(error) for sign in ("bad_alloc", "Failed to allocate memory", "out of memory")
+    )
+    return (OutOfMemoryError if lacks_memory else BackendError)(f"{what}: {error}")
+
+
+def _tensor(arg: Any) -> Tensor:
+    shape: Tuple[Any, ...] = tuple(arg.shape)
+    return Tensor(arg.name, shape, arg.type)

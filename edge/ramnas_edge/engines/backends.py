@@ -1,0 +1,158 @@
+"""The seam to the inference engines: a model in, a session out; engines are imported on demand."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Protocol, Tuple
+
+from ramnas_models import onnx_graph
+from ramnas_models.errors import BackendError
+from ramnas_models.plan import plan
+from ramnas_models.quantise import quantised
+from ramnas_models.space import load_space
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    Array = NDArray[np.generic]
+
+Clock = Callable[[], int]  # nanoseconds, monotonic
+
+# engine name -> (module, what that module calls it)
+ENGINES: Dict[str, Tuple[str, str]] = {
+    "onnxruntime-cpu": ("ramnas_edge.engines.backend_ort", "CPUExecutionProvider"),
+    "onnxruntime-cuda": ("ramnas_edge.engines.backend_ort", "CUDAExecutionProvider"),
+    "onnxruntime-tensorrt": ("ramnas_edge.engines.backend_ort", "TensorrtExecutionProvider"),
+    "onnxruntime-openvino": ("ramnas_edge.engines.backend_ort", "OpenVINOExecutionProvider"),
+    "onnxruntime-xnnpack": ("ramnas_edge.engines.backend_ort", "XnnpackExecutionProvider"),
+    "tensorrt": ("ramnas_edge.engines.backend_trt", "tensorrt"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a model.
+
+    `precision`: fp32, tf32 or fp16, where the engine has it. `threads` of the CPU engines.
+    `graph_optimization`: all, extended, basic or off. `io_binding`: bind the buffers instead of
+    passing them.
+    """
+
+    precision: str = "fp32"
+    threads: int = 1
+    graph_optimization: str = "all"
+    io_binding: bool = False
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output; a symbolic dimension is a str."""
+
+    name: str
+    shape: Tuple[Any, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """What really runs, as the engine itself reports it."""
+
+    engine: str
+    version: str
+    providers: Tuple[str, ...]
+    precision: str
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Nanoseconds of one inference: host buffer to the engine, its work, outputs to the host."""
+
+    copy_in_ns: int
+    run_ns: int
+    copy_out_ns: int
+
+    def by_stage(self) -> Dict[str, float]:
+        """Milliseconds by the stage's name."""
+        return {
+            "copy_in": self.copy_in_ns / 1e6,
+            "run": self.run_ns / 1e6,
+            "copy_out": self.copy_out_ns / 1e6,
+        }
+
+
+class Session(Protocol):
+    inputs: List[Tensor]
+    outputs: List[Tensor]
+    running: Running
+
+    def infer(self, feeds: Mapping[str, Array]) -> List[Array]:
+        """Host buffers in, outputs back on the host, in the order of `outputs`."""
+        ...
+
+    def infer_staged(self, feeds: Mapping[str, Array], clock: Clock) -> Tuple[List[Array], Stages]:
+        """`infer` in three waited-for stages, each timed; a little slower than `infer` itself."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    version: str
+    thread_bound: bool  # a session may be used only in the thread that opened it
+
+    def open(self, model: bytes, options: Options) -> Session:
+        """ONNX bytes -> session; BackendError if the engine refuses the model or the options."""
+        ...
+
+
+def load(engine: str) -> Backend:
+    """The backend of `engine`; BackendError if it is unknown, not installed or has no device."""
+    if engine not in ENGINES:
+        raise BackendError(f"unknown engine '{engine}': known are {', '.join(ENGINES)}")
+    module, name = ENGINES[engine]
+    try:
+        opener = importlib.import_module(module)
+    except ImportError as error:
+        raise BackendError(
+            f"engine {engine} is not installed ({error}); "
+            "pip install onnxruntime, or JetPack's build of it on a Jetson"
+        ) from error
+    backend: Backend = opener.load(engine, name)
+    return backend
+
+
+def in_precision(model: ModelProto, engine: str, precision: str) -> ModelProto:
+    """The graph to give to `engine`: for int8 a quantised one, in the form that it takes."""
+    if precision != "int8":
+        return model
+    # NVIDIA's parser refuses int32 biases, onnxruntime 1.19 needs them
+    return quantised(model, integer_bias=not engine.endswith("tensorrt"))
+
+
+def probe(engine: str, options: Options = Options()) -> Backend:
+    """The backend of `engine` once it has run a small network here; BackendError if it cannot."""
+    import numpy as np
+
+    space = load_space("micro")
+    model = onnx_graph.build(plan(space, space.min(), num_classes=2))
+    model = in_precision(model, engine, options.precision)
+    backend = load(engine)
+    session = backend.open(model.SerializeToString(), options)
+    shape = session.inputs[0].shape
+    session.infer({session.inputs[0].name: np.zeros(shape, np.float32)})
+    session.close()
+    return backend
+
+
+def available() -> Tuple[Tuple[str, str], ...]:
+    """(engine, version) of every engine that really runs a network on this machine."""
+    found = []
+    for engine in ENGINES:
+        try:
+            found.append((engine, probe(engine).version))
+        except BackendError:
+            continue
+    return tuple(found)

@@ -1,0 +1,134 @@
+"""A board's one DEALER to the host: encrypted, on a fresh socket whenever the host is silent."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any, Callable, List, NamedTuple, Optional
+
+import zmq
+
+from ramnas_edge.fleet import wire
+from ramnas_edge.fleet.handshake import Watch
+from ramnas_edge.fleet.keys import Keys, client_options
+from ramnas_models.errors import FleetError, WireError
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 4.5, 30.0  # for a host's first word on a new socket
+RECONNECT_MS = 200  # ZeroMQ's own try on the same socket
+
+
+class Cure(NamedTuple):
+    """What CURVE needs on a board: its own keys, and the host's public one (Z85)."""
+
+    own: Keys
+    server_public: bytes
+
+
+class Link:
+    """Sends and receives whole messages and never waits; call `step` in every round of the loop.
+
+    A host that was heard and falls silent for `wire.SILENCE_S`, or one that says nothing on a new
+    socket, is given up with its socket, and the next one waits twice as long, up to
+    LONGEST_WAIT_S, each a little different, so that a fleet does not come back in one moment.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        name: str,
+        cure: Optional[Cure] = None,
+        *,
+        rng: Optional[random.Random] = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.endpoint, self.name = endpoint, name
+        self._cure, self._rng, self._clock = cure, rng or random.Random(), clock
+        self._context = zmq.Context()
+        self._tries = 0  # sockets in a row on which no host was heard
+        self._heard_s: Optional[float] = None  # on this socket
+        self._lost_s = clock()  # since when no host is heard
+        self._connect()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the host was last heard, on this or another socket."""
+        return self._clock() - (self._lost_s if self._heard_s is None else self._heard_s)
+
+    @property
+    def failure(self) -> Optional[str]:
+        """Why no connection comes about, in words; None where that is not known."""
+        return self._watch.failure()
+
+    def register(self, poller: zmq.Poller) -> None:
+        """Have `poller` wake up when there is something to receive or to know."""
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._watch.monitor, zmq.POLLIN)
+
+    def send(self, data: bytes) -> bool:
+        """False if it was not taken: no connection, or the host is not reading."""
+        try:
+            self._socket.send(data, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> List[wire.FromHost]:
+        """All that has come; FleetError if the peer does not speak this protocol."""
+        messages: List[wire.FromHost] = []
+        while True:
+            try:
+                data = self._socket.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return messages
+            try:
+                messages.append(wire.decode_from_host(data))
+            except WireError as error:
+                raise FleetError(
+                    f"{self.endpoint} does not speak protocol {wire.PROTOCOL} of ramnas: {error}"
+                ) from error
+            self._heard_s, self._tries = self._clock(), 0
+
+    def step(self) -> bool:
+        """Take a fresh socket if it is time; True if so: the host must be greeted again."""
+        now = self._clock()
+        heard = self._heard_s is not None
+        if self.silent_s < wire.SILENCE_S if heard else now < self._patient_until_s:
+            return False
+        if self._heard_s is not None:
+            self._lost_s = self._heard_s
+        self._tries += 1
+        self._disconnect()
+        self._connect()
+        return True
+
+    def close(self, linger_ms: int = 500) -> None:
+        self._watch.close()
+        self._socket.close(linger=linger_ms)
+        self._context.term()
+
+    def _connect(self) -> None:
+        dealer: zmq.Socket[Any] = self._context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.IDENTITY, self.name.encode())
+        dealer.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BYTES)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)  # nothing queues up for a host that is not there
+        dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 10 * RECONNECT_MS)
+        dealer.setsockopt(zmq.LINGER, 0)
+        if self._cure:
+            client_options(dealer, self._cure.own, self._cure.server_public)
+        self._socket, self._watch = dealer, Watch(dealer)
+        try:
+            dealer.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self._disconnect()
+            self._context.term()
+            raise FleetError(
+                f"cannot connect to '{self.endpoint}': {error}; an endpoint is tcp://HOST:PORT"
+            ) from error
+        self._heard_s = None
+        wait_s = min(FIRST_WAIT_S * 2**self._tries, LONGEST_WAIT_S)
+        self._patient_until_s = self._clock() + wait_s * self._rng.uniform(1.0, 1.3)
+
+    def _disconnect(self) -> None:
+        self._watch.close()
+        self._socket.close(linger=0)

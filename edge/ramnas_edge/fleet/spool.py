@@ -1,0 +1,138 @@
+"""Records that no host has acknowledged yet: an SQLite file on the board, so that none is lost."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import time
+import uuid
+from pathlib import Path
+from typing import IO, Dict, Iterable, Optional, Tuple
+
+import msgspec
+
+from ramnas_edge.board.folders import state_folder
+from ramnas_edge.fleet import wire
+from ramnas_edge.measuring import messages
+from ramnas_edge.measuring.record import LatencyRecord
+from ramnas_models.errors import FileError
+from ramnas_models.files import make_folder, writing
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, run TEXT NOT NULL, message BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS board (id TEXT NOT NULL);
+"""
+
+
+def default_path(name: Optional[str]) -> Path:
+    """Where the spool of this user's agent of that name is: XDG_STATE_HOME, else ~/.local/state."""
+    return state_folder() / (f"spool-{name}.sqlite" if name else "spool.sqlite")
+
+
+class Spool:
+    """Records as the messages that are sent, by their key; committed to the disk when added.
+
+    It belongs to one process: FileError if another has it still after `patience_s`. `board` is the
+    identity of this board, made with the file. `trouble` says what keeps it from being written,
+    with the way out; empty while all is well. What cannot be written is held in memory.
+    """
+
+    def __init__(self, path: Path, *, patience_s: float = 0.0) -> None:
+        self.path, self.trouble = path, ""
+        self._held: Dict[wire.Key, LatencyRecord] = {}  # not written yet
+        make_folder(path.parent)
+        self._lock = _locked(path.with_name(path.name + ".lock"), patience_s)
+        try:
+            self._db = sqlite3.connect(path)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+            found = self._db.execute("SELECT id FROM board").fetchone()
+            self.board: str = found[0] if found else uuid.uuid4().hex[:12]
+            if not found:
+                with self._db:
+                    self._db.execute("INSERT INTO board VALUES (?)", [self.board])
+        except sqlite3.Error as error:
+            self._lock.close()
+            raise FileError(
+                f"cannot open the spool {path}: {error}; free some space, or name another: --spool"
+            ) from error
+
+    def add(self, record: LatencyRecord) -> bytes:
+        """Keep `record`, on the disk if that can be; the message that carries it."""
+        self._held[record.key] = record
+        self.write()
+        return wire.encode(messages.Measured(record))
+
+    def write(self) -> bool:
+        """Commit what is held in memory; False if the disk does not take it (`trouble`)."""
+        rows = [
+            (_text(key), record.run, wire.encode(messages.Measured(record)))
+            for key, record in self._held.items()
+        ]
+        if not self._committed("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows):
+            return False
+        self._held.clear()
+        self.trouble = ""
+        return True
+
+    def waiting(self, run: str) -> Dict[wire.Key, bytes]:
+        """The messages of `run` that wait for their Ack, by key."""
+        query = "SELECT key, message FROM records WHERE run = ?"
+        found = {
+            tuple(msgspec.json.decode(key)): bytes(message)
+            for key, message in self._db.execute(query, [run])
+        }
+        for key, record in self._held.items():
+            if record.run == run:
+                found[key] = wire.encode(messages.Measured(record))
+        return found
+
+    def remove(self, keys: Iterable[wire.Key]) -> None:
+        """A host has committed them. A disk that is too full to forget them: they come again."""
+        gone = [*keys]
+        for key in gone:
+            self._held.pop(key, None)
+        self._committed("DELETE FROM records WHERE key = ?", [(_text(key),) for key in gone])
+
+    def _committed(self, statement: str, rows: Iterable[Tuple[object, ...]]) -> bool:
+        """Run it for each row, all or none; False if the disk does not take it (`trouble`)."""
+        try:
+            with self._db:
+                self._db.executemany(statement, rows)
+        except sqlite3.Error as error:
+            self.trouble = f"cannot write the spool {self.path}: {error}; free some space"
+            return False
+        return True
+
+    def __len__(self) -> int:
+        on_disk = self._db.execute("SELECT COUNT(*) FROM records").fetchone()[0]
+        return int(on_disk) + len(self._held)
+
+    def close(self) -> None:
+        self._db.close()
+        self._lock.close()
+
+
+def _text(key: wire.Key) -> str:
+    return msgspec.json.encode(key).decode()
+
+
+def _locked(path: Path, patience_s: float) -> IO[str]:
+    """The open file, locked; the kernel frees it when the process ends, however it ends."""
+    with writing(path):
+        file = path.open("a")
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                file.close()
+                raise FileError(
+                    f"another agent works with the spool {path.with_suffix('')}; end it, or give "
+                    "this one a --name of its own"
+                ) from error
+            time.sleep(0.1)
+        else:
+            return file

@@ -1,0 +1,1 @@
+"""Latencies that can be trusted: archs in, LatencyRecords out."""

@@ -1,0 +1,104 @@
+"""The child process that measures: jobs in through a pipe, visits and records out.
+
+It is a process of its own so that its parent can read sensors and keep a heartbeat while a core is
+timed, lose the child to a crashing engine, and start a fresh one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing.connection import Connection, Pipe
+
+import msgspec
+
+from ramnas_edge.measuring import messages, profiler
+from ramnas_edge.measuring.record import Visit
+from ramnas_models.errors import OutOfMemoryError
+from ramnas_models.space import Space
+
+
+class Child:
+    """A measuring process and its parent's end of the pipe."""
+
+    def __init__(self, space: Space) -> None:
+        # a program of its own: nothing of the parent leaks into timing, nor is its main run again
+        self._pipe, other = Pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "ramnas_edge.measuring.child", str(other.fileno())],
+            pass_fds=[other.fileno()],
+        )
+        other.close()
+        self._pipe.send_bytes(msgspec.msgpack.encode(space))
+
+    def fileno(self) -> int:
+        return self._pipe.fileno()
+
+    def send(self, job: messages.Job) -> None:
+        with contextlib.suppress(OSError):  # if it has just died, `receive` will say so
+            self._pipe.send_bytes(messages.encode(job))
+
+    def has_sent(self) -> bool:
+        """Whether `receive` would return, or raise, at once."""
+        return self._pipe.poll(0)
+
+    def receive(self) -> messages.FromChild:
+        """The next message; EOFError if the process died."""
+        try:
+            return messages.decode_from_child(self._pipe.recv_bytes())
+        except OSError as error:
+            raise EOFError from error
+
+    def close(self) -> str:
+        """End the process; how it ended, in words."""
+        self._pipe.close()
+        try:
+            code = self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        if code == errno.ENOMEM:
+            return "out of memory"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _main(pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    try:
+        _measure_jobs(pipe)
+    except (MemoryError, OutOfMemoryError):
+        os._exit(errno.ENOMEM)  # perhaps the block is too much together: each arch gets its own try
+    except (EOFError, OSError):
+        os._exit(0)  # the parent is gone
+
+
+def _measure_jobs(pipe: Connection) -> None:
+    space = msgspec.msgpack.decode(pipe.recv_bytes(), type=Space)
+    while True:
+        pipe.send_bytes(messages.encode(messages.Ready()))
+        job = messages.decode_job(pipe.recv_bytes())
+        report = _Report(pipe, job)
+        for record in profiler.measure(job.block, space, job.device_class, on_visit=report.visit):
+            pipe.send_bytes(messages.encode(messages.Measured(record)))
+
+
+class _Report:
+    """Sends each visit of a job, with how far the job is."""
+
+    def __init__(self, pipe: Connection, job: messages.Job) -> None:
+        self._pipe, self._done = pipe, 0
+        block = job.block
+        rounds = max(block.rounds, block.most_rounds)  # at most: it may be settled long before
+        self._total = rounds * (len(block.archs) + 2 * len(block.anchors))
+
+    def visit(self, visit: Visit) -> None:
+        self._done += 1
+        self._pipe.send_bytes(messages.encode(messages.Visited(visit, self._done, self._total)))
+
+
+if __name__ == "__main__":
+    _main(Connection(int(sys.argv[1])))

@@ -1,0 +1,104 @@
+"""The measured records of all runs: one SQLite file, one row a measurement, never changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Dict, Iterable, List, Optional, Set, Tuple
+
+import msgspec
+
+from ramnas_edge.measuring.record import LatencyRecord
+from ramnas_models.errors import FileError
+from ramnas_models.files import make_folder
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (
+    run TEXT, task TEXT, arch_id TEXT, input_size TEXT, device_class TEXT,
+    engine TEXT, precision TEXT, threads TEXT, batch TEXT,
+    space_hash TEXT NOT NULL, validity TEXT NOT NULL, p50_ms REAL, p90_ms REAL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (run, task, arch_id, input_size, device_class, engine, precision, threads, batch)
+)
+"""
+
+_KEY = (
+    "run", "task", "arch_id", "input_size", "device_class",
+    "engine", "precision", "threads", "batch",
+)  # fmt: skip
+
+_INSERT = f"INSERT OR IGNORE INTO records VALUES ({','.join('?' * (len(_KEY) + 5))})"
+
+_encoder = msgspec.json.Encoder()
+
+
+def as_text(record: LatencyRecord) -> bytes:
+    """The record as the store keeps it, JSON."""
+    return _encoder.encode(record)
+
+
+class Store:
+    """Records by their unique key; a second write of the same key changes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        make_folder(path.parent)
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")  # committed is on the disk
+            self._db.execute(_SCHEMA)
+            self._db.commit()
+        except sqlite3.Error as error:
+            raise FileError(f"cannot open the store {path}: {error}") from error
+
+    def add(self, record: LatencyRecord) -> bool:
+        """Commit `record`; False if its key was there already."""
+        return self.add_all([(record.key, record, as_text(record))]) == 1
+
+    def add_all(self, rows: Iterable[Tuple[Tuple[str, ...], LatencyRecord, bytes]]) -> int:
+        """Commit records together, all or none, each with its key and `as_text`; how many keys
+        were not there yet."""
+        values = [
+            (*key, record.space_hash, record.validity, record.p50_ms, record.p90_ms, text.decode())
+            for key, record, text in rows
+        ]
+        before = self._db.total_changes
+        try:
+            with self._db:
+                self._db.executemany(_INSERT, values)
+        except sqlite3.Error as error:
+            raise FileError(
+                f"cannot write {self.path}: {error}; what was committed before is safe"
+            ) from error
+        return self._db.total_changes - before
+
+    def runs(self) -> List[str]:
+        """The names of the runs in it."""
+        rows = self._db.execute("SELECT DISTINCT run FROM records ORDER BY run")
+        return [row[0] for row in rows]
+
+    def keys(self, run: str, device_class: Optional[str] = None) -> Set[Tuple[str, ...]]:
+        """The keys recorded for `run`, of one device class if given."""
+        query = f"SELECT {', '.join(_KEY)} FROM records WHERE run = ?"
+        rows = self._db.execute(query, [run])
+        return {row for row in rows if device_class in (None, row[_KEY.index("device_class")])}
+
+    def records(self, run: str, device_class: Optional[str] = None) -> List[LatencyRecord]:
+        """All records of `run`, of one device class if given, whatever their validity."""
+        query, values = "SELECT record FROM records WHERE run = ?", [run]
+        if device_class is not None:
+            query, values = f"{query} AND device_class = ?", [run, device_class]
+        rows = self._db.execute(f"{query} ORDER BY arch_id", values)
+        return [msgspec.json.decode(row[0], type=LatencyRecord) for row in rows]
+
+    def count(self, run: str, device_class: str) -> Dict[str, int]:
+        """How many records of each validity."""
+        query = (
+            "SELECT validity, COUNT(*) FROM records "
+            "WHERE run = ? AND device_class = ? GROUP BY validity"
+        )
+        return dict(self._db.execute(query, [run, device_class]).fetchall())
+
+    def close(self) -> None:
+        self._db.close()

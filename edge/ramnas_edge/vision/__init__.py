@@ -1,0 +1,1 @@
+"""Frames in, results out: cameras and files, preprocessing, decoding, drawing."""

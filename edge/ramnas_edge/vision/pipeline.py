@@ -1,0 +1,188 @@
+"""Frames through the models of one or several tasks: resize, engine, decode, each stage timed."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ramnas_edge.vision import preprocessing
+from ramnas_edge.vision.batching import with_batch
+from ramnas_edge.vision.channels import for_rgb
+from ramnas_edge.vision.detection import Limits, detect
+from ramnas_edge.vision.results import Detections, Labels, Mask, Result, Timing
+from ramnas_edge.vision.segmentation import class_map
+from ramnas_models.errors import BackendError, BundleError, SourceError
+from ramnas_models.head_plan import CLASSIFICATION, DETECTION, SEGMENTATION
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ramnas_edge.engines.backends import Array, Backend, Options, Running, Session
+    from ramnas_models.anchors import Anchors
+    from ramnas_models.bundle import Bundle, Model, Preprocessing, TaskFront
+
+    Frame = NDArray[np.uint8]  # [height, width, 3]
+    # outputs for a frame, its (height, width) -> the result but for its timing
+    Decoder = Callable[[List[Array], Tuple[int, int], Limits], Callable[[Timing], Result]]
+
+
+class Pipeline:
+    """One model, and batches of as many frames as its graph takes."""
+
+    def __init__(
+        self, session: Session, hw: Tuple[int, int], how: Preprocessing, decode: Decoder
+    ) -> None:
+        self.session, self._hw, self._how, self._decode = session, hw, how, decode
+        image = session.inputs[0]
+        self._input, self._batch = image.name, image.shape[0]
+
+    def __call__(self, frames: Sequence[Frame], limits: Limits = Limits()) -> List[Result]:
+        """uint8 [h, w, 3] each, sizes may differ -> a result each; SourceError if one is no frame.
+
+        The time of a stage is that of the whole batch.
+        """
+        if len(frames) != self._batch:
+            raise SourceError(f"a call takes {self._batch} frames, given are {len(frames)}")
+        for frame in frames:
+            preprocessing.check_frame(frame)
+        start = time.perf_counter()
+        images = [preprocessing.prepare(frame, self._how, self._hw) for frame in frames]
+        batch = images[0][None] if len(images) == 1 else np.stack(images)
+        resized = time.perf_counter()
+        outputs = self.session.infer({self._input: batch})
+        ran = time.perf_counter()
+        found = [
+            self._decode(
+                [output[i] for output in outputs], (frame.shape[0], frame.shape[1]), limits
+            )
+            for i, frame in enumerate(frames)
+        ]
+        end = time.perf_counter()
+        timing = Timing((resized - start) * 1e3, (ran - resized) * 1e3, (end - ran) * 1e3)
+        return [result(timing) for result in found]
+
+    def close(self) -> None:
+        self.session.close()
+
+
+class Pipelines:
+    """One model a task, one after the other on the same frames: what a latency budget is about."""
+
+    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
+        self._pipelines = pipelines
+
+    @property
+    def running(self) -> Running:
+        """What really runs; all are opened on one engine."""
+        return self._pipelines[0].session.running
+
+    def __call__(
+        self, frames: Sequence[Frame], limits: Limits = Limits()
+    ) -> List[Tuple[Result, ...]]:
+        """For each frame a result a task."""
+        return list(zip(*[pipeline(frames, limits) for pipeline in self._pipelines]))
+
+    def close(self) -> None:
+        for pipeline in self._pipelines:
+            pipeline.close()
+
+
+def open_pipelines(
+    bundle: Bundle,
+    fronts: Sequence[TaskFront],
+    models: Sequence[Model],
+    backend: Backend,
+    options: Options,
+    *,
+    channels: str = "bgr",
+    batch: int = 1,
+) -> Pipelines:
+    """One of the models of each front, all or none."""
+    opened: List[Pipeline] = []
+    try:
+        for front, model in zip(fronts, models):
+            opened.append(
+                open_pipeline(
+                    bundle, front, model, backend, options, channels=channels, batch=batch
+                )
+            )
+    except BaseException:
+        Pipelines(opened).close()
+        raise
+    return Pipelines(opened)
+
+
+def open_pipeline(
+    bundle: Bundle,
+    front: TaskFront,
+    model: Model,
+    backend: Backend,
+    options: Options,
+    *,
+    channels: str = "bgr",
+    batch: int = 1,
+) -> Pipeline:
+    """`model` of `front` of `bundle`, ready for `batch` frames whose channels are in that order."""
+    session = backend.open(graph(bundle, model, channels=channels, batch=batch), options)
+    image = session.inputs[0]
+    if "uint8" not in image.dtype or tuple(image.shape[1:]) != (*model.input_hw, 3):
+        session.close()
+        raise BundleError(
+            f"{model.file} takes {image.dtype} {list(image.shape)}; a bundle's graph takes a uint8 "
+            f"image [N, {model.input_hw[0]}, {model.input_hw[1]}, 3], with normalisation inside"
+        )
+    decode = decoder(front.task, front.classes, model.input_hw, model.anchors)
+    return Pipeline(session, model.input_hw, front.preprocessing, decode)
+
+
+def graph(bundle: Bundle, model: Model, *, channels: str = "bgr", batch: int = 1) -> bytes:
+    """The ONNX bytes that an engine gets for `model`."""
+    data = with_batch(bundle.read_model(model), batch)
+    return for_rgb(data) if channels == "rgb" else data
+
+
+def noise_frames(frame_hw: Tuple[int, int], batch: int) -> List[Frame]:
+    """What calls are timed on: the same every time."""
+    noise = np.random.default_rng(0)
+    return [noise.integers(0, 256, (*frame_hw, 3), np.uint8) for _ in range(batch)]
+
+
+def decoder(
+    task: str, classes: Sequence[str], input_hw: Tuple[int, int], anchors: Optional[Anchors] = None
+) -> Decoder:
+    """What turns the outputs of a graph of `task` for one frame into a result."""
+    names = tuple(classes)
+    if task == CLASSIFICATION:
+
+        def labels(
+            outputs: List[Array], hw: Tuple[int, int], limits: Limits
+        ) -> Callable[[Timing], Result]:
+            best, score = preprocessing.label(np.asarray(outputs[0], np.float32))
+            return functools.partial(Labels, best, names[best], score)
+
+        return labels
+    if task == DETECTION and anchors is not None:
+        boxes = anchors.boxes()
+
+        def objects(
+            outputs: List[Array], hw: Tuple[int, int], limits: Limits
+        ) -> Callable[[Timing], Result]:
+            logits, deltas = (np.asarray(output, np.float32) for output in outputs)
+            found = detect(logits, deltas, boxes, input_hw, hw, limits)
+            return functools.partial(Detections, *found, names)
+
+        return objects
+    if task == SEGMENTATION:
+
+        def mask(
+            outputs: List[Array], hw: Tuple[int, int], limits: Limits
+        ) -> Callable[[Timing], Result]:
+            return functools.partial(Mask, class_map(outputs[0], hw), names)
+
+        return mask
+    raise BackendError(
+        f"task '{task}' {'without anchors ' if task == DETECTION else ''}has no decoder"
+    )

@@ -1,0 +1,1 @@
+"""The command `ramnas`, one verb per file, and the demo."""

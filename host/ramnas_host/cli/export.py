@@ -1,0 +1,46 @@
+"""`ramnas export`: one arch of a supernet -> a ready bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ramnas_host.cli.options import ARCH_HELP
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this verb to the command line."""
+    export = verbs.add_parser("export", help="a ready bundle of one arch of a supernet")
+    export.add_argument("--weights", type=Path, required=True, metavar="supernet.safetensors")
+    export.add_argument("--arch", required=True, help=ARCH_HELP)
+    export.add_argument("--front", type=Path, help="front.json in which to look up --arch")
+    export.add_argument(
+        "--calibration", type=Path, required=True, metavar="DIR", help="training images"
+    )
+    export.add_argument("--calibration-images", type=int, default=4096, metavar="N")
+    export.add_argument("--test", type=Path, metavar="DIR", help="labelled images, for top-1")
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    export.set_defaults(call=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from ramnas_host.data.images import load_folder
+    from ramnas_host.search import front_bundle
+    from ramnas_host.search.front import arch_of
+    from ramnas_host.training import checkpoint
+    from ramnas_host.training.evaluate import recalibrated_subnet, score
+    from ramnas_models.bundle import Accuracy
+
+    loaded = checkpoint.load(args.weights)
+    arch = arch_of(loaded.net.space, args.arch, args.front)
+    how, classes = loaded.about.preprocessing, loaded.about.classes
+    calibration = load_folder(args.calibration, classes, how, args.calibration_images)
+    accuracy = None
+    if args.test:
+        test = load_folder(args.test, classes, how, most=10**9)
+        value = score(recalibrated_subnet(loaded.net, arch, calibration), test).top1
+        accuracy = Accuracy("top1", value, "test")
+        print(f"top-1 on {len(test)} images of {args.test}: {value:.2%}")
+    front_bundle.write(args.out, [front_bundle.Entry(arch, accuracy)], loaded, calibration)
+    print(f"bundle of {arch.id}, recalibrated on {len(calibration)} images: {args.out}")
+    print(f"licence of the weights: {loaded.about.licence}")

@@ -1,0 +1,79 @@
+"""`ramnas finetune`: a subnet and labelled pictures -> a detector, segmenter or classifier."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ramnas_host.cli.options import ARCH_HELP, workers_option
+
+_RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "inherited"}
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this verb to the command line."""
+    finetune = verbs.add_parser(
+        "finetune", help="train one subnet for a task, alone or as many processes under torchrun"
+    )
+    finetune.add_argument("--task", required=True, choices=tuple(_RECIPES))
+    finetune.add_argument("--arch", required=True, help=ARCH_HELP)
+    finetune.add_argument("--front", type=Path, help="front.json in which to look up --arch")
+    finetune.add_argument("--supernet", type=Path, required=True, metavar="supernet.safetensors")
+    finetune.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="a folder in the format of COCO or Cityscapes; for classification the supernet's own",
+    )  # fmt: skip
+    finetune.add_argument("--recipe", help=f"name, or path of a .yaml (default: {_RECIPES})")
+    finetune.add_argument(
+        "--from-scratch", action="store_true", help="random weights in place of the supernet's"
+    )
+    workers_option(finetune)
+    finetune.add_argument("--out", type=Path, required=True, metavar="DIR")
+    finetune.set_defaults(call=_finetune)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from ramnas_host.cli.progress import bar
+    from ramnas_host.config import load_finetuning
+    from ramnas_host.data import loader
+    from ramnas_host.finetuning.prepare import FINETUNED, prepare
+    from ramnas_host.search.front import arch_of
+    from ramnas_host.training import checkpoint, distributed, loop, run_folder
+    from ramnas_models.errors import DataError
+    from ramnas_models.files import make_folder
+
+    recipe = load_finetuning(args.recipe or _RECIPES[args.task])
+    if recipe.task != args.task:
+        raise DataError(f"the recipe is of task {recipe.task}, not {args.task}")
+    supernet = checkpoint.load(args.supernet)
+    arch = arch_of(supernet.net.space, args.arch, args.front)
+    run = prepare(supernet, arch, recipe, args.data, from_scratch=args.from_scratch)
+    out, state = args.out / FINETUNED, args.out / run_folder.STATE
+    if out.exists():
+        run.check_same(out)
+        print(f"fine-tuned before: {out}")
+        return
+    with distributed.started() as ranks:
+        make_folder(args.out)
+        if ranks.leads and state.exists():
+            print(f"going on from {state}", flush=True)
+        workers = args.workers
+        if workers is None:
+            workers = loader.default_workers(run.task.train, ranks.local_world)
+        with bar(f"{args.task} with {arch.id}", run.steps, shown=ranks.leads) as update:
+            best = ""
+
+            def show(step: loop.Step) -> None:
+                nonlocal best
+                if step.scores:
+                    best = "".join(f", {name} {value:.1%}" for name, value in step.scores.items())
+                update(
+                    step.number,
+                    f"{step.images_per_s:.0f} images/s, loss {step.losses[0]:.2f}{best}",
+                )
+
+            accuracies = run.train(args.out, ranks, workers, show)
+        if ranks.leads:
+            for accuracy in accuracies:
+                print(f"{accuracy.metric} on {accuracy.split}: {accuracy.value:.2%}")
+            print(f"fine-tuned {args.task}: {out}")

@@ -1,0 +1,68 @@
+"""`ramnas train`: a space, a recipe and a data set -> a trained supernet."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ramnas_host.cli.options import data_option, workers_option
+from ramnas_host.data.about import describe
+from ramnas_models.errors import DataError
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this verb to the command line."""
+    train = verbs.add_parser(
+        "train", help="train a supernet, alone or as many processes under torchrun"
+    )
+    train.add_argument("--space", default="micro", help="name, or path of a .yaml")
+    train.add_argument("--recipe", default="digits", help="name, or path of a .yaml")
+    data_option(train)
+    workers_option(train)
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.set_defaults(call=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from ramnas_host.cli.progress import bar
+    from ramnas_host.config import load_recipe
+    from ramnas_host.data import loader
+    from ramnas_host.data.datasets import load_dataset
+    from ramnas_host.training import checkpoint, distributed, loop, run_folder, train
+    from ramnas_models.files import make_folder
+    from ramnas_models.space import load_space
+
+    recipe, space = load_recipe(args.recipe), load_space(args.space)
+    dataset = load_dataset(recipe.dataset, recipe.images, args.data)
+    steps = recipe.epochs * loader.steps_per_epoch(dataset.train, recipe)
+    out, state = args.out / train.LAST, args.out / run_folder.STATE
+    if out.exists():
+        found, about = checkpoint.load(out), describe(dataset, recipe)
+        if (found.net.space.hash, found.about) != (space.hash, about):
+            raise DataError(f"{out} is of another training; write elsewhere, or remove it")
+        print(f"trained before: {out}")
+        return
+    with distributed.started() as ranks:
+        make_folder(args.out)  # before the work, not after it
+        if ranks.leads and state.exists():
+            print(f"going on from {state}", flush=True)
+        workers = args.workers
+        if workers is None:
+            workers = loader.default_workers(dataset.train, ranks.local_world)
+        title = f"train {space.name} on {dataset.name}"
+        with bar(title, steps, shown=ranks.leads) as update:
+            best = ""
+
+            def show(step: loop.Step) -> None:
+                nonlocal best
+                if step.scores:
+                    low, high = (step.scores[f"top1_{end}"] for end in ("min", "max"))
+                    best = f", top-1 min {low:.1%} max {high:.1%}"
+                losses = " ".join(f"{loss:.2f}" for loss in step.losses)
+                update(step.number, f"{step.images_per_s:.0f} images/s, losses {losses}{best}")
+
+            train.train(
+                space, dataset, recipe, folder=args.out, ranks=ranks, workers=workers, on_step=show
+            )
+        if ranks.leads:
+            print(f"supernet: {out}\nbest: {args.out / run_folder.BEST}")

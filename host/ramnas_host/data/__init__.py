@@ -1,0 +1,1 @@
+"""Pictures and labels as people have them, in splits."""

@@ -1,0 +1,161 @@
+"""A folder as Cityscapes is published -> images with a class for every pixel, in splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+
+from ramnas_edge.vision import preprocessing
+from ramnas_host.data.augment import random_window
+from ramnas_host.data.images import Files
+from ramnas_models.errors import DataError, SourceError
+
+IGNORED = 255
+
+# The label ids that Cityscapes evaluates, in order of train id (its own labels.py).
+_CITYSCAPES = {
+    "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17,
+    "traffic light": 19, "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23,
+    "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32,
+    "bicycle": 33,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationSplit:
+    """Images and label images; `train_ids` uint8 [256] takes label ids to classes, or to 255."""
+
+    images: Files
+    labels: tuple[Path, ...]
+    train_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> tuple[preprocessing.Image, np.ndarray]:
+        """uint8 [h, w, 3] in BGR and uint8 [h, w]; SourceError if one is broken or they differ."""
+        image, path = self.images[index], self.labels[index]
+        try:
+            data = np.fromfile(path, np.uint8)
+            found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        except (OSError, cv2.error) as error:
+            raise SourceError(f"{path} cannot be read as an image: {error}") from error
+        if found is None or found.dtype != np.uint8 or found.ndim != 2:
+            raise SourceError(f"{path} is no 8-bit image of label ids")
+        if found.shape != image.shape[:2]:
+            raise SourceError(f"{path} is not of the size of {self.images.name(index)}")
+        return image, self.train_ids[found]
+
+
+@dataclass(frozen=True)
+class SegmentationData:
+    """`test` is None where absent; that of Cityscapes has no labels."""
+
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    train: SegmentationSplit
+    val: SegmentationSplit
+    test: SegmentationSplit | None
+
+
+class _Label(msgspec.Struct):
+    name: str
+    id: int
+    trainId: int
+
+
+class _About(msgspec.Struct):
+    licence: str = "as that of the images"
+
+
+def load_cityscapes(folder: Path) -> SegmentationData:
+    """Read `leftImg8bit/<split>/<city>/*_leftImg8bit.png` and their `gtFine/..._labelIds.png`.
+
+    The classes are the 19 of Cityscapes, unless a `labels.json` names others: a list of `name`,
+    `id` and `trainId` (255 or -1: ignored). DataError names what is missing.
+    """
+    file = folder / "labels.json"
+    named = _labels(file) if file.exists() else list(_CITYSCAPES.items())
+    train_ids = np.full(256, IGNORED, np.uint8)
+    for train_id, (_, identity) in enumerate(named):
+        train_ids[identity] = train_id
+    splits = {part: _split(folder, part, train_ids) for part in ("train", "val", "test")}
+    train, val = splits["train"], splits["val"]
+    if train is None or val is None:
+        missing = "val" if train else "train"
+        raise DataError(
+            f"{folder} has no leftImg8bit/{missing}/<city>/*_leftImg8bit.png: it is no "
+            "Cityscapes-format folder"
+        )
+    return SegmentationData(
+        classes=tuple(name for name, _ in named),
+        licence=_licence(folder),
+        source=f"images of {folder.resolve().name}",
+        train=train,
+        val=val,
+        test=splits["test"] if file.exists() else None,
+    )
+
+
+def random_view(
+    image: preprocessing.Image,
+    labels: np.ndarray,
+    crop: float,
+    flip: float,
+    rng: np.random.Generator,
+) -> tuple[preprocessing.Image, np.ndarray]:
+    """A random part of both, `crop` the smallest share of the area; perhaps mirrored."""
+    if crop < 1:
+        window = random_window(labels.shape[0], labels.shape[1], crop, rng)
+        image, labels = image[window], labels[window]
+    if flip and rng.random() < flip:
+        image, labels = np.ascontiguousarray(image[:, ::-1]), labels[:, ::-1]
+    return image, labels
+
+
+def resize_labels(labels: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """[h, w] -> the nearest of them at `hw`."""
+    whole = np.ascontiguousarray(labels)
+    return np.asarray(cv2.resize(whole, (hw[1], hw[0]), interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def _split(folder: Path, part: str, train_ids: np.ndarray) -> SegmentationSplit | None:
+    images = sorted((folder / "leftImg8bit" / part).glob("*/*_leftImg8bit.png"))
+    labels = [
+        folder / "gtFine" / part / path.parent.name
+        / path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
+        for path in images
+    ]  # fmt: skip
+    for path in labels:
+        if not path.exists():
+            raise DataError(f"{path} is missing: every image of {part} needs its label image")
+    return SegmentationSplit(Files(images), tuple(labels), train_ids) if images else None
+
+
+def _labels(file: Path) -> list[tuple[str, int]]:
+    """(name, label id) in order of train id, which must count from 0."""
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=list[_Label])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is no list of labels: {error}") from error
+    kept = sorted((x for x in found if x.trainId not in (-1, IGNORED)), key=lambda x: x.trainId)
+    if not kept or [x.trainId for x in kept] != list(range(len(kept))):
+        raise DataError(f"{file}: the trainIds are not 0 to {len(kept) - 1}")
+    for label in kept:
+        if not 0 <= label.id <= 255:
+            raise DataError(f"{file}: id {label.id} of {label.name} is not in 0 to 255")
+    return [(label.name, label.id) for label in kept]
+
+
+def _licence(folder: Path) -> str:
+    """That of `scenes.json` beside the folder, where `ramnas scenes` wrote it."""
+    file = folder.parent / "scenes.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_About).licence
+    except (OSError, msgspec.DecodeError):
+        return _About().licence

@@ -1,0 +1,215 @@
+"""A folder as COCO is published -> images with boxes, in splits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ramnas_edge.vision import preprocessing
+from ramnas_host.data.augment import random_window
+from ramnas_host.data.images import Files
+from ramnas_models.errors import DataError, SourceError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """Boxes float32 [n, 4] in pixels (left, top, right, bottom); classes int64 [n].
+
+    `crowd` bool [n]: a region with many of the class, neither an example nor background.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+
+    def take(self, which: np.ndarray) -> Objects:
+        return Objects(self.boxes[which], self.classes[which], self.crowd[which])
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSplit:
+    """Images, their COCO ids, sizes (height, width) and objects; `file` is their annotations."""
+
+    images: Files
+    ids: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    objects: tuple[Objects, ...]
+    file: Path
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, index: int) -> preprocessing.Image:
+        """uint8 [h, w, 3] in BGR; SourceError if it is broken or not of the annotated size."""
+        image = self.images[index]
+        if image.shape[:2] != self.sizes[index]:
+            (height, width), (h, w) = image.shape[:2], self.sizes[index]
+            name = self.images.name(index)
+            raise SourceError(f"{name} is {width}x{height}, {self.file} says {w}x{h}")
+        return image
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """Class k is `classes[k]`, in COCO's files `category_ids[k]`; `test` is None where absent."""
+
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    licence: str
+    source: str
+    train: DetectionSplit
+    val: DetectionSplit
+    test: DetectionSplit | None
+
+
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    iscrowd: int = 0
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _Licence(msgspec.Struct):
+    name: str
+
+
+class _Coco(msgspec.Struct):
+    """What is read of the file; the masks are skipped."""
+
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+    licenses: list[_Licence] = []
+
+
+def load_coco(folder: Path) -> DetectionData:
+    """Read `annotations/instances_{train,val,test}*.json`; images lie in `train*/` or `images/`.
+
+    `test` may be absent, as in COCO itself. DataError names the file at fault.
+    """
+    files = {part: _annotations(folder, part) for part in ("train", "val", "test")}
+    if files["train"] is None or files["val"] is None:
+        missing = "val" if files["train"] else "train"
+        raise DataError(
+            f"{folder} has no annotations/instances_{missing}*.json: it is no COCO-format folder"
+        )
+    found = {part: _read(file) for part, file in files.items() if file}
+    categories = sorted(found["train"].categories, key=lambda category: category.id)
+    ids = [category.id for category in categories]
+    splits = {part: _split(folder, files[part] or folder, found[part], ids) for part in found}
+    licences = sorted({licence.name for licence in found["train"].licenses})
+    return DetectionData(
+        classes=tuple(category.name for category in categories),
+        category_ids=tuple(ids),
+        licence="; ".join(licences) or "as that of the images",
+        source=f"images of {folder.resolve().name}",
+        train=splits["train"],
+        val=splits["val"],
+        test=splits.get("test"),
+    )
+
+
+def random_view(
+    image: preprocessing.Image, objects: Objects, crop: float, flip: float, rng: np.random.Generator
+) -> tuple[preprocessing.Image, Objects]:
+    """A random part of the image with the objects whose centre is in it, clipped; perhaps mirrored.
+
+    `crop`: smallest share of the area. Where there are objects, one at least stays.
+    """
+    height, width = image.shape[:2]
+    if crop < 1:
+        for _ in range(10):
+            rows, columns = random_window(height, width, crop, rng)
+            window = np.array([columns.start, rows.start, columns.stop, rows.stop], np.float32)
+            centres = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
+            inside = ((centres >= window[:2]) & (centres < window[2:])).all(1)
+            if (inside & ~objects.crowd).any() or objects.crowd.all():
+                image = image[rows, columns]
+                boxes = objects.boxes - np.tile(window[:2], 2)
+                objects = clip(Objects(boxes, objects.classes, objects.crowd).take(
+                    inside | objects.crowd), image.shape[:2])  # fmt: skip
+                break
+    if flip and rng.random() < flip:
+        image = np.ascontiguousarray(image[:, ::-1])
+        boxes = objects.boxes.copy()
+        boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
+        objects = Objects(boxes, objects.classes, objects.crowd)
+    return image, objects
+
+
+def clip(objects: Objects, hw: tuple[int, int]) -> Objects:
+    """The parts of the boxes that lie in an image of `hw`; those that do not are left out."""
+    limits = np.array([hw[1], hw[0]] * 2, np.float32)
+    boxes = np.clip(objects.boxes, 0, limits)
+    some = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+    return Objects(boxes, objects.classes, objects.crowd).take(some)
+
+
+def _annotations(folder: Path, part: str) -> Path | None:
+    found = sorted((folder / "annotations").glob(f"instances_{part}*.json"))
+    if len(found) > 1:
+        raise DataError(f"{folder} has {found[0].name} and {found[1].name}: keep one of them")
+    return found[0] if found else None
+
+
+def _read(file: Path) -> _Coco:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Coco)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is no COCO annotation file: {error}") from error
+
+
+def _split(folder: Path, file: Path, coco: _Coco, categories: Sequence[int]) -> DetectionSplit:
+    name = file.stem.removeprefix("instances_")
+    root = next((p for p in (folder / name, folder / "images" / name) if p.is_dir()), None)
+    if root is None:
+        raise DataError(f"{folder} has neither {name}/ nor images/{name}/ with the images")
+    if not coco.images:
+        raise DataError(f"{file} names no image")
+    if [c.id for c in sorted(coco.categories, key=lambda c: c.id)] != list(categories):
+        raise DataError(f"{file} has other categories than those of train")
+    index = {image.id: i for i, image in enumerate(coco.images)}
+    classes = {identity: k for k, identity in enumerate(categories)}
+    rows: list[list[_Annotation]] = [[] for _ in coco.images]
+    for i, annotation in enumerate(coco.annotations):
+        if annotation.image_id not in index:
+            raise DataError(f"{file}: annotation {i} is of unknown image {annotation.image_id}")
+        if annotation.category_id not in classes:
+            raise DataError(f"{file}: annotation {i} has category {annotation.category_id}")
+        rows[index[annotation.image_id]].append(annotation)
+    objects, left_out = [], 0
+    for image, row in zip(coco.images, rows, strict=True):
+        boxes = np.array([a.bbox for a in row], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        kinds = np.array([classes[a.category_id] for a in row], np.int64)
+        crowd = np.array([bool(a.iscrowd) for a in row], bool)
+        objects.append(clip(Objects(boxes, kinds, crowd), (image.height, image.width)))
+        left_out += len(row) - len(objects[-1].classes)
+    if left_out:
+        log.warning("%s: %d boxes without a pixel in their image are left out", file, left_out)
+    return DetectionSplit(
+        images=Files([root / image.file_name for image in coco.images]),
+        ids=tuple(image.id for image in coco.images),
+        sizes=tuple((image.height, image.width) for image in coco.images),
+        objects=tuple(objects),
+        file=file,
+    )

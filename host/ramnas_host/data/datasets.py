@@ -1,0 +1,209 @@
+"""The data sets that a recipe can name: files or folder -> Dataset."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES
+from ramnas_host.config import Recipe, SplitSizes, load_recipe
+from ramnas_host.data.about import About
+from ramnas_host.data.images import Arrays, Dataset, Files, Split
+from ramnas_models.bundle import Preprocessing
+from ramnas_models.errors import DataError
+from ramnas_models.onnx_graph import Normalisation
+
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def load_dataset(name: str, images: SplitSizes, folder: Path | None = None) -> Dataset:
+    """`digits` needs no folder, `fashion` has a default one; DataError says what is missing.
+
+    `images` says how many go to validation and calibration. The splits of a data set do not depend
+    on anything else, so that a supernet is never searched on images that trained it.
+    """
+    if name not in _READERS:
+        known = ", ".join(_READERS)
+        raise DataError(f"unknown dataset '{name or 'none'}': known are {known}")
+    return _READERS[name](images, folder)
+
+
+def dataset_of(about: About, folder: Path | None = None) -> Dataset:
+    """The data set, and the splits, that a supernet was trained on.
+
+    Imported weights do not say; they are ImageNet's, and `folder` holds it.
+    """
+    recipe = recipe_of(about)
+    found = load_dataset(recipe.dataset, recipe.images, folder)
+    if len(found.classes) != len(about.classes):
+        raise DataError(
+            f"{folder} has {len(found.classes)} classes, the supernet {len(about.classes)}"
+        )
+    return found
+
+
+def recipe_of(about: About) -> Recipe:
+    """The recipe that a supernet was trained by; `imagenet` for imported weights."""
+    if not about.recipe:
+        return load_recipe("imagenet")
+    try:
+        return msgspec.json.decode(about.recipe, type=Recipe)
+    except msgspec.DecodeError as error:
+        raise DataError(f"the supernet's recipe is of another version: {error}") from error
+
+
+def _digits(images: SplitSizes, folder: Path | None) -> Dataset:
+    """UCI's optical recognition of handwritten digits, as scikit-learn ships it."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    grey = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    # ink covers about 30 % of a digit; the same figures for all channels
+    norm = Normalisation(mean=(0.3, 0.3, 0.3), std=(0.38, 0.38, 0.38), channels="bgr")
+    whole = Split(Arrays(grey), torch.from_numpy(labels.astype(np.int64)), Preprocessing(norm))
+    index = {}
+    rest = np.arange(len(labels))
+    sizes = (("test", 250), ("validation", images.validation), ("calibration", images.calibration))
+    for part, size in sizes:
+        if not 10 <= size <= len(rest) - 10:  # at least one of each class, on both sides
+            raise DataError(f"digits: images.{part} {size} is not in 10 to {len(rest) - 10}")
+        rest, taken = train_test_split(rest, test_size=size, random_state=0, stratify=labels[rest])
+        index[part] = taken
+    return Dataset(
+        name="digits",
+        classes=tuple(str(i) for i in range(10)),
+        licence="CC-BY-4.0",
+        source="UCI optical recognition of handwritten digits (test part), through scikit-learn",
+        train=whole.take(rest[: images.train or None]),
+        **{part: whole.take(taken) for part, taken in index.items()},
+    )
+
+
+def _fashion(images: SplitSizes, folder: Path | None) -> Dataset:
+    """Fashion-MNIST (Xiao et al. 2017) from its four IDX files, gzipped or not."""
+    folder = folder or DEBIAN_FASHION
+    norm = Normalisation(mean=(0.286,) * 3, std=(0.353,) * 3, channels="bgr")
+    how = Preprocessing(norm)
+    parts = {}
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        pixels = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
+        labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
+        if len(pixels) != len(labels):
+            raise DataError(f"{folder}: {len(pixels)} {prefix} images but {len(labels)} labels")
+        if labels.max(initial=0) > 9:
+            raise DataError(f"{folder}: {prefix} has a label {labels.max()}, above 9")
+        parts[part] = Split(Arrays(pixels), torch.from_numpy(labels.astype(np.int64)), how)
+    return Dataset(
+        name="fashion",
+        classes=(
+            "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+        ),
+        licence="MIT",
+        source="Fashion-MNIST, Zalando SE (2017)",
+        test=parts["test"],
+        **_held_out(parts["train"], images, folder),
+    )  # fmt: skip
+
+
+def _imagenet(images: SplitSizes, folder: Path | None) -> Dataset:
+    """A folder as ImageNet is published: `train/<class>/*` and `val/<class>/*`."""
+    if folder is None:
+        raise DataError("dataset imagenet needs --data DIR with train/<class>/ and val/<class>/")
+    classes = _subfolders(folder / "train")
+    # as the public AttentiveNAS code evaluates: a 224 crop, then the network's own resolution
+    how = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
+    if extra := set(_subfolders(folder / "val")) - set(classes):
+        raise DataError(f"{folder / 'val'} has classes that train has not, such as {min(extra)}")
+    return Dataset(
+        name="imagenet",
+        classes=classes,
+        licence="as that of the images",
+        source=f"images of {folder.resolve().name}",
+        test=_of_classes(folder / "val", classes, how),
+        **_held_out(_of_classes(folder / "train", classes, how), images, folder),
+    )
+
+
+_READERS: dict[str, Callable[[SplitSizes, Path | None], Dataset]] = {
+    "digits": _digits,
+    "fashion": _fashion,
+    "imagenet": _imagenet,
+}
+
+
+def _held_out(labelled: Split, images: SplitSizes, folder: Path) -> dict[str, Split]:
+    """Training images -> validation, held out of training; and calibration, a part of training.
+
+    BatchNorm takes its statistics from images that trained the weights, as in the public code.
+    """
+    order = np.random.default_rng(0).permutation(len(labelled))
+    validation, train = np.split(order, [images.validation])
+    train = train[: images.train or None]
+    if len(train) < max(1, images.calibration):
+        raise DataError(
+            f"{folder} has {len(labelled)} training images, too few for images.validation "
+            f"{images.validation} and images.calibration {images.calibration} of images.train "
+            f"{images.train or 'all'}: change these"
+        )
+    index = {
+        "train": train,
+        "calibration": train[: images.calibration],
+        "validation": validation,
+    }
+    return {part: labelled.take(chosen) for part, chosen in index.items()}
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
+    """An IDX file of unsigned bytes (LeCun's format) -> uint8 array of so many dimensions."""
+    path = folder / name
+    if not path.exists():
+        path = folder / f"{name}.gz"
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} has no {name} or {name}.gz; Debian's package dataset-fashion-mnist puts "
+            f"them into {DEBIAN_FASHION}, or give their folder by --data"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    # two zero bytes, the type (8: unsigned bytes), the number of dimensions, each big-endian
+    head = 4 + 4 * dimensions
+    if data[:4] != bytes((0, 0, 8, dimensions)) or len(data) < head:
+        raise DataError(f"{path} is no IDX file of unsigned bytes in {dimensions} dimensions")
+    shape = np.frombuffer(data, ">u4", dimensions, 4)
+    if len(data) - head != shape.prod(dtype=np.int64):
+        raise DataError(f"{path} is cut off: {len(data) - head} bytes for shape {shape.tolist()}")
+    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
+
+
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; an ImageNet-style folder has train/ and val/")
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+    if not names:
+        raise DataError(f"{folder} has no subfolders: one is expected for each class")
+    return names
+
+
+def _of_classes(folder: Path, classes: tuple[str, ...], how: Preprocessing) -> Split:
+    """Every image file of `folder/<class>/`, in order of name."""
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        if not (folder / name).is_dir():
+            continue
+        found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        paths += found
+        labels += [label] * len(found)
+    if not paths:
+        raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
+    return Split(Files(paths), torch.tensor(labels), how)

@@ -1,0 +1,252 @@
+"""Images of a labelled data set over real photographs -> detection and segmentation scenes.
+
+Written as COCO and as Cityscapes are published, so that any loader of these reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import msgspec
+import numpy as np
+
+from ramnas_host.data.images import Dataset, Split
+from ramnas_host.data.photographs import PHOTOGRAPHS
+from ramnas_models.errors import DataError
+from ramnas_models.files import new_folder
+
+if TYPE_CHECKING:
+    from ramnas_edge.vision.preprocessing import Image
+
+HEIGHT, WIDTH = 240, 320
+ITEMS = (3, 8)  # a scene
+SIDES = (0.15, 0.6)  # of an item's longer side, as shares of the height
+MOST_OVERLAP = 0.3  # IoU of two boxes
+CONTRAST = (60.0, 160.0)  # of an item against the background under it, white is 255
+
+_SOURCES = {"train": "train", "val": "validation", "test": "test"}  # of the items
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object: class, box [left, top, width, height] in pixels, and its ink within the box.
+
+    The box is of the whole item, also where another one covers a part. `ink`: float32 [h, w].
+    """
+
+    label: int
+    box: tuple[int, int, int, int]
+    ink: np.ndarray
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        left, top, width, height = self.box
+        return slice(top, top + height), slice(left, left + width)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`image` uint8 [240, 320, 3] in BGR; `owner` int [240, 320]: the item seen there, or -1."""
+
+    image: Image
+    items: tuple[Item, ...]
+    owner: np.ndarray
+
+
+def write_scenes(
+    dataset: Dataset, out: Path, counts: Mapping[str, int], seed: int,
+    *, on_done: Callable[[int], None] = lambda count: None,
+) -> None:  # fmt: skip
+    """Write `counts` of train, val and test to `out`, whole or not at all; the same by seed.
+
+    `out/coco` and `out/cityscapes` share one set of images; `out/scenes.json` says what they are
+    made of. The three differ in the images that items are cut from and in the backgrounds.
+    """
+    done = 0
+    with new_folder(out) as folder:
+        for part, count in counts.items():
+            backgrounds = [photograph.read() for photograph in PHOTOGRAPHS[part]]
+            frames = folder / "cityscapes/leftImg8bit" / part / "scenes"
+            truths = folder / "cityscapes/gtFine" / part / "scenes"
+            for made in (frames, truths, folder / "coco/annotations"):
+                made.mkdir(parents=True, exist_ok=True)
+            (folder / "coco" / part).symlink_to(f"../cityscapes/leftImg8bit/{part}/scenes")
+            coco = _coco_head(dataset, part, seed)
+            for i in range(count):
+                rng = np.random.default_rng((seed, list(_SOURCES).index(part), i))
+                scene = compose(
+                    dataset.split(_SOURCES[part]), backgrounds, rng, varied=part == "train"
+                )
+                name = f"scenes_{i:06d}_000000"
+                _write_png(frames / f"{name}_leftImg8bit.png", scene.image)
+                values = np.array([0, *(item.label + 1 for item in scene.items)], np.uint8)
+                _write_png(truths / f"{name}_gtFine_labelIds.png", values[scene.owner + 1])
+                _append(coco, i + 1, f"{name}_leftImg8bit.png", scene)
+                done += 1
+                on_done(done)
+            file = folder / f"coco/annotations/instances_{part}.json"
+            file.write_bytes(msgspec.json.encode(coco))
+        names = ("background", *dataset.classes)
+        labels = [{"name": name, "id": i, "trainId": i} for i, name in enumerate(names)]
+        (folder / "cityscapes/labels.json").write_bytes(msgspec.json.encode(labels))
+        (folder / "scenes.json").write_bytes(
+            msgspec.json.format(msgspec.json.encode(_about(dataset, counts, seed)))
+        )
+
+
+def compose(
+    items: Split, backgrounds: list[Image], rng: np.random.Generator, *, varied: bool = False
+) -> Scene:
+    """One scene; `rng` decides everything about it. `varied` backgrounds are for training."""
+    image = _background(backgrounds, rng, varied=varied)
+    placed: list[Item] = []
+    wanted = int(rng.integers(ITEMS[0], ITEMS[1] + 1))
+    for _ in range(1000):
+        item = _place(items, rng)
+        if item and all(iou(item.box, other.box) <= MOST_OVERLAP for other in placed):
+            placed.append(item)
+        if len(placed) == wanted:
+            break
+    if len(placed) < ITEMS[0]:
+        raise DataError(f"no room for {ITEMS[0]} items: are these images almost black?")
+    placed.sort(key=lambda item: -item.ink.size)  # a small one lies on a large one, in sight
+    canvas = image.astype(np.float32)
+    owner = np.full((HEIGHT, WIDTH), -1)
+    for i, item in enumerate(placed):
+        under = canvas[item.window]
+        colour = _colour(float(under.mean()), rng)
+        opacity = (4 * item.ink - 1.5).clip(0, 1)  # half where the mask ends
+        under += opacity[..., None] * (colour - under)
+        owner[item.window][item.ink >= 0.5] = i
+    canvas += rng.normal(0, rng.uniform(0, 6), canvas.shape)  # a sensor's noise
+    return Scene(canvas.clip(0, 255).round().astype(np.uint8), tuple(placed), owner)
+
+
+def iou(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """Of two boxes [left, top, width, height]."""
+    overlap = 1
+    for axis in (0, 1):
+        start = max(one[axis], other[axis])
+        overlap *= max(0, min(one[axis] + one[axis + 2], other[axis] + other[axis + 2]) - start)
+    return overlap / (one[2] * one[3] + other[2] * other[3] - overlap)
+
+
+def _background(photographs: list[Image], rng: np.random.Generator, *, varied: bool) -> Image:
+    """A random window of one, perhaps mirrored, in other colours, darker or brighter.
+
+    `varied`: also turned, closer, negative, or two of them through each other. There are few
+    photographs to train on; a network that has learnt these by heart sees digits in any other.
+    """
+    image = _window(photographs, rng, varied=varied)
+    if varied:
+        if rng.random() < 0.5:
+            share = rng.uniform(0.3, 0.7)
+            image = share * image + (1 - share) * _window(photographs, rng, varied=True)
+        if rng.random() < 0.25:
+            image = 255 - image
+    return np.asarray((image * rng.uniform(0.6, 1.2)).clip(0, 255), np.uint8)
+
+
+def _window(photographs: list[Image], rng: np.random.Generator, *, varied: bool) -> np.ndarray:
+    """A part of a random one at the size of a scene, float [h, w, 3], colours in random order."""
+    photograph = photographs[rng.integers(len(photographs))]
+    closest = 0.4
+    if varied:
+        photograph, closest = np.rot90(photograph, int(rng.integers(4))), 0.1
+    height, width = photograph.shape[:2]
+    h = min(height, width * HEIGHT / WIDTH) * rng.uniform(closest, 1)
+    w = h * WIDTH / HEIGHT
+    top, left = (int(rng.uniform(0, most)) for most in (height - h + 1, width - w + 1))
+    window = photograph[top : top + int(h), left : left + int(w)]
+    window = window[:, :: int(rng.choice((-1, 1))), rng.permutation(3)]
+    how = cv2.INTER_AREA if h > HEIGHT else cv2.INTER_LINEAR
+    resized = cv2.resize(np.ascontiguousarray(window), (WIDTH, HEIGHT), interpolation=how)
+    return np.asarray(resized, float)
+
+
+def _place(items: Split, rng: np.random.Generator) -> Item | None:
+    """A random item at a random place and scale; None where its ink does not fill the box."""
+    index = int(rng.integers(len(items)))
+    grey = items.images[index][..., 0].astype(np.float32) / 255
+    large = cv2.resize(grey, (128, 128), interpolation=cv2.INTER_CUBIC)
+    rows, columns = (np.flatnonzero((large >= 0.5).any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    tight = large[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    side = rng.uniform(*SIDES) * HEIGHT
+    width, height = (max(1, int(n * side / max(tight.shape))) for n in tight.shape[::-1])
+    how = cv2.INTER_AREA if side < max(tight.shape) else cv2.INTER_LINEAR
+    ink = cv2.resize(tight, (width, height), interpolation=how).clip(0, 1)
+    edges = (ink[0], ink[-1], ink[:, 0], ink[:, -1])
+    if max(width, height) < SIDES[0] * HEIGHT or any(edge.max() < 0.5 for edge in edges):
+        return None
+    left, top = rng.integers(WIDTH - width + 1), rng.integers(HEIGHT - height + 1)
+    return Item(int(items.labels[index]), (int(left), int(top), width, height), ink)
+
+
+def _colour(under: float, rng: np.random.Generator) -> np.ndarray:
+    """Brighter or darker than what lies `under`, whichever has room; a little tinted."""
+    contrast = rng.uniform(*CONTRAST)
+    signs = [s for s in (-1, 1) if 0 <= under + s * contrast <= 255] or [1 if under < 128 else -1]
+    return np.asarray(under + rng.choice(signs) * contrast + rng.uniform(-25, 25, 3), np.float32)
+
+
+def _append(coco: dict[str, list[object]], number: int, file: str, scene: Scene) -> None:
+    coco["images"].append(
+        {"id": number, "file_name": file, "width": WIDTH, "height": HEIGHT, "license": 1}
+    )
+    for i, item in enumerate(scene.items):
+        seen = scene.owner == i
+        coco["annotations"].append({
+            "id": len(coco["annotations"]) + 1, "image_id": number, "iscrowd": 0,
+            "category_id": item.label + 1, "bbox": item.box, "area": int(seen.sum()),
+            "segmentation": {"size": [HEIGHT, WIDTH], "counts": run_lengths(seen)},
+        })  # fmt: skip
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed RLE: column by column, lengths of 0s and 1s in turn, 0s first."""
+    flat = np.concatenate([[False], mask.flatten(order="F")])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    lengths: list[int] = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+    return lengths
+
+
+def _coco_head(dataset: Dataset, part: str, seed: int) -> dict[str, list[object]]:
+    about = _about(dataset, {}, seed)
+    return {
+        "info": about,  # type: ignore[dict-item]
+        "licenses": [{"id": 1, "name": about["licence"], "url": ""}],
+        "images": [],
+        "annotations": [],
+        "categories": [
+            {"id": i, "name": name, "supercategory": dataset.name}
+            for i, name in enumerate(dataset.classes, start=1)
+        ],
+    }
+
+
+def _about(dataset: Dataset, counts: Mapping[str, int], seed: int) -> dict[str, object]:
+    photographs = {
+        part: [f"{p.package}/{p.file}: {p.licence}, {p.by}" for p in found]
+        for part, found in PHOTOGRAPHS.items()
+    }
+    licences = sorted({p.licence for found in PHOTOGRAPHS.values() for p in found})
+    return {
+        "description": f"scenes of {dataset.name} over photographs, made by ramnas scenes",
+        "seed": seed,
+        "counts": dict(counts),
+        "licence": f"{dataset.licence} (items); {', '.join(licences)} (backgrounds)",
+        "source": f"{dataset.source}; photographs of scikit-learn, scikit-image, matplotlib",
+        "photographs": photographs,
+    }
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    ok, data = cv2.imencode(".png", pixels)
+    assert ok
+    path.write_bytes(data.tobytes())

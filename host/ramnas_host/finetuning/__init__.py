@@ -1,0 +1,1 @@
+"""One network cut out of the supernet and trained for a task."""

@@ -1,0 +1,1 @@
+"""Objectives in; a front, a verified front and its bundle out."""

@@ -1,0 +1,1 @@
+"""A few measured archs in, a prediction for every arch out."""

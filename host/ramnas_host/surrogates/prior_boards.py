@@ -1,0 +1,49 @@
+"""Records of boards measured before -> a latency surrogate of each: what a new one starts from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from ramnas_edge.measuring.drift import corrected_ms
+from ramnas_edge.measuring.record import OK, LatencyRecord, Target
+from ramnas_host.surrogates import surrogate
+from ramnas_host.surrogates.surrogate import Surrogate
+from ramnas_models.errors import DataError
+from ramnas_models.space import Space
+
+log = logging.getLogger(__name__)
+
+
+def prior_boards(
+    records: Sequence[LatencyRecord], space: Space
+) -> dict[tuple[str, str], Surrogate]:
+    """(device class, task) -> surrogate; the first target of each that has enough valid records.
+
+    DataError for records of another space, or if no board has enough.
+    """
+    groups: dict[tuple[str, Target], list[LatencyRecord]] = {}
+    for record in records:
+        if record.space_hash != space.hash:
+            raise DataError(f"run {record.run} holds records of another space than {space.name}")
+        if record.validity == OK:
+            groups.setdefault((record.device_class, record.target), []).append(record)
+    found: dict[tuple[str, str], Surrogate] = {}
+    for (device, target), own in groups.items():
+        ms = corrected_ms(own)
+        archs = {r.arch_id: r.arch for r in own}
+        rows = space.encode_all(list(archs.values()))
+        values = np.array([ms[arch_id] for arch_id in archs])
+        if (device, target.task) in found or len(rows) < surrogate.MIN_RECORDS:
+            log.info("%d records of %s, %s, are left aside", len(rows), device, target.task)
+            continue
+        found[device, target.task] = surrogate.fit(
+            space, rows, values, surrogate.COST, log=True, input_hw=target.input_hw
+        )
+    if not found:
+        raise DataError(
+            f"no board to start from: {surrogate.MIN_RECORDS} valid records of one are needed"
+        )
+    return found

@@ -1,0 +1,193 @@
+"""Encodings -> predicted latency, energy or accuracy: families compared by Kendall tau.
+
+START HERE. The family `cost` is ours (`cost_gp.py`); `gp`, `rbf`, `mlp` and `cart` are the paper's,
+over the encodings `int`, `onehot` and `layer`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from ramnas_host.surrogates import families
+from ramnas_host.surrogates.cost_gp import ChoiceGp, CostGp
+from ramnas_host.surrogates.cost_prior import MixedGp
+from ramnas_host.surrogates.encodings import ENCODINGS
+from ramnas_models.cost_table import CostTable
+from ramnas_models.errors import DataError
+from ramnas_models.space import Space
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ramnas_host.surrogates.encodings import Encoding
+
+    Rows = NDArray[np.int64]  # encodings [n, slots], `Space.encode`
+    Floats = NDArray[np.float64]
+    Indices = NDArray[np.intp]
+
+COST = "cost"
+FAMILIES = (COST, *families.FAMILIES)
+MIN_RECORDS = 20
+MIN_OF_FAMILY = {COST: 8}  # of all else MIN_RECORDS: cross-validation says little before
+FOLDS = 5
+
+
+class Score(msgspec.Struct, frozen=True):
+    """Cross-validated: Kendall tau, Spearman rho, mean absolute percentage error (0.01 = 1 %)."""
+
+    tau: float
+    rho: float
+    mape: float
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """A fitted family; it predicts what it was fitted on."""
+
+    family: str
+    encoding: str  # of the paper's families; ours sees the costs
+    space: Space
+    log: bool
+    score: Score
+    held_out: Floats  # the cross-validated prediction of each target
+    rows: Rows
+    y: Floats
+    input_hw: tuple[int, int] | None
+    priors: tuple[Surrogate, ...]
+    _predict: Callable[[Rows], tuple[Floats, Floats]]
+
+    def predict(self, rows: Rows) -> tuple[Floats, Floats]:
+        """Encodings [n, slots] -> mean [n], std [n] in the unit of the targets.
+
+        std is that of the target measured anew: of our family as the process knows it for each
+        arch, of the others the cross-validated residual; where `log`, of the logarithm, turned
+        relative.
+        """
+        mean, std = self._predict(rows)
+        if self.log:
+            mean = np.exp(mean)
+            std = mean * std
+        return mean, std
+
+
+def fit(
+    space: Space, rows: Rows, y: Floats, family: str, *, log: bool, encoding: str = "int",
+    input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
+) -> Surrogate:  # fmt: skip
+    """Fit one family on encodings [n, slots] and targets [n] (ms or mJ with `log`, or accuracies).
+
+    `input_hw`: of all networks, where it is not the arch's own resolution. `priors`: the same
+    target's surrogates of other boards, which our family starts from. DataError for too few
+    records, and for targets that nothing can be learnt from.
+    """
+    if priors and (family != COST or not log):
+        raise DataError("other boards say something of latencies and energies, to family cost only")
+    if family not in FAMILIES:
+        raise DataError(f"unknown family '{family}': known are {', '.join(FAMILIES)}")
+    _check(rows, y, log, MIN_OF_FAMILY.get(family, MIN_RECORDS))
+    target = np.log(y) if log else y
+    order = np.random.default_rng(0).permutation(len(y))
+    folds = np.array_split(order, FOLDS)
+    table = cost_table(space, input_hw)
+    predict: Callable[[Rows], tuple[Floats, Floats]]
+    if family == COST:
+        others = [_Logarithm(prior) for prior in priors]
+        process = (
+            ChoiceGp(space, table) if not log
+            else MixedGp(table, others) if others
+            else CostGp(table)
+        ).fit(rows, target)  # fmt: skip
+        held_out, predict = process.held_out(folds), process.predict
+    else:
+        encode = _encoding(space, encoding, input_hw)
+        mean, held_out = families.cross_validated(family, encode(rows), target, folds)
+        predict = _predictor(encode, mean, float(np.std(held_out - target)))
+    predicted = np.exp(held_out) if log else held_out
+    return Surrogate(
+        family, encoding, space, log, score(y, predicted), predicted, rows, y, input_hw,
+        tuple(priors), predict,
+    )  # fmt: skip
+
+
+def fit_best(
+    space: Space, rows: Rows, y: Floats, *, log: bool, encodings: Sequence[str] = ("int",),
+    input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
+) -> tuple[Surrogate, dict[str, Score]]:  # fmt: skip
+    """Fit all families; the one with the best cross-validated tau, and every family's score.
+
+    Of several `encodings` each family takes its best. With `priors`, other boards' surrogates, ours
+    alone is fitted: it needs fewer records than could tell families apart.
+    """
+    if priors:
+        ours = fit(space, rows, y, COST, log=log, input_hw=input_hw, priors=priors)
+        return ours, {COST: ours.score}
+    _check(rows, y, log, MIN_RECORDS)
+    best: dict[str, Surrogate] = {}
+    for family in FAMILIES:
+        asked = encodings[:1] if family == COST else encodings
+        tried = [
+            fit(space, rows, y, family, log=log, encoding=encoding, input_hw=input_hw)
+            for encoding in asked
+        ]
+        best[family] = max(tried, key=_tau)
+    return max(best.values(), key=_tau), {family: s.score for family, s in best.items()}
+
+
+def score(truth: Floats, predicted: Floats) -> Score:
+    from scipy.stats import kendalltau, spearmanr
+
+    return Score(
+        tau=float(kendalltau(truth, predicted).statistic),
+        rho=float(spearmanr(truth, predicted).statistic),
+        mape=float(np.mean(np.abs(predicted - truth) / np.abs(truth))),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def cost_table(space: Space, input_hw: tuple[int, int] | None = None) -> CostTable:
+    """The one of this process: what was counted once is known."""
+    return CostTable(space, input_hw=input_hw)
+
+
+@functools.lru_cache(maxsize=16)
+def _encoding(space: Space, name: str, input_hw: tuple[int, int] | None) -> Encoding:
+    if name not in ENCODINGS:
+        raise DataError(f"unknown encoding '{name}': known are {', '.join(ENCODINGS)}")
+    return ENCODINGS[name](space, cost_table(space, input_hw))
+
+
+@dataclass(frozen=True)
+class _Logarithm:
+    """Of what another surrogate predicts."""
+
+    of: Surrogate
+
+    def predict(self, rows: Rows) -> tuple[Floats, Floats]:
+        mean, std = self.of.predict(rows)
+        return np.log(mean), std / mean
+
+
+def _tau(surrogate: Surrogate) -> float:
+    # a constant prediction has none
+    return -1.0 if np.isnan(surrogate.score.tau) else surrogate.score.tau
+
+
+def _predictor(
+    encode: Encoding, mean: Callable[[Floats], Floats], std: float
+) -> Callable[[Rows], tuple[Floats, Floats]]:
+    return lambda rows: (mean(encode(rows)), np.full(len(rows), std))
+
+
+def _check(rows: Rows, y: Floats, log: bool, needed: int) -> None:
+    if len(rows) < needed:
+        raise DataError(f"a surrogate needs {needed} records or more, there are {len(rows)}")
+    if not np.isfinite(y).all() or (log and (y <= 0).any()):
+        raise DataError("a surrogate needs finite targets, and latencies above 0")
+    if np.ptp(y) == 0:
+        raise DataError(f"all {len(y)} targets are {y[0]:g}: there is nothing to learn")

@@ -1,0 +1,1 @@
+"""Training of the weight-sharing supernet, and its accuracy."""

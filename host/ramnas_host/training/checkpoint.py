@@ -1,0 +1,46 @@
+"""A supernet as a file: safetensors, with all that is needed to use it in the metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ramnas_host.data.about import About
+from ramnas_host.training import tensors
+from ramnas_models.errors import DataError
+from ramnas_models.space import read_space
+from ramnas_models.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    net: Supernet
+    about: About
+
+
+def save(path: Path, net: Supernet, about: About) -> None:
+    """Write the supernet, whole or not at all."""
+    metadata = {
+        "space": msgspec.json.encode(net.space).decode(),
+        "about": msgspec.json.encode(about).decode(),
+        "licence": about.licence,  # where other readers of safetensors look
+        "source": about.source,
+    }
+    tensors.write(path, {key: value.cpu() for key, value in net.state_dict().items()}, metadata)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a supernet written by `save`; DataError if it is none."""
+    try:
+        weights, metadata = tensors.read(path)
+        space = read_space(msgspec.json.decode(metadata["space"]), f"{path} (space)")
+        about = msgspec.json.decode(metadata["about"], type=About)
+        net = Supernet(space, len(about.classes))
+        net.load_state_dict(weights)
+    except (
+        OSError, KeyError, RuntimeError, tensors.UnreadableError, msgspec.DecodeError,
+    ) as error:  # fmt: skip
+        raise DataError(f"{path} is no supernet of ramnas: {error}") from error
+    return Checkpoint(net, about)

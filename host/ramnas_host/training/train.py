@@ -1,0 +1,128 @@
+"""Train the supernet: sandwich rule, subnets mutual distillation, DKD (START HERE for training).
+
+Alone or as one of many processes under torchrun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from ramnas_host.config import Recipe
+from ramnas_host.data import loader
+from ramnas_host.data.about import describe
+from ramnas_host.data.augment import Augmentation
+from ramnas_host.data.images import Dataset
+from ramnas_host.data.loader import Batch
+from ramnas_host.training import checkpoint, loop, optimizer, resume, sandwich
+from ramnas_host.training.distributed import Ranks
+from ramnas_host.training.evaluate import true_scores
+from ramnas_host.training.loop import Step
+from ramnas_host.training.run_folder import Kept, RunFolder
+from ramnas_models.space import Arch, Space
+from ramnas_models.supernet import Drop, Supernet
+
+LAST = "supernet.safetensors"
+SCORES = ("top1_min", "top5_min", "top1_max", "top5_max")
+
+
+def train(
+    space: Space,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    folder: Path | None = None,
+    ranks: Ranks = Ranks(),
+    workers: int = 0,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Supernet:
+    """Train a supernet of `space`. DataError if the loss stops being finite.
+
+    With `folder` the results are kept there (`run_folder.py`); where a state is there already,
+    training goes on from it and ends in the same weights, to the last bit on a CPU. Without,
+    nothing is kept or evaluated. `workers`: processes that decode images, beside this one.
+    """
+    torch.manual_seed(recipe.seed)  # the same first weights on every rank
+    net = Supernet(space, len(dataset.classes)).to(ranks.device).train()
+    if recipe.sync_batchnorm and ranks.world > 1:
+        net.synchronise_batchnorm()
+    forward = _compiled(net) if recipe.compile else net
+    scaler = torch.amp.GradScaler(ranks.device.type) if recipe.precision == "fp16" else None
+    state = resume.State(net, optimizer.sgd(net, recipe), scaler)
+    how = dataset.train.preprocessing
+    augmentation = Augmentation(recipe.augment, how.normalisation)
+    per_epoch = loader.steps_per_epoch(dataset.train, recipe)
+
+    def archs(step: int) -> list[Arch]:
+        return sandwich.draw(space, net, np.random.default_rng((recipe.seed, step)))
+
+    def gradients(step: int, batch: Batch) -> Tensor:
+        x = augmentation(batch.pixels.to(ranks.device, non_blocking=True))
+        images = sandwich.at_any_resolution(x, how.interpolation)
+        labels = batch.labels.to(ranks.device, non_blocking=True)
+        return sandwich.step(forward, archs(step), images, labels, recipe, scaler)
+
+    def drawn(first: int) -> Iterator[Batch]:
+        return loader.batches(
+            dataset.train, recipe, first, recipe.epochs * per_epoch, rank=ranks.rank,
+            world=ranks.world, workers=workers, pin=ranks.device.type == "cuda",
+        )  # fmt: skip
+
+    def who(step: int) -> str:
+        return f"{', '.join(sandwich.ROLES)}, archs {', '.join(arch.id for arch in archs(step))},"
+
+    kept = RunFolder(folder, state, _kept(net, dataset, recipe, ranks), ranks) if folder else None
+    loop.run(
+        state, recipe, gradients, drawn, per_epoch, kept=kept, ranks=ranks, who=who, on_step=on_step
+    )
+    return net
+
+
+def _kept(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> Kept:
+    """What a supernet's training leaves; the best is of the highest top-1, mean of min and max."""
+    space, about = net.space, describe(dataset, recipe)
+    parts = ("train", "calibration", "validation", "test")
+
+    def evaluate() -> dict[str, float]:
+        low, high = true_scores(net, [space.min(), space.max()], dataset, "validation", ranks=ranks)
+        return dict(zip(SCORES, (low.top1, low.top5, high.top1, high.top5), strict=True))
+
+    return Kept(
+        recipe=recipe,
+        per_epoch=loader.steps_per_epoch(dataset.train, recipe),
+        identity=resume.identity(f"{space.hash} {len(dataset.train)}", recipe),
+        last=LAST,
+        columns=(*(f"loss_{role}" for role in sandwich.ROLES), *SCORES),
+        resolved={
+            "space": msgspec.to_builtins(space),
+            "images": {part: len(dataset.split(part)) for part in parts},
+        },
+        evaluate=evaluate,
+        goodness=lambda scores: (scores["top1_min"] + scores["top1_max"]) / 2,
+        save=lambda path: checkpoint.save(path, net, about),
+    )
+
+
+def _compiled(net: Supernet) -> sandwich.Forward:
+    """The max and the min net, which every step runs, each compiled; random subnets as they are.
+
+    A subnet that comes once is not worth the minutes that compiling it takes.
+    """
+    fixed = {
+        # their shapes never change; treated as symbols they would only be harder to compile
+        arch: torch.compile(
+            lambda x, drop, plan=net.plan(arch): net.run(x, plan, drop), dynamic=False
+        )
+        for arch in (net.space.max(), net.space.min())
+    }
+
+    def forward(x: Tensor, arch: Arch, drop: Drop | None = None) -> Tensor:
+        logits: Tensor = fixed[arch](x, drop) if arch in fixed else net(x, arch, drop)
+        return logits
+
+    return forward

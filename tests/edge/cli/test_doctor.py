@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+from ramnas_edge.cli import doctor
+from ramnas_edge.engines import backends, trial
+
+
+def test_the_verb_reports_this_machine_in_words_and_as_json() -> None:
+    command = [sys.executable, "-m", "ramnas_edge", "doctor"]
+    words, data = (
+        subprocess.run(
+            [*command, *options], capture_output=True, text=True,
+        )
+        for options in ([], ["--json"])
+    )  # fmt: skip
+    assert words.returncode == data.returncode == 0, data.stderr
+    assert f"onnxruntime-cpu: works, {ort.__version__}" in words.stdout
+    report = json.loads(data.stdout)
+    assert {engine["name"] for engine in report["engines"]} == set(backends.ENGINES)
+    for engine in report["engines"]:
+        assert engine["says"]
+        assert engine["works"] == (engine["name"] in dict(backends.available()))
+    assert dict(report["packages"])["numpy"]
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import os; os.abort()", "crashed its process (SIGABRT)"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "(SIGSEGV)"),
+        ("raise ImportError('libnvinfer.so.8: not found')", "libnvinfer.so.8: not found"),
+        ("import sys; sys.exit(7)", "exit code 7"),
+    ],
+)
+def test_an_engine_that_crashes_is_reported_and_not_suffered(code: str, says: str) -> None:
+    engine = trial.try_engine("onnxruntime-cpu", code)
+    assert not engine.works
+    assert says in engine.says
+
+
+def test_two_distributions_of_one_module_are_a_problem() -> None:
+    (problem,) = doctor._twice(["numpy", "onnxruntime", "onnxruntime-gpu"])[:1]
+    assert "onnxruntime and onnxruntime-gpu are installed together" in problem
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in problem
+    assert not any("together" in p for p in doctor._twice(["opencv-python", "onnxruntime"]))
+
+
+def test_two_copies_of_a_module_on_the_path_are_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pip", "apt"):
+        (tmp_path / name / "cv2").mkdir(parents=True)
+        monkeypatch.syspath_prepend(str(tmp_path / name))
+    found = [p for p in doctor._twice([]) if p.startswith("cv2 is in")]
+    assert len(found) == 1
+    assert str(tmp_path / "apt") in found[0]
+
+
+def test_sensors_of_a_jetson_are_read_and_its_problems_named(tmp_path: Path) -> None:
+    """The files of a Jetson below another root: release, zone, cooling device, INA3221 rail."""
+    for path, content in {
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.0, GCID: 1, BOARD: generic",
+        "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
+        "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+        "sys/class/thermal/thermal_zone0/temp": "41500\n",
+        "sys/class/thermal/thermal_zone1/temp": "\n",
+        "sys/class/thermal/cooling_device0/type": "gpu-throttle-alert\n",
+        "sys/class/thermal/cooling_device0/cur_state": "1\n",
+        "sys/class/hwmon/hwmon3/name": "ina3221\n",
+        "sys/class/hwmon/hwmon3/in1_label": "VDD_GPU_SOC\n",
+        "sys/class/hwmon/hwmon3/in1_input": "5000\n",
+        "sys/class/hwmon/hwmon3/curr1_input": "1200\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    report = doctor.examine(root=tmp_path)
+    said = {sensor.name: sensor.says for sensor in report.sensors}
+    assert said["temperatures"] == "cpu-thermal 41.5 C"
+    assert said["power rails"] == "VDD_GPU_SOC 6000.0 mW"
+    assert said["clocks held back by"] == "gpu-throttle-alert"
+    assert said["clocks"] == ""
+    assert report.device.system == "L4T 36.4"
+    assert any("this Jetson runs on its CPU only" in problem for problem in report.problems)
+    assert any("no jtop" in problem for problem in report.problems)
+    assert "problem   this Jetson" in doctor.text(report)
+
+
+def test_without_any_sensor_it_says_what_cannot_be_seen(tmp_path: Path) -> None:
+    report = doctor.examine(root=tmp_path)
+    assert any("no sensor answers" in problem for problem in report.problems)

@@ -1,0 +1,171 @@
+"""`ramnas-edge run` as a user starts it: folders and videos in, lines and annotated files out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from ramnas_edge.__main__ import main
+from ramnas_edge.cli import run as run_verb
+from tests.edge.runtime.test_runtime import FRAME, P90_MS, a_bundle
+from tests.edge.vision.test_sources import a_video, an_image
+from tests.models.bundles import heads, written
+
+CPU = ("--engine", "onnxruntime-cpu")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def run(*argv: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ramnas_edge", "run", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def lines(stdout: str) -> Tuple[List[Any], Any]:
+    """The frames and the summary."""
+    *frames, last = [json.loads(line) for line in stdout.splitlines()]
+    return frames, last["summary"]
+
+
+def images(folder: Path, *values: int) -> Path:
+    folder.mkdir()
+    for i, value in enumerate(values):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((*FRAME, 3), value, np.uint8))
+    return folder
+
+
+def test_a_folder_gives_a_json_line_a_frame_and_a_summary(tmp_path: Path) -> None:
+    ids = a_bundle(tmp_path / "b")
+    source = images(tmp_path / "images", 0, 80, 160)
+    (source / "1.png").write_text("broken")
+    argv = ("--bundle", tmp_path / "b", "--latency-budget-ms", 2, "--source", source, *CPU)
+    ran = run(*argv, "--json")
+    assert ran.returncode == 0, ran.stderr
+    frames, summary = lines(ran.stdout)
+    assert [Path(f["image"]).name for f in frames] == ["0.png", "2.png"]
+    assert all(f["labels"]["name"] in "abc" and f["timing"]["engine_ms"] > 0 for f in frames)
+    assert all(f["call_ms"] >= f["timing"]["engine_ms"] for f in frames)
+    assert (summary["model"], summary["frames"], summary["broken"]) == (ids[1], 2, 1)
+    assert summary["models"] == {ids[1]: 2}
+    assert (summary["expected_p90_ms"], summary["calibrated"]) == (P90_MS[1], True)
+    people = run(*argv)
+    assert f"model {ids[1]} 2 frames" in people.stdout
+    assert "1 broken frames left out" in people.stdout
+
+
+@pytest.mark.parametrize("policy", ["fixed", "adaptive"])
+def test_a_video_is_saved_with_its_boxes(tmp_path: Path, policy: str) -> None:
+    written(tmp_path / "b", heads("detection"))
+    a_video(tmp_path / "v.avi")
+    ran = run(
+        "--bundle", tmp_path / "b", "--task", "detection", "--latency-budget-ms", 1000, "--policy",
+        policy, "--source", tmp_path / "v.avi", "--score", 0.2, "--save", tmp_path / "out/o.avi",
+        "--json", *CPU,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    frames, summary = lines(ran.stdout)
+    assert summary["frames"] == len(frames) == 5
+    assert summary["within_budget"] > 0
+    boxes = [box for frame in frames for box in frame["detections"]]
+    assert boxes
+    assert all(0 <= x <= 64 and 0 <= y <= 48 for b in boxes for x, y in [b["box"][:2]])
+    before, after = (
+        [frame for _, frame in verb_run_frames(tmp_path / name)] for name in ("v.avi", "out/o.avi")
+    )
+    assert [frame.shape for frame in after] == [(48, 64, 3)] * 5
+    assert np.abs(after[0].astype(int) - before[0]).max() > 50  # drawn on
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["o.avi"]
+
+
+def verb_run_frames(path: Path) -> List[Tuple[str, np.ndarray]]:
+    from ramnas_edge.vision.sources import Source
+
+    return list(Source(str(path)))
+
+
+def test_masks_of_images_of_any_size_are_saved_into_a_folder(tmp_path: Path) -> None:
+    written(tmp_path / "b", heads("segmentation"))
+    (tmp_path / "in").mkdir()
+    for i, hw in enumerate([(20, 30), (64, 64)]):
+        cv2.imwrite(str(tmp_path / f"in/{i}.png"), np.zeros((*hw, 3), np.uint8))
+    argv = ("--bundle", tmp_path / "b", "--source", tmp_path / "in", *CPU)
+    ran = run(*argv, "--save", tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000000_0.jpg", "000001_1.jpg"]
+    saved = cv2.imread(str(tmp_path / "out/000000_0.jpg"))
+    assert saved is not None
+    assert saved.shape == (20, 30, 3)
+    ran = run(*argv, "--save", tmp_path / "o.avi")
+    assert ran.returncode == 2
+    assert "1.png is 64x64, the video is 30x20; save into a folder instead" in ran.stderr
+
+
+def test_rate_and_p90_are_said_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = a_bundle(tmp_path / "b")
+    monkeypatch.setattr(run_verb, "EVERY_S", 0.0)
+    source = images(tmp_path / "images", 0, 80)
+    argv = ["run", "--bundle", str(tmp_path / "b"), "--source", str(source), *CPU]
+    assert main(argv) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "frames/s, p90" in line]
+    assert len(said) == 2
+    assert said[0].endswith(f"model {ids[2]}")
+
+
+def test_a_window_without_a_display_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    a_bundle(tmp_path / "b")
+    an_image(tmp_path / "x.png")
+    code = """
+import sys, cv2
+def headless(*args):
+    raise cv2.error("The function is not implemented")
+cv2.imshow = cv2.destroyWindow = headless
+from ramnas_edge.cli import run as run_verb
+from ramnas_edge.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    argv = ["run", "--bundle", str(tmp_path / "b"), "--source", str(tmp_path / "x.png"), "--show"]
+    argv = [sys.executable, "-c", code, *argv, *CPU]
+    ran = subprocess.run(argv, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "a window needs a display" in ran.stderr.splitlines()[-1]
+
+
+def test_bad_input_is_one_line_and_code_2(tmp_path: Path) -> None:
+    a_bundle(tmp_path / "b")
+    text, good = tmp_path / "text.png", tmp_path / "good.png"
+    text.write_text("no image")
+    cv2.imwrite(str(good), np.zeros((*FRAME, 3), np.uint8))
+    bundle = ("--bundle", tmp_path / "b")
+    for argv, message in (
+        (("--bundle", tmp_path, "--source", good), "is no bundle"),
+        ((*bundle, "--source", text), "cannot be read as an image"),
+        ((*bundle, "--source", good, "--latency-budget-ms", "0.1", *CPU), "no model fits 0.1 ms"),
+        ((*bundle, "--source", good, "--engine", "tvm"), "unknown engine 'tvm'"),
+        ((*bundle, "--source", good, "--task", "pose"), "no task 'pose'; it has classification"),
+        ((*bundle, "--source", good, "--policy", "adaptive"), "keeps a latency budget: name one"),
+        ((*bundle, "--source", good, "--score", "2"), "score in (0, 1)"),
+    ):
+        ran = run(*argv)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert message in ran.stderr
+        assert len(ran.stderr.splitlines()) == 1
+    manifest = tmp_path / "b/manifest.json"
+    content = msgspec.json.decode(manifest.read_bytes())
+    content["tasks"][0]["models"][0]["sha256"] = "0" * 64
+    manifest.write_bytes(msgspec.json.encode(content))
+    ran = run(*bundle, "--source", good)
+    assert ran.returncode == 2
+    assert "fetch the bundle again" in ran.stderr

@@ -1,0 +1,94 @@
+"""Keys in files, the endpoints that need them, and the verbs around them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import zmq
+from zmq.auth import load_certificate
+
+from ramnas_edge.fleet import keys
+from ramnas_models.errors import DataError, FileError
+
+
+def test_a_new_pair_is_two_files_and_the_secret_one_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)  # the most generous there is
+    try:
+        path = keys.new(tmp_path / "keys", "jetson.1")
+    finally:
+        os.umask(before)
+    assert path == tmp_path / "keys/jetson.1.key_secret"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sorted(p.name for p in path.parent.iterdir()) == ["jetson.1.key", "jetson.1.key_secret"]
+    own = keys.load_keys(path)
+    assert zmq.curve_public(own.secret) == own.public
+    assert own.public == keys.load_public(path.with_suffix(".key")) == keys.load_public(path)
+    assert own.secret.decode() not in path.with_suffix(".key").read_text()
+    assert own.secret.decode() not in repr(own)
+    assert load_certificate(path) == tuple(own)  # any tool of ZeroMQ reads it
+
+
+def test_a_secret_is_never_replaced_and_its_public_half_can_be_restored(tmp_path: Path) -> None:
+    path = keys.new(tmp_path, "a")
+    own = keys.load_keys(path)
+    with pytest.raises(FileError, match=r"a.key_secret exists, .* another --name"):
+        keys.new(tmp_path, "a")
+    path.with_suffix(".key").unlink()  # as after a kill between the two
+    assert keys.new(tmp_path, "a") == path
+    assert keys.load_keys(path) == own
+    assert keys.load_public(path.with_suffix(".key")) == own.public
+    assert {p.name for p in tmp_path.iterdir()} == {"a.key", "a.key_secret"}
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_secret_that_others_can_read_is_not_used(tmp_path: Path, mode: int) -> None:
+    path = keys.new(tmp_path, "a")
+    path.chmod(mode)
+    with pytest.raises(FileError, match=rf"read by others .mode {mode:04o}.: chmod 600 {path}"):
+        keys.load_keys(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "curve", 'public-key = "short"', f'public-key = "{"," * 40}"', "\0" * 99]
+)
+def test_what_is_no_key_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.key"
+    path.write_text(text)
+    with pytest.raises(FileError, match=r"a.key is no key file of ramnas"):
+        keys.load_public(path)
+
+
+def test_a_key_that_is_missing_or_of_the_wrong_half_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"cannot read the key .*: `ramnas keys new` makes one"):
+        keys.load_public(tmp_path / "none.key")
+    with pytest.raises(FileError, match=r"cannot read the key"):
+        keys.load_public(tmp_path)
+    public = keys.new(tmp_path, "a").with_suffix(".key")
+    with pytest.raises(FileError, match=r"has no secret key; give the .key_secret"):
+        keys.load_keys(public)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a b", "x" * 65, "é"])
+def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"is no name of a key"):
+        keys.new(tmp_path, name)
+    with pytest.raises(DataError, match=r"is no name of a key"):
+        keys.authorize(keys.new(tmp_path / "k", "a"), tmp_path / "authorized", name)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "public"),
+    [
+        ("tcp://127.0.0.1:5555", False), ("tcp://127.1.2.3:*", False), ("tcp://[::1]:5555", False),
+        ("tcp://localhost:5555", False), ("tcp://lo:5555", False), ("ipc:///tmp/x", False),
+        ("inproc://x", False), ("tcp://*:5555", True), ("tcp://0.0.0.0:5555", True),
+        ("tcp://[::]:5555", True), ("tcp://192.168.1.7:5555", True), ("tcp://host:5555", True),
+        ("tcp://eth0:5555", True), ("tcp://127.0.0.1:0;10.0.0.1:5555", True),
+        ("ws://127.0.0.1.evil.org:80", True),
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_others_reach_is_public(endpoint: str, public: bool) -> None:
+    assert keys.is_public(endpoint) is public

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ramnas_edge.vision.annotate import annotated, plain, shares, words
+from ramnas_edge.vision.results import Detections, Labels, Mask, Timing
+
+TIMING = Timing(1.0, 2.0, 3.0)
+FRAME = np.full((60, 80, 3), 90, np.uint8)
+
+
+def detections(*rows: tuple) -> Detections:  # type: ignore[type-arg]
+    boxes = np.array([row[:4] for row in rows], np.float32).reshape(-1, 4)
+    return Detections(
+        boxes, np.array([r[4] for r in rows], np.float32),
+        np.array([r[5] for r in rows], np.int64), ("cup", "cat"), TIMING,
+    )  # fmt: skip
+
+
+def test_a_box_is_drawn_on_its_edges_in_the_colour_of_its_class() -> None:
+    drawn = annotated(FRAME, detections((10, 30, 40, 55, 0.9, 0), (50, 30, 79, 55, 0.8, 1)))
+    changed = (drawn != FRAME).any(2)
+    assert changed[54, 10:40].all()
+    assert changed[30:55, 39].all()
+    assert not changed[49:52, 20:35].any()
+    assert (drawn[54, 20] != drawn[54, 60]).any()
+    assert (FRAME == 90).all()
+
+
+def test_a_box_at_the_edge_is_no_trouble() -> None:
+    annotated(FRAME, detections((-0.0, 0, 80, 60, 1.0, 1), (79.6, 59.7, 80, 60, 0.5, 0)))
+    assert (annotated(FRAME, detections()) == FRAME).all()
+
+
+def test_a_mask_tints_all_but_the_background() -> None:
+    classes = np.zeros((60, 80), np.uint8)
+    classes[:, 40:] = 2
+    mask = Mask(classes, ("background", "road", "sky"), TIMING)
+    drawn = annotated(FRAME, mask)
+    assert (drawn[:, :40] == FRAME[:, :40]).all()
+    assert (drawn[:, 40:] != FRAME[:, 40:]).any(2).all()
+    cities = annotated(FRAME, Mask(classes, ("kerb", "road", "sky"), TIMING))
+    assert (cities != FRAME).any(2).all()
+    assert shares(mask) == [("background", 0.5), ("sky", 0.5)]
+    assert words(mask) == "50% background, 50% sky"
+
+
+def test_results_as_json_and_in_words() -> None:
+    found = detections((1, 2, 3, 4, 0.5, 1), (1, 2, 3, 5, 0.25, 1), (0, 0, 9, 9, 0.25, 0))
+    assert plain(found)["detections"][0] == {"name": "cat", "score": 0.5, "box": [1, 2, 3, 4]}
+    assert words(found) == "2 cat, 1 cup"
+    assert words(detections()) == "nothing"
+    label = Labels(1, "cat", 0.75, TIMING)
+    assert plain(label) == {"labels": {"index": 1, "name": "cat", "score": 0.75}}
+    assert words(label) == "cat (0.75)"
+    assert (annotated(FRAME, label) != FRAME).any()
+
+
+def test_views_of_frames_can_be_drawn_on() -> None:
+    view = np.full((60, 160, 3), 90, np.uint8)[:, ::2][..., ::-1]
+    result = detections((10, 30, 40, 55, 0.9, 0))
+    np.testing.assert_array_equal(annotated(view, result), annotated(FRAME, result))
+
+
+@pytest.mark.parametrize("count", [1, 11, 91])
+def test_classes_have_colours_of_their_own(count: int) -> None:
+    from ramnas_edge.vision.annotate import class_colours
+
+    assert len({tuple(c) for c in class_colours(count).tolist()}) == count

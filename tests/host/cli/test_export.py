@@ -1,0 +1,185 @@
+"""Import and export at the command line: checkpoint -> supernet -> ready bundle -> runtime."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sklearn.datasets import load_sample_images
+
+from ramnas_edge.runtime.runtime import Runtime
+from ramnas_edge.vision.preprocessing import read_image
+from ramnas_edge.vision.sources import list_images
+from ramnas_host.data.about import About
+from ramnas_host.data.images import load_folder
+from ramnas_host.training import checkpoint
+from ramnas_host.training.evaluate import recalibrated_subnet
+from ramnas_models.errors import DataError, SpaceError
+from ramnas_models.named import find_arch
+from ramnas_models.space import load_space
+from ramnas_models.supernet import Supernet
+from tests.models.attentivenas_source import random_state
+
+
+def ramnas(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ramnas_host", *map(str, argv)], capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as the public code writes it, with random weights."""
+    path = tmp_path_factory.mktemp("source") / "attentive_nas.pth.tar"
+    torch.save({"state_dict": random_state(), "epoch": 360}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("weights") / "supernet.safetensors"
+    ran = ramnas("import", "attentivenas", source, "-o", out)
+    assert ran.returncode == 0, ran.stderr
+    assert "licence of the weights: CC-BY-NC-4.0" in ran.stdout
+    assert "dropped " in ran.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of scikit-learn's two real photographs, in folders named after made-up labels."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        photograph = load_sample_images().images[i % 2]
+        top, left = rng.integers(0, 100, 2)
+        target = folder / str(int(rng.integers(1000)))
+        target.mkdir(exist_ok=True)
+        crop = photograph[top : top + 300, left : left + int(rng.integers(250, 500)), ::-1]
+        cv2.imwrite(str(target / f"{i}.png"), crop)
+    return folder
+
+
+def test_licence_and_source_travel_into_the_manifest(
+    weights: Path, photographs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    ran = ramnas("export", "--weights", weights, "--arch", "A1", "--calibration", photographs,
+                 "--test", photographs, "-o", out)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    assert manifest["licence"] == "CC-BY-NC-4.0"
+    assert "AttentiveNAS" in manifest["source"]
+    (front,) = manifest["tasks"]
+    how = front["preprocessing"]
+    assert (how["resize_short"], how["crop"], how["interpolation"]) == (256, 224, "bicubic")
+    assert how["normalisation"]["channels"] == "rgb"
+    (model,) = front["models"]
+    assert model["input_hw"] == [224, 224]
+    (accuracy,) = model["accuracies"]
+    assert accuracy["metric"] == "top1"
+    assert f"{accuracy['value']:.2%}" in ran.stdout
+
+    run = subprocess.run(
+        [sys.executable, "-m", "ramnas_edge", "run", "--bundle", out, "--source", photographs],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "for non-commercial use only: CC-BY-NC-4.0" in run.stderr
+
+
+def test_the_edge_gives_what_torch_gives(weights: Path, photographs: Path, tmp_path: Path) -> None:
+    """Same most likely class for every photograph, and for the labels made of torch's answers."""
+    out = tmp_path / "bundle"
+    ran = ramnas("export", "--weights", weights, "--arch", "A0", "--calibration", photographs,
+                 "-o", out)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    loaded = checkpoint.load(weights)
+    about = loaded.about
+    images = load_folder(photographs, about.classes, about.preprocessing, 100)
+    arch = find_arch(loaded.net.space, "A0")
+    with torch.no_grad():
+        expected = recalibrated_subnet(loaded.net, arch, images)(images.at(192)).argmax(1)
+    with Runtime.open(out, frame_hw=(300, 400)) as runtime:
+        found = [runtime(read_image(str(p))).index for p in list_images(str(photographs))]
+    # random weights give close calls, which float noise may turn; 0.2 points of 24 images is none
+    assert found == expected.tolist()
+
+
+def test_a_subfolder_is_a_class_by_name_or_by_place(tmp_path: Path) -> None:
+    how = About((), *_how(), "", "").preprocessing
+    for i, name in enumerate(("b", "a", "c")):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f"d/{name}/{i}.png"), np.full((9, 9, 3), i, np.uint8))
+    by_name = load_folder(tmp_path / "d", ("c", "b", "a", "x"), how, 10)
+    assert by_name.labels.tolist() == [2, 1, 0]
+    by_place = load_folder(tmp_path / "d", ("x", "y", "z"), how, 10)
+    assert by_place.labels.tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="3 subfolders, such as 'a'"):
+        load_folder(tmp_path / "d", ("x", "y"), how, 10)
+    assert len(load_folder(tmp_path / "d", ("x", "y", "z"), how, 2)) == 2
+    assert load_folder(tmp_path / "d/a", ("x",), how, 2).labels.tolist() == [-1]
+
+
+def _how() -> tuple[object]:
+    from ramnas_models.bundle import Preprocessing
+    from ramnas_models.onnx_graph import Normalisation
+
+    return (Preprocessing(Normalisation()),)
+
+
+def test_an_arch_is_found_by_name_id_or_file(tmp_path: Path) -> None:
+    space = load_space("attentivenas")
+    assert find_arch(space, "A0") == space.min() == find_arch(space, "min")
+    assert find_arch(space, "max") == space.max()
+    arch = space.sample(np.random.default_rng(0))
+    assert find_arch(space, arch.id, [space.min(), arch]) == arch
+    (tmp_path / "list.yaml").write_text(str(list(arch.integers)))
+    assert find_arch(space, str(tmp_path / "list.yaml")) == arch
+    import msgspec
+    import yaml
+
+    (tmp_path / "dict.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(arch)))
+    assert find_arch(space, str(tmp_path / "dict.yaml")) == arch
+    (tmp_path / "bad.yaml").write_text(str([200, *arch.integers[1:]]))
+    with pytest.raises(SpaceError, match="resolution is 200, not one of"):
+        find_arch(space, str(tmp_path / "bad.yaml"))
+    with pytest.raises(SpaceError, match="unknown arch 'A9': give A0, A1"):
+        find_arch(space, "A9")
+    with pytest.raises(SpaceError, match="cannot read arch"):
+        find_arch(space, str(tmp_path / "absent.yaml"))
+
+
+def test_a_bad_checkpoint_is_refused_and_nothing_is_written(source: Path, tmp_path: Path) -> None:
+    state = random_state()
+    missing = [key for key in state if "blocks.3." in key][:7]
+    for key in missing:
+        del state[key]
+    bad = tmp_path / "bad.pth"
+    torch.save({"state_dict": state}, bad)
+    out = tmp_path / "supernet.safetensors"
+    ran = ramnas("import", "attentivenas", bad, "-o", out)
+    assert ran.returncode == 2
+    assert "blocks.3." in ran.stderr
+    assert "Traceback" not in ran.stderr
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\n")
+    ran = ramnas("import", "attentivenas", source, "--classes", names, "-o", out)
+    assert ran.returncode == 2
+    assert "has 2 names, not 1000" in ran.stderr
+    assert not out.exists()
+
+
+def test_the_supernet_of_a_checkpoint_reads_back(weights: Path) -> None:
+    loaded = checkpoint.load(weights)
+    assert isinstance(loaded.net, Supernet)
+    assert loaded.net.space == load_space("attentivenas")
+    assert loaded.about.licence == "CC-BY-NC-4.0"

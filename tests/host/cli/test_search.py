@@ -1,0 +1,180 @@
+"""`ramnas search` and `ramnas verify` at the command line, over two tasks of this board."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from ramnas_edge.board.device import this_device
+from ramnas_edge.measuring.record import INCONCLUSIVE
+from ramnas_edge.measuring.store import Store
+from ramnas_host.cli import main
+from ramnas_host.config import load_recipe
+from ramnas_host.data.about import describe
+from ramnas_host.data.datasets import load_dataset
+from ramnas_host.search import front as fronts
+from ramnas_host.search import verification
+from ramnas_host.training import checkpoint
+from ramnas_models.supernet import Supernet
+from tests.host.search.fronts import SPACE, records
+
+TINY = ["--population", "40", "--parents", "20", "--generations", "2", "--infill-rounds", "1"]
+FEW = ["--accuracy-samples", "38", "--candidates", "3"]
+DETECTOR = {"task": "detection", "num_classes": 3, "input_hw": (32, 32)}
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights: fast to make, and true accuracies that differ."""
+    path = tmp_path_factory.mktemp("supernet") / "supernet.safetensors"
+    torch.manual_seed(0)
+    recipe = load_recipe("digits")
+    about = describe(load_dataset("digits", recipe.images), recipe)
+    checkpoint.save(path, Supernet(SPACE, 10), about)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of classifiers, and of detectors in another run, of this very board."""
+    import onnxruntime
+
+    board = this_device().class_key("onnxruntime-cpu", onnxruntime.__version__)
+    path = tmp_path_factory.mktemp("store") / "s.sqlite"
+    filled = Store(path)
+    for one in (*records(38, device=board), *records(38, run="found", device=board, **DETECTOR)):
+        filled.add(one)
+    filled.close()
+    return path
+
+
+def search(supernet: Path, store: Path, out: Path, *argv: str) -> int:
+    where = ["--supernet", str(supernet), "--store", str(store), "--out", str(out)]
+    return main.main(["search", *where, *TINY, *FEW, *argv])
+
+
+@pytest.mark.alone  # that every candidate is measured takes a board that is not busy
+def test_a_front_by_the_latency_of_classifier_and_detector_is_searched_and_verified(
+    supernet: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "front.json"
+    argv = ["--run", "run", "--run", "found", "--objectives", "top1,latency,latency:detection,macs"]
+    assert search(supernet, store, out, *argv, "--csv") == 0
+    found = fronts.load(out)
+    names = [objective.name for objective in found.objectives]
+    assert (names[0], names[3]) == ("top1", "macs")
+    assert names[2] == f"{names[1]}:detection"
+    assert found.objectives[2].target == msgspec.structs.replace(
+        found.objectives[1].target, **DETECTOR
+    )
+    assert found.objectives[2].runs == ("found",)
+    rows = list(csv.DictReader((tmp_path / "front.csv").read_text().splitlines()))
+    assert [row["arch_id"] for row in rows] == [c.arch_id for c in found.candidates]
+    assert all(float(row[f"{names[2]} predicted"]) > 0 for row in rows)
+
+    measured = tmp_path / "measured.sqlite"
+    monkeypatch.setattr(verification, "MIN_TAU", 1.01)  # no order is as good as that
+    with caplog.at_level(logging.WARNING):
+        assert main.main([
+            "verify", "--front", str(out), "--supernet", str(supernet), "--store", str(measured),
+            "--out", str(tmp_path / "verified.json"), "--local-agent",
+        ]) == 0  # fmt: skip
+    verified = fronts.load(tmp_path / "verified.json")
+    for candidate in verified.candidates:
+        assert set(candidate.measured) == set(names)
+        assert candidate.measured["macs"].value == candidate.macs
+        assert candidate.measured[names[1]].p90 > 0
+    records_there = Store(measured)
+    by_run = {run: records_there.records(run) for run in records_there.runs()}
+    records_there.close()
+    tasks = {run: records[0].target.task for run, records in by_run.items()}
+    assert tasks == {"verify": "classification", "verify-2": "detection"}
+    printed = capsys.readouterr().out
+    assert f"{names[2]}: predicted and measured of {len(verified.candidates)} candidates" in printed
+    assert f"the order predicted for {names[2]} is a poor guide" in caplog.text
+    assert "no valid measurement" not in caplog.text
+
+    doubtful = msgspec.structs.replace(by_run["verify"][0], validity=INCONCLUSIVE)
+    again = Store(tmp_path / "again.sqlite")
+    for one in (doubtful, *by_run["verify"][1:], *by_run["verify-2"]):
+        again.add(one)
+    again.close()
+    with caplog.at_level(logging.WARNING):
+        assert main.main([
+            "verify", "--front", str(out), "--supernet", str(supernet), "--store", str(again.path),
+            "--out", str(tmp_path / "again.json"), "--local-agent",
+        ]) == 0  # fmt: skip
+    assert f"no valid measurement of {names[1]}: {doubtful.arch_id};" in caplog.text
+    (left_out,) = [
+        c for c in fronts.load(tmp_path / "again.json").candidates if names[1] not in c.measured
+    ]
+    assert left_out.arch_id == doubtful.arch_id
+
+
+@pytest.mark.alone
+def test_infill_measures_what_it_chose_and_learns_from_it(
+    supernet: Path, store: Path, tmp_path: Path
+) -> None:
+    own, out = tmp_path / "s.sqlite", tmp_path / "front.json"
+    shutil.copy(store, own)
+    argv = ["--run", "run", "--run", "found", "--objectives", "top1,latency,latency:detection"]
+    assert search(supernet, own, out, *argv, "--measure", "--local-agent") == 0
+    found = fronts.load(out)
+    opened = Store(own)
+    measured, detectors = (opened.records(run) for run in ("infill", "infill-2"))
+    before = opened.records("run")
+    opened.close()
+    for objective, run, new in zip(
+        found.objectives[1:], ("run", "found"), (measured, detectors), strict=True
+    ):  # a busy machine may spoil them all
+        learnt = (new[0].run,) if any(r.validity == "ok" for r in new) else ()
+        assert objective.runs == (run, *learnt)
+    chosen = {r.arch_id for r in measured} - {r.arch_id for r in before}
+    assert 1 <= len(chosen) <= 3
+    assert chosen <= {r.arch_id for r in detectors}
+    assert {r.target.task for r in detectors} == {"detection"}
+    known = {r.arch_id for r in (*before, *measured) if r.validity == "ok"}
+    assert len(found.surrogates[found.objectives[1].name].held_out) == len(known)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--objectives", "top1,latency@agx"], "no device class 'agx' for task classification"),
+        (["--objectives", "top1,latency:segmentation"], "no record of task segmentation"),
+        (["--run", "elsewhere"], "no record of run 'elsewhere'"),
+        (["--constraint", "macs<=1"], "add macs to --objectives"),
+        (["--objectives", "top1,macs", "--measure"], "no objective of these is measured"),
+        (["--measure", "--local-agent", "--rounds", "2"], "a record needs 8 visits or more"),
+        (["--population", "1"], "--population 1: 2 or more"),
+        (["--prior-run", "elsewhere"], "no record of run 'elsewhere'"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line_and_leaves_nothing(
+    supernet: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    argv: list[str], message: str,
+) -> None:  # fmt: skip
+    run = [] if "--run" in argv else ["--run", "run"]
+    assert search(supernet, store, tmp_path / "front.json", *run, *argv) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_macs_alone_need_no_records(supernet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "front.json"
+    argv = ["search", "--supernet", str(supernet), "--out", str(out), "--objectives", "top1,macs"]
+    assert main.main([*argv, "--prior-run", "run"]) == 2  # of which store?
+    assert main.main([*argv, *TINY, *FEW]) == 0
+    found = fronts.load(out)
+    assert set(found.surrogates) == {"top1"}
+    assert all(c.predicted["macs"].value == c.macs for c in found.candidates)

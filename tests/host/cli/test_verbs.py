@@ -1,0 +1,156 @@
+"""Bad input at the command line: one clear line, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from ramnas_edge.measuring.store import Store
+from ramnas_models.sampling import sample_by_macs
+
+
+def ramnas(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ramnas_host", *map(str, argv)],
+        capture_output=True, text=True, **options,
+    )  # fmt: skip
+
+
+def refused(ran: subprocess.CompletedProcess[str], message: str) -> None:
+    assert ran.returncode == 2, ran.stderr
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    last = ran.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+def test_unknown_space_and_bad_space_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused(ramnas("train", "--space", "nano", "--out", out), "unknown space 'nano'")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: bad\ncolour: red\n")
+    refused(ramnas("train", "--space", bad, "--out", out), str(bad))
+    assert not out.exists()
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        argv = ["--samples", "12", "--store", tmp_path / "s.sqlite", "--bind", endpoint]
+        refused(ramnas("calibrate", *argv), f"{endpoint} is in use by another program")
+
+
+def test_inputs_that_are_missing_or_of_another_kind(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("text")
+    search = ["--store", tmp_path / "s.sqlite", "--out", tmp_path / "front.json"]
+    refused(ramnas("search", "--supernet", text, *search), "text is no supernet of ramnas")
+    bundle = ["--supernet", text, "--out", tmp_path / "bundle"]
+    refused(ramnas("bundle", "--front", text, *bundle), "text is no front of ramnas")
+    assert not (tmp_path / "front.json").exists()
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_search_without_records_says_what_to_do(supernet_file: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.sqlite"
+    argv = ["--supernet", supernet_file, "--store", store, "--out", tmp_path / "f"]
+    refused(ramnas("search", *argv), "s.sqlite does not exist; ramnas calibrate makes it")
+    assert not store.exists()
+    Store(store).close()
+    refused(ramnas("search", *argv), "holds no record of run 'calibration'; calibrate first")
+    refused(
+        ramnas("calibrate", "--samples", "12", "--rounds", "2", "--store", store, "--local-agent"),
+        "--rounds 2: a record needs 8 visits or more",
+    )
+
+
+def test_out_below_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file/run"
+    refused(ramnas("train", "--out", out), "a part of the path is a file, not a folder")
+
+
+def test_read_only_run_folder(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused(ramnas("demo", "--out", small_disk / "demo"), "read-only; write elsewhere")
+    refused(ramnas("data", "--out", small_disk / "digits"), "read-only; write elsewhere")
+    argv = ["--samples", "12", "--store", small_disk / "s.sqlite", "--local-agent"]
+    refused(ramnas("calibrate", *argv), "cannot open the store")
+
+
+def test_full_disk(small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(200_000))
+    refused(ramnas("data", "--out", small_disk / "digits"), "the disk is full; free some space")
+    assert [p.name for p in small_disk.iterdir()] == ["filler"]
+    argv = ["--samples", "36", "--classes", "10", "--local-agent"]
+    ran = ramnas("calibrate", *argv, "--store", small_disk / "s.sqlite")
+    refused(ran, "what was committed before is safe")
+
+
+def test_wrong_arguments_are_code_2_too() -> None:
+    ran = ramnas("calibrate", "--frame", "big", "--store", "x")
+    assert ran.returncode == 2
+    assert "'big' is not HxW, such as 480x640" in ran.stderr
+    assert ramnas().returncode == 2
+
+
+def test_the_bundle_of_a_front_that_is_not_verified_is_refused(demo: Path, tmp_path: Path) -> None:
+    argv = ["--supernet", demo / "train/supernet.safetensors", "--out", tmp_path / "bundle"]
+    ran = ramnas("bundle", "--front", demo / "front.json", *argv)
+    refused(ran, "no candidate of this front is verified yet: ramnas verify")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_front_of_another_space_is_refused(demo: Path, tmp_path: Path) -> None:
+    content = json.loads((demo / "verified.json").read_bytes())
+    (tmp_path / "other.json").write_text(json.dumps({**content, "space_hash": "0" * 12}))
+    argv = ["--supernet", demo / "train/supernet.safetensors", "--out", tmp_path / "bundle"]
+    refused(ramnas("bundle", "--front", tmp_path / "other.json", *argv), "search with the supernet")
+
+
+def test_evaluate_prints_and_writes(supernet_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "accuracy.json"
+    ran = ramnas("evaluate", "--supernet", supernet_file, "--random", "2", "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(out.read_bytes())
+    assert len(found["random"]) == 2
+    assert f"max {found['max']:.2%}" in ran.stdout
+    assert len(found["archs"]) == 4
+    assert all(entry["top1"] <= entry["top5"] <= 1 for entry in found["archs"])
+
+
+def test_a_list_of_archs_is_evaluated_in_its_order(supernet_file: Path, tmp_path: Path) -> None:
+    from ramnas_models.space import load_space
+
+    space = load_space("micro")
+    archs = sample_by_macs(space, np.random.default_rng(0), 3)
+    (tmp_path / "archs.yaml").write_text(str([list(arch.integers) for arch in archs]))
+    argv = ["--supernet", supernet_file, "--archs", tmp_path / "archs.yaml"]
+    ran = ramnas("evaluate", *argv, "--out", tmp_path / "accuracy.json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "accuracy.json").read_bytes())["archs"]
+    assert [entry["arch_id"] for entry in found] == [arch.id for arch in archs]
+    for text in ("[]", "5", "candidates: 3", "[[1, 2]]", "- {"):
+        (tmp_path / "bad.yaml").write_text(text)
+        refused(ramnas("evaluate", "--supernet", supernet_file, "--archs", tmp_path / "bad.yaml"),
+                "bad.yaml")  # fmt: skip
+
+
+def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
+    argv = ["train", "--out", tmp_path / "out", "--recipe"]
+    refused(ramnas(*argv, "imagenet"), "dataset imagenet needs --data DIR with train/<class>/")
+    refused(ramnas(*argv, "imagenet", "--data", tmp_path), f"{tmp_path}/train is no folder")
+    refused(ramnas(*argv, "fashion", "--data", tmp_path), "dataset-fashion-mnist")
+    assert not (tmp_path / "out").exists()

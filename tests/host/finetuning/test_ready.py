@@ -1,0 +1,109 @@
+"""The bundle that ships with the package: it sees new scenes as well as its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ramnas_edge.runtime.runtime import Runtime
+from ramnas_edge.vision.detection import Limits
+from ramnas_edge.vision.results import Detections, Mask
+from ramnas_host.config import load_recipe
+from ramnas_host.data.cityscapes import load_cityscapes
+from ramnas_host.data.coco import load_coco
+from ramnas_host.data.datasets import load_dataset
+from ramnas_host.data.scenes import write_scenes
+from ramnas_host.finetuning.detection_metrics import coco_scores
+from ramnas_host.finetuning.segmentation_metrics import confusion, mean_iou
+from ramnas_models import ready
+from ramnas_models.bundle import Model, open_bundle
+
+SCENES = 60
+# of that many other scenes, and the mean over classes moves with the rare ones
+TOLERANCE = 0.08
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ready") / "scenes"
+    digits = load_dataset("digits", load_recipe("digits").images, None)
+    write_scenes(digits, folder, {"train": 1, "val": 1, "test": SCENES}, seed=77)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def _models(task: str) -> Sequence[Model]:
+    return open_bundle(ready.path()).front(task).models
+
+
+def test_it_holds_two_models_of_each_task_fast_to_slow_and_better_to_the_end() -> None:
+    for task in ("detection", "segmentation"):
+        fast, slow = _models(task)
+        assert fast.cost.macs < slow.cost.macs
+        assert fast.accuracy is not None
+        assert slow.accuracy is not None
+        assert fast.accuracy.value < slow.accuracy.value
+
+
+def test_it_is_small_and_names_its_licences() -> None:
+    bundle = open_bundle(ready.path())
+    size = sum(file.stat().st_size for file in ready.path().rglob("*") if file.is_file())
+    assert size < 10 * 2**20
+    for licence in ("CC-BY-4.0", "CC-BY-2.0", "CC0", "public domain"):
+        assert licence in bundle.manifest.licence
+    assert "scikit-learn" in bundle.manifest.source
+
+
+def test_the_detector_finds_new_digits_as_well_as_its_manifest_says(scenes: Path) -> None:
+    data = load_coco(scenes / "coco")
+    assert data.test is not None
+    rows = []
+    with Runtime.open(ready.path(), task="detection", limits=Limits(score=0.01)) as runtime:
+        for index, image_id in enumerate(data.test.ids):
+            found = runtime(data.test.read(index))
+            assert isinstance(found, Detections)
+            sides = found.boxes[:, 2:] - found.boxes[:, :2]
+            kinds = np.array(data.category_ids)[found.classes]
+            whose = np.full(len(kinds), image_id)
+            rows.append(np.column_stack([whose, found.boxes[:, :2], sides, found.scores, kinds]))
+    scores = coco_scores(data.test.file, list(data.test.ids), np.concatenate(rows))
+    told = {a.metric: a.value for a in runtime.model.accuracies}
+    assert told["mAP50"] >= 0.8
+    for metric, value in scores.items():
+        assert value == pytest.approx(told[metric], abs=TOLERANCE)
+
+
+def test_the_segmenter_marks_new_digits_as_well_as_its_manifest_says(scenes: Path) -> None:
+    data = load_cityscapes(scenes / "cityscapes")
+    assert data.test is not None
+    matrix = np.zeros((len(data.classes),) * 2, np.int64)
+    with Runtime.open(ready.path(), task="segmentation") as runtime:
+        for index in range(len(data.test)):
+            image, labels = data.test.read(index)
+            found = runtime(image)
+            assert isinstance(found, Mask)
+            matrix += confusion(labels, found.classes, len(data.classes))
+    told = {a.metric: a.value for a in runtime.model.accuracies}
+    assert told["mIoU"] >= 0.45
+    assert told["mIoU-foreground"] >= 0.85
+    assert mean_iou(matrix) == pytest.approx(told["mIoU"], abs=TOLERANCE)
+
+
+def test_the_frames_beside_it_show_digits() -> None:
+    files = sorted(ready.frames().glob("*.jpg"))
+    assert files
+    with Runtime.open(ready.path(), task="detection") as runtime:
+        for file in files:
+            image = cv2.imread(str(file))
+            assert image.shape == (240, 320, 3)
+            found = runtime(np.asarray(image, np.uint8))
+            assert isinstance(found, Detections)
+            assert len(found.boxes) >= 2

@@ -1,0 +1,161 @@
+"""What is seen of a calibration: the table on a terminal, lines elsewhere, JSON for machines."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from ramnas_host.fleet.status import BoardStatus, ClassStatus, Status, json_line
+from ramnas_host.fleet.table import line, shown, table
+
+BOARDS = [
+    BoardStatus(
+        "jetson-1", "orin_8c", "measuring", 17, inside=3.2, rate_per_min=4.21,
+        temperature_c=51.6, power_mode="15W",
+    ),
+    BoardStatus("jetson-2", "orin_8c", "paused", 5, last_error="disk full [red]: waits"),
+    BoardStatus("nx", "xavier_6c", "gone", 0),
+]  # fmt: skip
+STATUS = Status(
+    "calibration", 22, 600, 41.2, 4000.0, {"not a message": 12, "it does not speak ZeroMQ": 900},
+    [
+        ClassStatus("orin_8c", 20, 300, 2, 12, quarantined=["abc123"]),
+        ClassStatus("xavier_6c", 2, 300, 0, ended=True),
+    ],
+    BOARDS,
+)  # fmt: skip
+
+
+def on_terminal(width: int = 120, height: int = 40) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+
+
+def text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_table_has_every_fact_of_every_board() -> None:
+    console = Console(file=io.StringIO(), width=140, height=40)
+    console.print(table(STATUS, 20))
+    rows = [row.split() for row in text(console).splitlines()]
+    assert ["jetson-1", "orin_8c", "measuring", "17+3", "4.21", "52", "15W"] in rows
+    # what a board says is text, not markup of a terminal; who is in trouble comes first
+    assert rows[3] == ["jetson-2", "orin_8c", "paused", "5", "disk", "full", "[red]:", "waits"]
+    assert rows[5] == ["nx", "xavier_6c", "gone", "0"]
+
+
+def test_a_thousand_boards_fit_on_the_screen() -> None:
+    boards = [
+        BoardStatus(f"b{i:03}", "c", "silent" if i == 999 else "measuring", i) for i in range(1000)
+    ]
+    many = msgspec.structs.replace(STATUS, boards=boards)
+    console = on_terminal(80, 24)
+    with shown(console=console) as show:
+        show(many)
+    drawn = text(console)
+    assert "b999" in drawn  # the one in trouble
+    assert "more measuring" in drawn
+    assert "refused: 900 x it does not speak ZeroMQ, 12 x not a message" in drawn  # the last line
+    assert drawn.count("\n") < 2 * 24  # it was drawn twice: now and at the end
+
+
+def test_what_a_board_says_cannot_move_the_terminal() -> None:
+    hostile = BoardStatus("a\x1b[2J", "c", "gone", 0, power_mode="\x1b]0;x\x07", last_error="b\r\n")
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table(msgspec.structs.replace(STATUS, boards=[hostile]), 20))
+    assert not {"\x1b", "\x07", "\r"} & set(text(console))
+    assert "a?[2J" in text(console)
+
+
+def test_the_live_table_says_how_far_it_is_and_what_is_wrong() -> None:
+    console = on_terminal()
+    with shown(console=console) as show:
+        show(STATUS)
+    drawn = text(console)
+    assert "calibration: 22 of 600" in drawn
+    assert "1 h 6 min left" in drawn
+    assert "orin_8c: boards died on abc123; not measured again" in drawn
+    assert "xavier_6c: 2 of 300, 0 with 0 board(s), known well enough" in drawn
+
+
+def test_what_is_logged_meanwhile_comes_out_above_the_table() -> None:
+    console = on_terminal()
+    handler = logging.StreamHandler(console.file)
+    logging.getLogger().addHandler(handler)
+    try:
+        with shown(console=console) as show:
+            show(STATUS)
+            logging.getLogger("x").warning("a board is lost")
+            assert handler.stream is not console.file
+        assert handler.stream is console.file
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert text(console).index("a board is lost") < text(console).rindex("jetson-1")
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = [0.0]
+    console = Console(file=io.StringIO())
+    with shown(console=console, clock=lambda: now[0]) as show:
+        for done in range(65):  # two a second are given, one in 30 s is shown, and the last
+            now[0] = done / 2
+            show(msgspec.structs.replace(STATUS, done=done))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in lines] == [
+        f"calibration: {done} of 600" for done in (0, 60, 64)
+    ]
+    assert lines[0].endswith(
+        "boards: 1 paused, 1 measuring, 1 gone; 41.2 a minute; 1 h 6 min left; 912 refused"
+    )
+
+
+def test_before_any_board_there_is_nothing_to_invent() -> None:
+    assert line(Status("run", 0, 0)) == "run: 0 of 0; boards: none yet"
+
+
+def test_json_lines_are_whole_states_one_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with shown(json_lines=True, clock=lambda: now[0]) as show:
+        for tick in range(4):
+            now[0] = tick / 2
+            show(msgspec.structs.replace(STATUS, done=tick))
+    shown_lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(text)["done"] for text in shown_lines] == [0, 2, 3]
+    assert msgspec.json.decode(shown_lines[-1], type=Status) == msgspec.structs.replace(
+        STATUS, done=3
+    )
+    assert "\n" not in json_line(STATUS)
+
+
+def test_a_reader_that_leaves_does_not_end_the_calibration() -> None:
+    code = (
+        "import time\n"
+        "from ramnas_host.fleet.table import shown\n"
+        "from ramnas_host.fleet.status import Status\n"
+        "ticks = iter(range(9))\n"
+        "with shown(json_lines=True, clock=lambda: float(next(ticks))) as show:\n"
+        "    for done in range(3):\n"
+        "        show(Status('run', done, 3)); time.sleep(0.5)\n"
+        "print('measured on', flush=True)\n"
+    )
+    host = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert host.stdout and host.stderr
+    assert json.loads(host.stdout.readline())["done"] == 0
+    host.stdout.close()
+    said = host.stderr.read()
+    host.stderr.close()
+    assert host.wait(30) == 0
+    assert "nobody reads the JSON lines any more" in said
+    assert "Traceback" not in said

@@ -1,0 +1,41 @@
+"""A board with few records, from boards measured before."""
+
+from __future__ import annotations
+
+import pytest
+
+from ramnas_host.search.objectives import read_objectives
+from ramnas_host.search.predictors import Predictors
+from ramnas_host.surrogates import surrogate
+from ramnas_host.surrogates.prior_boards import prior_boards
+from ramnas_models.errors import DataError
+from tests.host.search.fronts import SPACE, ms_of, record, records
+
+OLD = [
+    *records(40, device="old"),
+    *records(10, device="scarce"),
+    *records(30, device="new", seed=5),
+]
+
+
+def test_ten_records_do_where_others_were_measured() -> None:
+    boards = prior_boards(OLD, SPACE)
+    assert set(boards) == {("old", "classification"), ("new", "classification")}
+    few = [record(r.arch, 3 * ms_of(r.arch), device="new", run="few") for r in records(10)]
+    known = read_objectives("top1,latency", few, SPACE)
+    with pytest.raises(DataError, match="latency@new: a surrogate needs 20 records or more"):
+        Predictors(SPACE, known, ())
+    predictors = Predictors(SPACE, known, (), boards)
+    best, scores = predictors.fitted["latency@new"]
+    assert best.priors == (boards["old", "classification"],)  # not its own records of before
+    assert set(scores) == {surrogate.COST}
+    asked = [r.arch for r in records(40, seed=3)]
+    mean, _ = best.predict(SPACE.encode_all(asked))
+    assert mean == pytest.approx([3 * ms_of(arch) for arch in asked], rel=0.15)
+
+
+def test_boards_that_say_nothing_are_named() -> None:
+    with pytest.raises(DataError, match="20 valid records of one are needed"):
+        prior_boards(records(19, device="old"), SPACE)
+    with pytest.raises(DataError, match="another space than micro"):
+        prior_boards(records(20, space="elsewhere"), SPACE)
