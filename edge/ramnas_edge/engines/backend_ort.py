@@ -104,7 +104,7 @@ class OrtBackend:
                 f"instead; {_WAY_OUT.get(self.provider, 'check its driver and libraries')}"
             )
         running = Running(self.engine, self.version, tuple(loaded), options.precision)
-        return OrtSession(session, running, options.io_binding)
+        return OrtSession(session, running)
 
     def _check_libraries(self, error: Optional[Exception]) -> None:
         """BackendError that names the library that the provider could not find, if that is it.
@@ -140,10 +140,8 @@ def missing_library(provider: str, folder: Path) -> str:
 
 
 class OrtSession:
-    """With `io_binding` the buffers are bound, so that a GPU copies them without a detour."""
-
-    def __init__(self, session: Any, running: Running, io_binding: bool) -> None:
-        self._session, self._io_binding = session, io_binding
+    def __init__(self, session: Any, running: Running) -> None:
+        self._session = session
         self._binding = session.io_binding()
         self.running = running
         self.inputs = [_tensor(t) for t in session.get_inputs()]
@@ -154,16 +152,8 @@ class OrtSession:
 
     def infer(self, feeds: Mapping[str, Array]) -> List[Array]:
         with self._failing():
-            if self._io_binding:
-                for name, array in feeds.items():
-                    self._binding.bind_cpu_input(name, array)
-                for output in self.outputs:
-                    self._binding.bind_output(output.name)
-                self._session.run_with_iobinding(self._binding)
-                outputs: List[Array] = self._binding.copy_outputs_to_cpu()
-            else:
-                outputs = self._session.run(None, feeds)
-        return outputs
+            outputs: List[Array] = self._session.run(None, feeds)
+            return outputs
 
     def infer_staged(self, feeds: Mapping[str, Array], clock: Clock) -> Tuple[List[Array], Stages]:
         with self._failing():

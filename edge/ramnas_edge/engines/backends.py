@@ -37,14 +37,12 @@ class Options:
     """How to run a model.
 
     `precision`: fp32, tf32 or fp16, where the engine has it. `threads` of the CPU engines.
-    `graph_optimization`: all, extended, basic or off. `io_binding`: bind the buffers instead of
-    passing them.
+    `graph_optimization`: all, extended, basic or off.
     """
 
     precision: str = "fp32"
     threads: int = 1
     graph_optimization: str = "all"
-    io_binding: bool = False
 
 
 @dataclass(frozen=True)
