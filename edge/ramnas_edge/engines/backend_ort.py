@@ -15,13 +15,6 @@ from ramnas_models.errors import BackendError, OutOfMemoryError
 if TYPE_CHECKING:
     from ramnas_edge.engines.backends import Array
 
-_OPTIMIZATION = {
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
-
 # provider -> precision -> its options for that precision. TF32 is off unless asked for.
 _PRECISIONS: Dict[str, Dict[str, Dict[str, str]]] = {
     "CPUExecutionProvider": {"fp32": {}, "int8": {}},
@@ -81,7 +74,6 @@ class OrtBackend:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
-        settings.graph_optimization_level = _OPTIMIZATION[options.graph_optimization]
         settings.log_severity_level = 3  # errors reach us as exceptions
         # else x86 keeps in float what comes before an activation with two readers, as in swish
         settings.add_session_config_entry("session.qdqisint8allowed", "1")

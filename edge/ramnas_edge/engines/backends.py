@@ -36,13 +36,12 @@ ENGINES: Dict[str, Tuple[str, str]] = {
 class Options:
     """How to run a model.
 
-    `precision`: fp32, tf32 or fp16, where the engine has it. `threads` of the CPU engines.
-    `graph_optimization`: all, extended, basic or off.
+    `precision`: fp32, tf32, fp16 or int8, where the engine has it. `threads` counts for the CPU
+    engines only.
     """
 
     precision: str = "fp32"
     threads: int = 1
-    graph_optimization: str = "all"
 
 
 @dataclass(frozen=True)

@@ -110,14 +110,11 @@ def test_the_library_that_a_provider_lacks_is_named(tmp_path: Path) -> None:
     assert backend_ort.missing_library("CPUExecutionProvider", tmp_path) == ""
 
 
-@pytest.mark.parametrize("level", ["all", "extended", "basic", "off"])
-def test_every_option_gives_the_same_logits(level: str) -> None:
-    backend = backends.load("onnxruntime-cpu")
+def test_an_inference_in_stages_gives_the_same_logits() -> None:
+    session = backends.load("onnxruntime-cpu").open(model(), Options())
     image = np.random.default_rng(0).standard_normal((1, 3, 24, 24)).astype(np.float32)
-    plain = backend.open(model(), Options()).infer({"image": image})[0]
-    session = backend.open(model(), Options(graph_optimization=level))
     for _ in range(2):
-        np.testing.assert_allclose(session.infer({"image": image})[0], plain, atol=1e-5)
+        (plain,) = session.infer({"image": image})
         clock = itertools.count().__next__
         (staged,), stages = session.infer_staged({"image": image}, clock)
         np.testing.assert_allclose(staged, plain, atol=1e-5)
