@@ -20,7 +20,7 @@ TASKS = {
     SEGMENTATION: (SEGMENTATION,),
     "both": (DETECTION, SEGMENTATION),
 }
-_CPU = ("onnxruntime-cpu", "onnxruntime-openvino", "onnxruntime-xnnpack")
+_CPU = ("onnxruntime-cpu", "onnxruntime-openvino")
 _WITHOUT: Dict[str, FrozenSet[str]] = {
     "auto": frozenset(),
     "cpu": frozenset(ENGINES) - frozenset(_CPU),

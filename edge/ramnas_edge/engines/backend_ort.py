@@ -28,7 +28,6 @@ _PRECISIONS: Dict[str, Dict[str, Dict[str, str]]] = {
         "fp32": {"device_type": "CPU", "precision": "FP32"},
         "fp16": {"device_type": "GPU", "precision": "FP16"},
     },
-    "XnnpackExecutionProvider": {"fp32": {}},
 }
 
 _WAY_OUT = {
@@ -37,7 +36,6 @@ _WAY_OUT = {
     "TensorrtExecutionProvider": "install TensorRT and CUDA (pip install tensorrt "
     "'onnxruntime-gpu[cuda,cudnn]'); on a Jetson both come with JetPack",
     "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of onnxruntime",
-    "XnnpackExecutionProvider": "build onnxruntime with --use_xnnpack; no wheel has it",
 }
 
 
@@ -77,8 +75,7 @@ class OrtBackend:
         settings.log_severity_level = 3  # errors reach us as exceptions
         # else x86 keeps in float what comes before an activation with two readers, as in swish
         settings.add_session_config_entry("session.qdqisint8allowed", "1")
-        # XNNPACK takes convolutions and leaves the rest to the CPU, by design
-        if self.provider not in ("CPUExecutionProvider", "XnnpackExecutionProvider"):
+        if self.provider != "CPUExecutionProvider":
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             session = ort.InferenceSession(

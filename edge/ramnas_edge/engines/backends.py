@@ -27,7 +27,6 @@ ENGINES: Dict[str, Tuple[str, str]] = {
     "onnxruntime-cuda": ("ramnas_edge.engines.backend_ort", "CUDAExecutionProvider"),
     "onnxruntime-tensorrt": ("ramnas_edge.engines.backend_ort", "TensorrtExecutionProvider"),
     "onnxruntime-openvino": ("ramnas_edge.engines.backend_ort", "OpenVINOExecutionProvider"),
-    "onnxruntime-xnnpack": ("ramnas_edge.engines.backend_ort", "XnnpackExecutionProvider"),
     "tensorrt": ("ramnas_edge.engines.backend_trt", "tensorrt"),
 }
 
