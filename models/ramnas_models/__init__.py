@@ -1,1 +1,1 @@
-"""What a network is: search spaces, plans, ONNX graphs, bundles; the supernet (torch)."""
+"""What a network is: search spaces, plans, ONNX graphs and bundles; with torch, the supernet."""

@@ -1,4 +1,4 @@
-"""Feature-map sizes -> SSD anchor boxes; boxes <-> the deltas from them that a detector learns."""
+"""Feature-map sizes -> SSD anchor boxes; boxes <-> the deltas that a detector learns."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2  # SSD: 0.1, 0.1, 0.2, 0.2
-MAX_LOG_SCALE = math.log(1000 / 16)  # decoded sides stay finite; no object is 62 anchors long
+# exp() of a wild delta would overflow; no object is 62 times as long as its anchor
+MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The anchors of every level of a detector, in pixels of its input of `input_hw`.
+    """The anchors on every level of a detector, in pixels of its input.
 
-    `feature_hw`: the real size of each level's feature map. `sizes`: per level its own size and
-    that of the next; `ratios`: per level width / height of the anchors of its own size. One more
-    square has the geometric mean of both sizes.
+    `feature_hw` is the true size of each level's feature map. `sizes` holds two sizes per level:
+    that of its own anchors, and that of the next level's. `ratios` holds, per level, width / height
+    of each anchor of its own size. Every place also has one square anchor whose side is the
+    geometric mean of the two sizes.
     """
 
     input_hw: Tuple[int, int]
@@ -32,15 +34,18 @@ class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not len(self.feature_hw) == len(self.sizes) == len(self.ratios) > 0:
-            raise ValueError("anchors need feature_hw, sizes and ratios for each of their levels")
+            raise ValueError(
+                "anchors need one entry of feature_hw, sizes and ratios per level, but have "
+                f"{len(self.feature_hw)}, {len(self.sizes)} and {len(self.ratios)}"
+            )
         numbers: List[float] = [*self.input_hw, *(n for level in self.feature_hw for n in level)]
         numbers += [n for level in (*self.sizes, *self.ratios) for n in level]
         if not all(math.isfinite(n) and n > 0 for n in numbers):
-            raise ValueError("anchors need sizes and ratios above 0")
+            raise ValueError("anchors need lengths and ratios that are finite and above 0")
 
     @property
     def shapes(self) -> Tuple[int, ...]:
-        """Anchors per place of the feature map, by level."""
+        """How many anchors each place of the feature map has, per level."""
         return tuple(len(ratios) + 1 for ratios in self.ratios)
 
     @property
@@ -48,10 +53,11 @@ class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(h * w * shapes for (h, w), shapes in zip(self.feature_hw, self.shapes))
 
     def boxes(self) -> Array:
-        """float32 [count, 4] of cx, cy, w, h; in the order level, row, column, shape.
+        """All anchors: float32 [count, 4] of cx, cy, w, h, ordered by level, row, column, shape.
 
-        Centres divide the input evenly by the feature map (SSD, section 2.2), which holds for any
-        input; a stride that does not divide the input would shift them.
+        The centres divide the input evenly by the size of the feature map (SSD, section 2.2). That
+        is right for any input size; steps of the stride would drift where it does not divide the
+        input.
         """
         levels = zip(self.feature_hw, self.sizes, self.ratios)
         return np.concatenate([self._level(*level) for level in levels])
@@ -73,8 +79,9 @@ class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def encode(boxes_xyxy: Array, anchors: Array) -> Array:
     """Boxes [..., 4] of x1, y1, x2, y2, each with its anchor [..., 4] -> deltas [..., 4].
 
-    `anchors` are rows of `Anchors.boxes()`. Offsets of the centre in anchor sides and logarithms
-    of the ratio of the sides, each over its variance. The boxes must have an area.
+    `anchors` are rows of `Anchors.boxes()`. The first two deltas are the offsets of the centre in
+    anchor sides, the last two the logarithms of box side / anchor side; each is divided by its
+    variance. Every box must have an area.
     """
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     centre, side = anchors[..., :2], anchors[..., 2:]
@@ -86,8 +93,8 @@ def encode(boxes_xyxy: Array, anchors: Array) -> Array:
 def decode(deltas: Array, anchors: Array) -> Array:
     """Deltas [..., 4], each with its anchor [..., 4] -> boxes [..., 4] of x1, y1, x2, y2.
 
-    In pixels of the detector's input, not clipped to it. The inverse of `encode` for boxes up to
-    62 times as long as their anchor.
+    The boxes are in pixels of the detector's input and may reach beyond it. This inverts `encode`
+    for boxes up to 62 times as long as their anchor.
     """
     centre, side = anchors[..., :2], anchors[..., 2:]
     centre = centre + deltas[..., :2] * CENTRE_VARIANCE * side

@@ -1,4 +1,4 @@
-"""What travels to a robot: a folder of `manifest.json` and `models/*.onnx`, verified on reading."""
+"""A bundle, which travels to a robot: `manifest.json` and `models/*.onnx`, verified when opened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ MANIFEST = "manifest.json"
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A figure between 0 and 1 with what it is: `top1`, `mAP50-95`, `mIoU`; split `test`."""
+    """A measured accuracy.
+
+    `metric` is `top1`, `mAP50-95` or `mIoU`, `value` lies between 0 and 1, and `split` names the
+    images it was measured on, such as `test`.
+    """
 
     metric: str
     value: float
@@ -28,7 +32,7 @@ class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Batch 1; `macs_bn` adds two operations a BatchNorm element to `macs`."""
+    """What one inference at batch 1 costs; `macs_bn` adds two operations per BatchNorm element."""
 
     macs: int
     macs_bn: int
@@ -36,11 +40,12 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Latency of this very graph on one device class.
+    """The latency of one graph of a bundle, measured on one device class.
 
-    `frame_hw`: whole calls on frames of that size, resize and decode included; None: the engine
-    alone, host buffer in to outputs on the host. `p90_ms` is raw; `corrected_ms` is the median
-    with the machine's drift taken out.
+    With `frame_hw`, whole calls on frames of that size were timed, resizing and the decoding of
+    the outputs included. Without it (None) the engine was timed alone, from a buffer on the host
+    to outputs on the host. `p90_ms` is as measured; `corrected_ms` is the median after the
+    machine's drift is taken out.
     """
 
     device_class: str
@@ -54,9 +59,10 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One network of a front; `input_hw` in pixels, `file` relative to the bundle.
+    """One network of a front: its ONNX file and what is known about it.
 
-    `accuracies`: the first one orders the front; empty: not measured. `anchors`: of a detector.
+    `file` is relative to the bundle, `input_hw` in pixels. The first of `accuracies` is the one
+    that orders the front; there is none if no accuracy was measured. Only a detector has `anchors`.
     """
 
     arch_id: str
@@ -75,11 +81,12 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a frame becomes the graph's input; normalisation and channel order are in the graph.
+    """How a frame becomes the uint8 image that a graph of the bundle takes.
 
-    First, where given, the short side is scaled to `resize_short` pixels and the centre square of
-    `crop` pixels is kept; then `interpolation` ("bilinear" or "bicubic") takes what there is to
-    `input_hw`, aspect ratio not kept.
+    If `resize_short` is given, the short side is first scaled to that many pixels. If `crop` is
+    given, the central square of that many pixels is then cut out. What remains is resized to
+    `input_hw` by `interpolation` ("bilinear" or "bicubic"), without keeping the aspect ratio. The
+    `normalisation` and the order of the channels are built into the graph.
     """
 
     normalisation: Normalisation
@@ -89,10 +96,10 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The models of one task, fast to slow, and what they share.
+    """The models of one task, from fast to slow, and what they share.
 
-    Classes are in the order of the outputs: class k is value k of a class map, and column k of the
-    logits, of a detector k + 1 (column 0 is the background).
+    `classes` has the order of the outputs: class k is value k of a class map and column k of a
+    classifier's logits. It is column k + 1 of a detector's, whose column 0 is the background.
     """
 
     task: str
@@ -102,7 +109,11 @@ class TaskFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`licence` and `source` are of the weights; `space` is whole, as its file may be elsewhere."""
+    """The content of `manifest.json`.
+
+    `licence` and `source` belong to the weights. `space` is stored whole, because the robot may
+    not have its YAML file.
+    """
 
     format: int
     space: Space
@@ -116,44 +127,51 @@ class _Version(msgspec.Struct):
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A verified bundle on disk."""
+    """A bundle on disk that has been verified."""
 
     path: Path
     manifest: Manifest
 
     def front(self, task: Optional[str] = None) -> TaskFront:
-        """The front of `task`; without one, that of the only task. BundleError if there is none."""
+        """The front of `task`, or without `task` that of the bundle's only one.
+
+        BundleError if the bundle does not have `task`, or has several tasks and none was named.
+        """
         fronts = self.manifest.tasks
         found = [front for front in fronts if task in (None, front.task)]
         if len(found) != 1:
             known = ", ".join(front.task for front in fronts)
             raise BundleError(
-                f"{self.path}: name its task, one of {known}"
+                f"{self.path} serves several tasks: name one of {known}"
                 if task is None
-                else f"{self.path}: no task '{task}'; it has {known}"
+                else f"{self.path} has no task '{task}'; it has {known}"
             )
         return found[0]
 
     def read_model(self, model: Model) -> bytes:
-        """The ONNX bytes of `model`; BundleError if they are not those of the manifest."""
+        """The ONNX bytes of `model`; BundleError if their hash differs from the manifest's."""
         path = _inside(self.path, model.file)
         try:
             data = path.read_bytes()
         except OSError as error:
             raise BundleError(
-                f"{path}: cannot be read ({error.strerror}); fetch the bundle again"
+                f"{path} cannot be read ({error.strerror}); fetch the bundle again"
             ) from error
         found = hashlib.sha256(data).hexdigest()
         if found != model.sha256:
             raise BundleError(
-                f"{path}: sha256 is {found[:12]}..., the manifest says {model.sha256[:12]}...; "
-                "the file was changed or damaged, fetch the bundle again"
+                f"{path} has sha256 {found[:12]}..., but the manifest says {model.sha256[:12]}...: "
+                "the file was changed or damaged; fetch the bundle again"
             )
         return data
 
 
 def open_bundle(path: Union[str, Path]) -> Bundle:
-    """Read and verify the bundle at `path`: format, every file inside it, every hash."""
+    """Read and verify the bundle at `path`.
+
+    BundleError if its format is another one, if a file lies outside the folder, or if a hash does
+    not match.
+    """
     folder = Path(path)
     file = folder / MANIFEST
     try:
@@ -161,12 +179,12 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
         version = msgspec.json.decode(content, type=_Version).format
         if version != FORMAT:
             raise BundleError(
-                f"{file}: format {version}, this ramnas reads {FORMAT}; write the bundle again"
+                f"{file} has format {version}, this ramnas reads {FORMAT}; write the bundle again"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
     except OSError as error:
         raise BundleError(
-            f"{folder} is no bundle: cannot read {file} ({error.strerror})"
+            f"{folder} is not a bundle: cannot read {file} ({error.strerror})"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{file}: {error}") from error
@@ -180,9 +198,10 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle that appears whole or not at all; `files`: ONNX bytes by `Model.file`.
+    """Write a bundle, which appears whole or not at all.
 
-    The hashes in the manifest are set here.
+    `files` holds the ONNX bytes by `Model.file`. The hashes in the manifest are filled in here.
+    BundleError if the manifest is not valid, FileError if the folder cannot be written.
     """
 
     def put(folder: Path, model: Model) -> Model:
@@ -192,7 +211,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         return msgspec.structs.replace(model, sha256=hashlib.sha256(files[model.file]).hexdigest())
 
     for trouble in _troubles(manifest):
-        raise BundleError(f"{path} would be no bundle: {trouble}")
+        raise BundleError(f"{path} would not be a valid bundle: {trouble}")
     with new_folder(path) as folder:
         fronts = tuple(
             msgspec.structs.replace(front, models=tuple(put(folder, m) for m in front.models))
@@ -204,20 +223,21 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 
 def add_latencies(bundle: Bundle, found: Mapping[str, Latency]) -> Bundle:
-    """Write `found`, by the sha256 of the graph, into the manifest, in place of older figures.
+    """Write the latencies `found`, keyed by the sha256 of their graph, into the manifest.
 
-    The models stay as they are. FileError if it cannot be written; it is whole either way.
+    Each replaces an older one of the same setup. The models themselves stay as they are. FileError
+    if the manifest cannot be written; the old one then stays whole.
     """
 
-    def told(model: Model) -> Model:
+    def with_latency(model: Model) -> Model:
         new = found.get(model.sha256)
         if new is None:
             return model
-        kept = tuple(old for old in model.latency if conditions(old) != conditions(new))
+        kept = tuple(old for old in model.latency if setup_of(old) != setup_of(new))
         return msgspec.structs.replace(model, latency=(*kept, new))
 
     fronts = tuple(
-        msgspec.structs.replace(front, models=tuple(map(told, front.models)))
+        msgspec.structs.replace(front, models=tuple(map(with_latency, front.models)))
         for front in bundle.manifest.tasks
     )
     manifest = msgspec.structs.replace(bundle.manifest, tasks=fronts)
@@ -225,8 +245,8 @@ def add_latencies(bundle: Bundle, found: Mapping[str, Latency]) -> Bundle:
     return Bundle(bundle.path, manifest)
 
 
-def conditions(latency: Latency) -> Tuple[object, ...]:
-    """Under which it was measured; a model has one figure for each, the newest."""
+def setup_of(latency: Latency) -> Tuple[object, ...]:
+    """What the latency was measured with; a model keeps one latency, the newest, per setup."""
     return (
         latency.device_class, latency.engine, latency.precision, latency.threads, latency.batch,
         latency.frame_hw,
@@ -238,26 +258,29 @@ def _text(manifest: Manifest) -> bytes:
 
 
 def _troubles(manifest: Manifest) -> Iterator[str]:
-    """What a manifest of the right types may still get wrong."""
+    """What is wrong with a manifest although all its types are right."""
     if not any(front.models for front in manifest.tasks):
         yield "names no model"
     tasks = [front.task for front in manifest.tasks]
     for task in tasks:
         if task not in TASKS:
-            yield f"task '{task}': known are {', '.join(TASKS)}"
+            yield f"unknown task '{task}': known are {', '.join(TASKS)}"
         if tasks.count(task) > 1:
-            yield f"task {task} stands there twice"
+            yield f"task {task} appears twice"
     for front in manifest.tasks:
         ids = [model.arch_id for model in front.models]
         how = front.preprocessing
         if len(set(ids)) < len(ids):
-            yield f"task {front.task} has an arch_id twice"
+            yield f"task {front.task} has two models with the same arch_id"
         if not front.models:
             yield f"task {front.task} names no model"
         if front.task != CLASSIFICATION and (how.resize_short or how.crop):
-            yield f"task {front.task}: boxes and masks are of the whole frame, which is cropped"
+            yield (
+                f"task {front.task}: its preprocessing crops the frame, but boxes and masks must "
+                "cover the whole frame"
+            )
         if front.task == DETECTION and not all(model.anchors for model in front.models):
-            yield "task detection: a model has no anchors"
+            yield "task detection has a model without anchors"
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Encodings -> costs, a population at once: each part's costs are counted once, then added up."""
+"""Encodings of a whole population -> their costs: count each part once, then add up."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
     Column = Tuple[str, str]
 
-FIGURES = ("layers", "macs", "params", "elements_in", "elements_out")
-_MACS = FIGURES.index("macs")
+COSTS = ("layers", "macs", "params", "elements_in", "elements_out")
+_MACS = COSTS.index("macs")
 
 
 class CostTable:
-    """What the parts of a space's networks cost: the stem, each block, the head.
+    """The costs of the parts of a space's networks: the stem, each block and the head.
 
-    A part's costs depend on a handful of choices, so few different ones ever come: `plan` lays out
-    one network that has them when they first come, and all of its parts are counted.
-    `columns`: what is counted apart, (part, operator) as in `plan(...).table()`, but depthwise
-    convolutions by kernel (`depthwise5`), and the head's pointwise one on the pooled pixel as
-    `pooled`. `input_hw`: of every network, else each has its own resolution.
+    The costs of a part depend on only a few choices. When a combination of choices comes up for
+    the first time, `plan` lays out one network that has it, and all parts of that network are
+    counted.
+
+    `columns` names what is counted separately: (part, operator) as in `plan(...).table()`, except
+    that depthwise convolutions are split by kernel (`depthwise5`), and that the head's pointwise
+    convolution on the pooled pixel is called `pooled`. With `input_hw` every network gets that
+    input size, without it each has its own resolution.
     """
 
     def __init__(self, space: Space, *, input_hw: Optional[Tuple[int, int]] = None) -> None:
@@ -49,11 +52,11 @@ class CostTable:
         self.columns = tuple(columns)
 
     def __call__(self, rows: Rows) -> Floats:
-        """int64 [n, slots] -> float64 [n, columns, FIGURES]: exact sums over the layers, batch 1.
+        """int64 [n, slots] -> float64 [n, columns, COSTS]: exact sums over the layers at batch 1.
 
-        FIGURES are layers with weights, MACs, parameters, elements read and elements written.
+        COSTS are the layers with weights, MACs, parameters, elements read and elements written.
         """
-        total = np.zeros((len(rows), len(self.columns), len(FIGURES)))
+        total = np.zeros((len(rows), len(self.columns), len(COSTS)))
         for part, where, keys in self._chosen(rows):
             if where.all():
                 total[:, part.columns] += part.costs(keys)
@@ -62,14 +65,17 @@ class CostTable:
         return total
 
     def macs(self, rows: Rows) -> Floats:
-        """int64 [n, slots] -> MACs [n] at batch 1, those of `plan(space, arch).macs`."""
+        """int64 [n, slots] -> MACs [n] at batch 1, the same as `plan(space, arch).macs`."""
         total = np.zeros(len(rows))
         for part, where, keys in self._chosen(rows):
             total[where] += part.macs(keys[where])
         return total
 
     def _chosen(self, rows: Rows) -> List[Tuple[_Part, Bools, Rows]]:
-        """(part, the rows that have it, their choices as a key [n]) of every part, all counted."""
+        """(part, the rows that have it, their choices as keys [n]) for every part.
+
+        Counts the costs of the keys that are new.
+        """
         chosen = [
             (self._parts[name], where, _joined(choices))
             for name, where, choices in _choices(self.space, rows)
@@ -81,7 +87,7 @@ class CostTable:
         return chosen
 
     def _count(self, row: Rows, parts: List[Tuple[_Part, int]]) -> None:
-        """Lay out the network `row` and keep what each of its parts costs."""
+        """Lay out the network of the encoding `row` and keep what each of its parts costs."""
         layout = plan(self.space, self.space.decode(row), input_hw=self._input_hw)
         layers: Dict[str, List[Layer]] = {}
         for layer in layout.layers():
@@ -92,13 +98,13 @@ class CostTable:
 
 
 class _Part:
-    """Stem, head or one place for a block: the costs [columns, FIGURES] of each of its choices."""
+    """The stem, the head or one place for a block, with the costs [columns, COSTS] of each key."""
 
     def __init__(self, own: List[Column], columns: slice) -> None:
         self.columns = columns
         self._own = {operator: i for i, (_, operator) in enumerate(own)}
         self._keys = np.zeros(0, dtype=np.int64)
-        self._costs = np.zeros((0, len(own), len(FIGURES)))
+        self._costs = np.zeros((0, len(own), len(COSTS)))
         self._macs = np.zeros(0)
 
     def costs(self, keys: Rows) -> Floats:
@@ -132,7 +138,7 @@ class _Part:
 def _operators(space: Space, stage: Stage) -> List[str]:
     operators = ["pointwise", *(f"depthwise{k}" for k in stage.kernels)]
     operators += ["se"] if stage.se else []
-    # an identity has no layer
+    # a shortcut that is the identity has no layer
     return operators + (["shortcut"] if space.shortcut == "projected" else [])
 
 
@@ -145,12 +151,12 @@ def _operator(layer: Layer) -> str:
 
 
 def _part_name(key: str) -> str:
-    """`stages.2.1.expand` -> `stages.2.1`; else `stem` or `head`."""
+    """`stages.2.1.expand` -> `stages.2.1`; outside the stages `stem` or `head`."""
     return ".".join(key.split(".")[:3]) if key.startswith("stages.") else part_of(key)
 
 
 def _choices(space: Space, rows: Rows) -> Iterator[Tuple[str, Bools, Rows]]:
-    """(name, the rows that have it, the choices [n, k] that it depends on) of every part."""
+    """(name, the rows that have it, the choices [n, k] that its costs depend on) for every part."""
     n = len(space.stages)
     resolution, widths = rows[:, 0], rows[:, 1 : n + 3]
     depths = rows[:, n + 3 : 2 * n + 3]
@@ -170,6 +176,6 @@ def _choices(space: Space, rows: Rows) -> Iterator[Tuple[str, Bools, Rows]]:
 
 
 def _joined(choices: Rows) -> Rows:
-    """[n, k] -> [n]: one number for each combination of values below 4096."""
+    """Choices [n, k], each below 4096 -> keys [n], one number for each combination."""
     joined: Rows = choices @ 4096 ** np.arange(choices.shape[1])
     return joined

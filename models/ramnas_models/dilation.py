@@ -1,4 +1,4 @@
-"""The plan of a backbone -> the same layers at half the output stride, dilated (a trous)."""
+"""The plan of a backbone -> the same layers at half the output stride, dilated (atrous)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from ramnas_models.plan import Block, Plan, Shortcut
 
 
 def dilated(backbone: Plan, output_stride: int) -> Plan:
-    """`backbone` with the strides beyond `output_stride` as dilations of the kernels after them.
+    """`backbone` with every stride beyond `output_stride` replaced by dilation of later kernels.
 
-    The same weights then see the same pixels as before, on a denser map. Only a block that strode
-    differs: its shortcut no longer pools. DataError if `output_stride` is neither that of the
-    backbone nor half of it.
+    The same weights then see the same pixels as before, on a denser map. The one exception is the
+    block that lost its stride: its shortcut no longer pools. DataError if `output_stride` is
+    neither the backbone's own nor half of it.
     """
     whole = backbone.stem.stride
     for block in backbone.blocks:
         whole *= block.depthwise.stride
     if output_stride not in (whole // 2, whole):
-        raise DataError(f"output stride {output_stride}: take {whole // 2} or {whole}")
+        raise DataError(
+            f"output stride {output_stride} is not possible: take {whole // 2} or {whole}"
+        )
     stride, dilation, blocks = backbone.stem.stride, 1, []
     hw = backbone.stem.out_hw
     for block in backbone.blocks:

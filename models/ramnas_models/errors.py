@@ -1,10 +1,10 @@
-"""Every error that a caller of ramnas may catch, in one tree; each message says the way out."""
+"""Every error that a caller of ramnas may catch, in one tree; each message names the way out."""
 
 from __future__ import annotations
 
 
 class RamnasError(Exception):
-    """Base of all of them; at the command line it is one line on stderr and exit code 2."""
+    """The base of all; at the command line it becomes one line on stderr and exit code 2."""
 
 
 class SpaceError(RamnasError):
@@ -24,7 +24,7 @@ class BackendError(RamnasError):
 
 
 class EngineError(BackendError):
-    """An engine that ran the models before and failed on a frame."""
+    """An engine that had run the models before and now failed on a frame."""
 
 
 class OutOfMemoryError(BackendError):

@@ -1,4 +1,4 @@
-"""Write a file or a folder so that it appears whole or not at all: aside, fsync, rename."""
+"""Write a file or a folder so that it appears whole or not at all: write aside, fsync, rename."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ramnas_models.errors import FileError
 _WAY_OUT = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
     errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
-    errno.EFBIG: "the file would exceed the size limit of this process (ulimit -f)",
+    errno.EFBIG: "the file would exceed the size limit of this process; raise it with ulimit -f",
     errno.EROFS: "the file system is read-only; write elsewhere",
     errno.EACCES: "permission denied; write elsewhere or change the owner",
     errno.EPERM: "permission denied; write elsewhere or change the owner",
-    errno.EEXIST: "a part of the path is a file, not a folder",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a part of the path is a file, not a folder; write elsewhere",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; write elsewhere",
 }
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError met while writing `path` into a FileError that says the way out."""
+    """Turn an OSError while writing `path` into a FileError that says why, and the way out."""
     try:
         yield
     except OSError as error:
@@ -35,14 +35,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` with its parents; FileError if that cannot be."""
+    """Create `path` with its parents and return it; FileError if that fails."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path`; a reader sees the old content or the new one, never a part."""
+    """Write `data` to `path`. A reader sees the old content or the new one, never a part of it."""
     make_folder(path.parent)
     with writing(path):
         handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -61,9 +61,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder beside `path` to fill; at the end of the block it becomes `path`.
+    """Yield an empty folder beside `path` to fill; at the end of the block it becomes `path`.
 
-    A folder that was there before is replaced as a whole. After an error nothing has changed.
+    It replaces a folder that was there before as a whole. After an error nothing has changed.
     """
     make_folder(path.parent)
     with writing(path):
@@ -76,7 +76,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 _sync(entry)
             old = None
             if path.exists():
-                # two renames: a crash between them leaves both folders whole under hidden names
+                # a crash between the two renames leaves both folders whole, under hidden names
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
                 os.replace(path, old)
             os.replace(aside, path)

@@ -1,4 +1,4 @@
-"""Small bundles for tests: every task, `micro` backbones, random weights, figures as told."""
+"""Small bundles for tests, of every task, with `micro` backbones and random weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ACCURACIES = (0.90, 0.95, 0.99)
 def classifiers(latencies: Sequence[Tuple[Latency, ...]] = ((), (), ())) -> Tuple[
     TaskFront, Dict[str, bytes]
 ]:  # fmt: skip
-    """Three models, fast to slow; the front and its files."""
+    """A front of three classifiers, from fast to slow, and its files."""
     space = load_space("micro")
     archs = [space.min(), space.sample(np.random.default_rng(0)), space.max()]
     models, files = [], {}
@@ -53,7 +53,7 @@ def classifiers(latencies: Sequence[Tuple[Latency, ...]] = ((), (), ())) -> Tupl
 def heads(
     task: str, input_hw: Tuple[int, int] = (64, 96), space: str = "micro"
 ) -> Tuple[TaskFront, Dict[str, bytes]]:
-    """Two detectors or segmenters on the smallest and the largest backbone, random weights."""
+    """A front of two models, on the smallest and the largest backbone, and its files."""
     found = load_space(space)
     models, files = [], {}
     for arch, value in ((found.min(), 0.3), (found.max(), 0.4)):
@@ -87,5 +87,5 @@ def written(
 def figure(
     device_class: str, p90_ms: float, frame_hw: Optional[Tuple[int, int]]
 ) -> Tuple[Latency, ...]:
-    """What a manifest says of one model on one device class."""
+    """What a manifest holds as the latencies of a model that was measured on one device class."""
     return (Latency(device_class, "onnxruntime-cpu", "fp32", 1, 1, frame_hw, p90_ms, p90_ms),)

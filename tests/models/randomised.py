@@ -1,4 +1,7 @@
-"""Tensors with no value left at its start, so that no branch hides in an equality test."""
+"""Random values for every tensor, so that an equality test would notice a branch left out.
+
+Fresh networks have zeros: their residual branches add nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ import torch
 
 @torch.no_grad()
 def randomise(net: torch.nn.Module) -> None:
-    """BatchNorm gamma of either sign between 0.5 and 1.5, all other tensors too."""
+    """Give every tensor of `net` random values of a sane size.
+
+    BatchNorm's gammas have either sign and a magnitude of 0.5 to 1.5, so none is near 0.
+    """
     generator = torch.Generator().manual_seed(0)
     for key, value in net.state_dict().items():
         noise = torch.rand(value.shape, generator=generator)

@@ -15,7 +15,7 @@ from ramnas_models.anchors import Anchors, decode, encode
 ANCHORS = Anchors((90, 160), ((6, 10), (3, 5)), ((48, 100), (100, 150)), ((1, 2, 0.5), (1,)))
 
 
-def test_boxes_stand_level_by_level_row_by_row_and_shape_by_shape() -> None:
+def test_boxes_are_ordered_by_level_row_column_and_shape() -> None:
     boxes = ANCHORS.boxes()
     assert boxes.shape == (6 * 10 * 4 + 3 * 5 * 2, 4) == (ANCHORS.count, 4)
     assert boxes.dtype == np.float32
@@ -32,7 +32,7 @@ def test_boxes_stand_level_by_level_row_by_row_and_shape_by_shape() -> None:
     np.testing.assert_allclose(boxes[240:242, 2], [100, math.sqrt(15000)], rtol=1e-6)
 
 
-def test_centres_lie_symmetrically_in_inputs_that_no_stride_divides() -> None:
+def test_centres_are_symmetric_in_inputs_that_the_stride_does_not_divide() -> None:
     anchors = Anchors((37, 53), ((3, 4),), ((10, 20),), ((1,),))
     x, y = anchors.boxes()[:, 0], anchors.boxes()[:, 1]
     np.testing.assert_allclose(x + x[::-1], 53, rtol=1e-6)
@@ -49,7 +49,7 @@ def test_encode_is_the_inverse_of_decode(given_deltas: np.ndarray) -> None:
     np.testing.assert_allclose(found, given_deltas, atol=2e-3)
 
 
-def test_an_anchor_is_its_own_box_and_variances_are_those_of_ssd() -> None:
+def test_zero_deltas_give_the_anchor_and_the_variances_are_those_of_ssd() -> None:
     anchor = np.array([[50, 40, 20, 10]], np.float32)
     np.testing.assert_allclose(decode(np.zeros((1, 4), np.float32), anchor), [[40, 35, 60, 45]])
     moved = decode(np.array([[1, -2, math.log(2) / 0.2, 0]], np.float32), anchor)
@@ -61,7 +61,7 @@ def test_wild_deltas_decode_to_finite_boxes() -> None:
     assert np.isfinite(decode(wild, ANCHORS.boxes()[:1])).all()
 
 
-def test_anchors_travel_as_json() -> None:
+def test_anchors_survive_json() -> None:
     data = msgspec.json.encode(ANCHORS)
     assert msgspec.json.decode(data, type=Anchors) == ANCHORS
 

@@ -1,11 +1,11 @@
-"""Costs of encodings, against the plan of each network."""
+"""The costs of encodings are compared with the plan of each network."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from ramnas_models.cost_table import FIGURES, CostTable
+from ramnas_models.cost_table import COSTS, CostTable
 from ramnas_models.plan import plan
 from ramnas_models.space import load_space
 
@@ -13,29 +13,29 @@ SPACES = ["micro", "table1", "ofa_mbv3"]
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_macs_are_those_of_the_plan(name: str) -> None:
+def test_macs_equal_those_of_the_plan(name: str) -> None:
     space = load_space(name)
     table = CostTable(space)
-    for seed in range(2):  # the second time most parts are known
+    for seed in range(2):  # the second time, most parts are already counted
         rows = space.sample_rows(60, np.random.default_rng(seed))
         rows[0], rows[1] = space.encode(space.min()), space.encode(space.max())
         expected = [plan(space, space.decode(row)).macs for row in rows]
         np.testing.assert_array_equal(table.macs(rows), expected)
-        np.testing.assert_array_equal(table(rows)[:, :, FIGURES.index("macs")].sum(1), expected)
+        np.testing.assert_array_equal(table(rows)[:, :, COSTS.index("macs")].sum(1), expected)
 
 
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("input_hw", [None, (96, 160)])
-def test_costs_are_those_of_the_plans_table(name: str, input_hw: tuple[int, int] | None) -> None:
+def test_costs_equal_those_of_the_plans_table(name: str, input_hw: tuple[int, int] | None) -> None:
     space = load_space(name)
     table = CostTable(space, input_hw=input_hw)
     rows = space.sample_rows(20, np.random.default_rng(2))
     for row, costs in zip(rows, table(rows)):
         found: dict[tuple[str, str], np.ndarray] = {}
         for (part, operator), figures in zip(table.columns, costs):
-            # kernels apart and the pooled pixel apart: together they are the plan's
+            # the table splits by kernel and by pooled pixel; their sums must be the plan's figures
             plain = operator.rstrip("0123456789").replace("pooled", "pointwise")
-            found[part, plain] = found.get((part, plain), np.zeros(len(FIGURES))) + figures
+            found[part, plain] = found.get((part, plain), np.zeros(len(COSTS))) + figures
         expected = plan(space, space.decode(row), input_hw=input_hw).table()
         for key, cost in expected.items():
             wanted = (cost.layers, cost.macs, cost.params, cost.elements_in, cost.elements_out)
@@ -43,14 +43,14 @@ def test_costs_are_those_of_the_plans_table(name: str, input_hw: tuple[int, int]
         assert not any(rest.any() for rest in found.values())
 
 
-def test_depthwise_costs_are_told_apart_by_kernel() -> None:
+def test_depthwise_costs_are_split_by_kernel() -> None:
     space = load_space("ofa_mbv3")
     layers = CostTable(space)(space.encode(space.min())[None])[0, :, 0]
-    of = dict(zip(CostTable(space).columns, layers))
-    assert (of["stage2", "depthwise3"], of["stage2", "depthwise7"]) == (2, 0)
+    count = dict(zip(CostTable(space).columns, layers))
+    assert (count["stage2", "depthwise3"], count["stage2", "depthwise7"]) == (2, 0)
 
 
-def test_no_networks_cost_nothing() -> None:
+def test_an_empty_population_gives_empty_costs() -> None:
     space = load_space("micro")
     none = space.sample_rows(0, np.random.default_rng(0))
     assert CostTable(space).macs(none).shape == (0,)

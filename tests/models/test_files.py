@@ -29,7 +29,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_error_inside_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+def test_an_error_while_filling_leaves_only_the_old_folder(tmp_path: Path) -> None:
     with new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("a")
 
@@ -44,7 +44,7 @@ def test_an_error_inside_leaves_the_old_folder_and_nothing_else(tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file/x", tmp_path / "file/x/y"):
         with pytest.raises(FileError, match="file") as raised:
@@ -54,8 +54,8 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         make_folder(tmp_path / "file/x")
 
 
-def test_no_room_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
-    """A file size limit stands for the full disk: the write fails half-way."""
+def test_a_write_that_fails_half_way_leaves_only_the_old_file(tmp_path: Path) -> None:
+    """A limit on the file size stands in for a full disk."""
     path = tmp_path / "file"
     write_file(path, b"old")
     code = (

@@ -93,7 +93,7 @@ def _ladders(tasks: tuple[bundles.TaskFront, ...], front: Front, source: str) ->
         groups: dict[tuple[object, ...], list[Latency]] = {}
         for model in task.models:
             for latency in model.latency:
-                groups.setdefault(bundles.conditions(latency), []).append(latency)
+                groups.setdefault(bundles.setup_of(latency), []).append(latency)
         for key, (first, *_) in groups.items():
             rungs = _rungs(task, front, key)
             metric = next((m.accuracy.metric for m in task.models if m.accuracy), "")
@@ -115,7 +115,7 @@ def _rungs(
     for one in combinations([task]):  # the runtime's own order and values
         (model,) = one.models
         for latency in model.latency:
-            if bundles.conditions(latency) == conditions:
+            if bundles.setup_of(latency) == conditions:
                 rungs.append(
                     Rung(
                         model.arch_id, names.get(model.arch_id, ""),

@@ -14,7 +14,7 @@ import numpy as np
 
 from ramnas_host.surrogates.encodings import integers, widths
 from ramnas_host.surrogates.robust_gp import MOSTLY_NOISE, PRIOR, Inputs, RobustGp
-from ramnas_models.cost_table import FIGURES, CostTable
+from ramnas_models.cost_table import COSTS, CostTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +74,7 @@ class CostGp:
     def _costs(self, rows: Rows) -> tuple[Floats, Floats]:
         """Parts [n, figures, columns], totals [n, 1 + figures + others]: 1 is the call's own."""
         costs = self._table(rows).transpose(2, 0, 1)
-        named = dict(zip(FIGURES, costs, strict=True))
+        named = dict(zip(COSTS, costs, strict=True))
         moved = named.pop("elements_in") + named.pop("elements_out")
         parts = np.stack([*named.values(), moved], axis=1)
         others = [np.exp(other.predict(rows)[0]) for other in self._others]

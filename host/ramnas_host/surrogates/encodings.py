@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ramnas_models.cost_table import FIGURES, CostTable
+from ramnas_models.cost_table import COSTS, CostTable
 from ramnas_models.space import Space
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def layers(space: Space, table: CostTable) -> Encoding:
     """
 
     def counted(rows: Rows) -> Floats:
-        costs = dict(zip(FIGURES, table(rows).transpose(2, 0, 1), strict=True))
+        costs = dict(zip(COSTS, table(rows).transpose(2, 0, 1), strict=True))
         moved = costs["elements_in"] + costs["elements_out"]
         return np.concatenate([costs["macs"], moved, costs["layers"]], axis=1)
 

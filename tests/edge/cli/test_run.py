@@ -150,7 +150,7 @@ def test_bad_input_is_one_line_and_code_2(tmp_path: Path) -> None:
     cv2.imwrite(str(good), np.zeros((*FRAME, 3), np.uint8))
     bundle = ("--bundle", tmp_path / "b")
     for argv, message in (
-        (("--bundle", tmp_path, "--source", good), "is no bundle"),
+        (("--bundle", tmp_path, "--source", good), "is not a bundle"),
         ((*bundle, "--source", text), "cannot be read as an image"),
         ((*bundle, "--source", good, "--latency-budget-ms", "0.1", *CPU), "no model fits 0.1 ms"),
         ((*bundle, "--source", good, "--engine", "tvm"), "unknown engine 'tvm'"),

@@ -162,7 +162,7 @@ def test_a_model_that_no_engine_takes_is_said_and_the_others_are_kept(tmp_path: 
 def test_bad_options_are_one_line_and_code_2(tmp_path: Path) -> None:
     written(tmp_path / "b", classifiers())
     for argv, message in (
-        (["--bundle", tmp_path], "is no bundle"),
+        (["--bundle", tmp_path], "is not a bundle"),
         (["--bundle", tmp_path / "b", "--rounds", "3"], "a figure needs 8 visits or more"),
         (["--bundle", tmp_path / "b", "--engine", "tvm"], "unknown engine 'tvm'"),
     ):

@@ -179,7 +179,7 @@ def test_a_bundle_of_several_tasks_runs_the_one_that_is_named(tmp_path: Path) ->
     ):
         with Runtime.open(tmp_path / "b", task=task) as runtime:
             assert isinstance(runtime(frame), kind)
-    with pytest.raises(BundleError, match="name its task"):
+    with pytest.raises(BundleError, match="name one of"):
         Runtime.open(tmp_path / "b")
 
 

@@ -151,7 +151,7 @@ def test_the_verb_writes_one_page_and_two_pictures(
         (["."], "has neither verified.json nor front.json: ramnas search makes a front"),
         (["missing.json"], "missing.json is no front of ramnas"),
         (["front.json", "--store", "none.sqlite"], "none.sqlite does not exist"),
-        (["front.json", "--bundle", "none"], "none is no bundle"),
+        (["front.json", "--bundle", "none"], "none is not a bundle"),
     ],
 )
 def test_what_is_not_there_is_one_line_and_writes_nothing(

@@ -107,7 +107,7 @@ def test_a_bundle_that_vanished_is_said_and_another_one_can_be_named(
     assert station.state() == "unconfigured"
     level, message, _ = station.status(lambda s: "cannot configure" in s.message, "the reason")
     assert level == 2
-    assert f"{gone} is no bundle" in message
+    assert f"{gone} is not a bundle" in message
     assert station.set(bundle=str(bundle)) == ""
     assert station.change(CONFIGURE)
     station.status(lambda s: s.level == b"\x00", "nothing is wrong any more")
