@@ -53,4 +53,4 @@ def _until_tau(args: argparse.Namespace, request: Request) -> UntilTau | None:
         raise DataError(f"--until-tau {args.until_tau}: between 0 and 1, such as 0.95")
     from ramnas_host.fleet.until_tau import UntilTau
 
-    return UntilTau(request.space, args.until_tau, seed=args.seed, shared=request.archs)
+    return UntilTau(request.space, args.until_tau)

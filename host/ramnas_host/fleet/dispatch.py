@@ -140,14 +140,6 @@ class Dispatch:
         found = self._next(queue)
         return self._lease(queue, found, board, now) if found else None
 
-    def order(self, queue: Queue, archs: Iterable[Arch]) -> None:
-        """Measure the waiting archs in this order; those it does not name come last."""
-        waiting = dict.fromkeys(queue.waiting)
-        first = [arch_id for arch_id in (arch.id for arch in archs) if arch_id in waiting]
-        for arch_id in first:
-            del waiting[arch_id]
-        queue.waiting = deque([*first, *waiting])
-
     def _next(self, queue: Queue) -> list[str]:
         while queue.pieces:
             piece = [arch_id for arch_id in queue.pieces.popleft() if self._free(queue, arch_id)]

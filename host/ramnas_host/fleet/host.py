@@ -41,8 +41,7 @@ class Host:
         *,
         steer: Callable[[Dispatch, float], list[Queue]] | None = None,
     ) -> None:
-        """`steer` is called with every tick: it may order what waits, and returns classes that it
-        has ended."""
+        """`steer` is called with every tick and returns the classes that have ended."""
         self.request, self.store, self.on_status, self.steer = request, store, on_status, steer
         self.dispatch, self.admission = Dispatch(request), Admission(request)
         self.refusals = RefusedMessages()

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from ramnas_edge.measuring.request import BLOCK
-from ramnas_models.space import Arch
 
 if TYPE_CHECKING:
     from ramnas_edge.measuring.record import LatencyRecord
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 class Advice(Protocol):
     """What is asked of `until_tau.UntilTau`."""
 
-    def order(
-        self, device_class: str, archs_left: list[Arch], records: Sequence[LatencyRecord]
-    ) -> list[Arch]: ...
-
     def finished(self, device_class: str, records: Sequence[LatencyRecord]) -> bool: ...
 
 
@@ -30,7 +25,7 @@ EVERY_S = 5.0  # at most one fit in this time
 
 
 class Steering:
-    """Orders what waits and ends a class that is known well enough.
+    """Ends a class that is known well enough.
 
     The thread works on copies: neither the store nor a socket is touched by it.
     """
@@ -38,7 +33,7 @@ class Steering:
     def __init__(self, until_tau: Advice, store: Store, run: str) -> None:
         self._until_tau, self._store, self._run = until_tau, store, run
         self._thread = ThreadPoolExecutor(1)
-        self._fit: tuple[Queue, Future[tuple[list[Arch], bool]]] | None = None
+        self._fit: tuple[Queue, Future[bool]] | None = None
         self._due_s = 0.0
         self._seen: dict[str, int] = {}  # records of a class at its last fit
 
@@ -48,9 +43,7 @@ class Steering:
         if self._fit and self._fit[1].done():
             queue, fit = self._fit
             self._fit = None
-            archs, finished = fit.result()
-            dispatch.order(queue, archs)
-            if finished:
+            if fit.result():
                 ended.append(queue)
         if self._fit is None and now >= self._due_s:
             self._begin(dispatch, now)
@@ -71,12 +64,5 @@ class Steering:
                 continue
             self._seen[queue.name], self._due_s = known, now + EVERY_S
             records = self._store.records(self._run, queue.name)
-            left = [queue.missing[i] for i in queue.waiting if i in queue.missing]
-            self._fit = queue, self._thread.submit(self._look, queue.name, left, records)
+            self._fit = queue, self._thread.submit(self._until_tau.finished, queue.name, records)
             return
-
-    def _look(
-        self, device_class: str, left: list[Arch], records: list[LatencyRecord]
-    ) -> tuple[list[Arch], bool]:
-        archs = self._until_tau.order(device_class, left, records)
-        return archs, self._until_tau.finished(device_class, records)

@@ -165,13 +165,11 @@ def test_a_lost_job_is_sent_again_and_an_unknown_one_is_asked_about() -> None:
     assert dispatch.lost(b"a", [], 101.0) == ([], [])
 
 
-def test_order_changes_what_comes_next_and_an_ended_class_gives_nothing() -> None:
+def test_an_ended_class_gives_nothing() -> None:
     dispatch, queue = opened()
-    first = [queue.missing[i] for i in list(queue.waiting)[::-1][:BLOCK]]
-    dispatch.order(queue, first)
-    assert ids(given(dispatch, queue)) == [arch.id for arch in first]
+    block = given(dispatch, queue)
     (lease,) = dispatch.end(queue)
-    assert set(lease.left) == {arch.id for arch in first}
+    assert list(lease.left) == ids(block)
     assert dispatch.give(b"b", queue, 0.0) is None
     assert dispatch.done(0.0)
 

@@ -51,7 +51,7 @@ def record(arch: Arch, noise: float = 0.01, validity: str = OK) -> LatencyRecord
 
 def test_a_class_ends_when_its_real_surrogate_is_good_enough() -> None:
     """The study, small."""
-    found = study.run(SPACE, target=0.85, samples=120, seed=0, ordered=True)
+    found = study.run(SPACE, target=0.85, samples=120, seed=0)
     # 24, 36 and 48 are the first three fits that there can be
     assert 48 <= found.measured < 120
     assert found.cross_validated >= 0.85
@@ -59,20 +59,16 @@ def test_a_class_ends_when_its_real_surrogate_is_good_enough() -> None:
 
 
 def test_what_that_saved_is_said() -> None:
-    assert UntilTau(SPACE, 0.85, seed=0).saved(48, 120) == (
+    assert UntilTau(SPACE, 0.85).saved(48, 120) == (
         "48 of 120 measured: tau 0.85 held over 3 fits, 72 measurements (60%) saved"
     )
 
 
 class Fitted:
-    """A surrogate of a given tau that is equally sure of everything."""
+    """A surrogate of a given tau."""
 
     def __init__(self, tau: float) -> None:
         self.score = Score(tau, 1.0, 0.0)
-
-    def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-        mean = rows.sum(axis=1).astype(float)
-        return mean, 0.1 * mean
 
 
 @pytest.fixture
@@ -94,7 +90,7 @@ def test_a_host_ends_a_class_that_is_known_well_enough(
     taus += [0.5, 0.96, 0.97, 0.98]
     monkeypatch.setattr(steering, "EVERY_S", 0.0)
     request = sampled("run", SPACE, TARGET, 120, rounds=8, seed=0)
-    until = UntilTau(SPACE, 0.95, seed=0, shared=request.archs)
+    until = UntilTau(SPACE, 0.95)
     seen: list[Status] = []
     ports: list[str] = []
 
@@ -133,71 +129,30 @@ def finished(until: UntilTau, counts: Sequence[int], device_class: str = "class"
 
 def test_the_target_must_be_held_by_fits_in_a_row_on_new_records(taus: list[float]) -> None:
     taus += [0.96, 0.97, 0.90, 0.96, float("nan"), 0.95, 0.99, 0.96]
-    until = UntilTau(SPACE, 0.95, seed=0)
+    until = UntilTau(SPACE, 0.95)
     counts = [22, 23, 24, 25, 26, 27, 28, 28, 28, 29]
     assert finished(until, counts) == [False] * 9 + [True]
     assert taus == []
 
 
 def test_no_fit_below_20_records_and_of_none_but_good_ones(taus: list[float]) -> None:
-    until = UntilTau(SPACE, 0.95, seed=0, refits=1)
+    until = UntilTau(SPACE, 0.95, refits=1)
     records = [record(arch) for arch in ARCHS[:19]]
     failed = msgspec.structs.replace(record(ARCHS[19]), validity=FAILED, visits=())
     assert not until.finished("class", [*records, failed])  # would ask for a score
-    assert until.order("class", ARCHS[20:], [*records, failed]) == ARCHS[20:]
     taus.append(0.96)
     assert until.finished("class", [*records, failed, record(ARCHS[20])])
 
 
 def test_every_class_is_judged_by_itself(taus: list[float]) -> None:
-    until = UntilTau(SPACE, 0.95, seed=0, refits=1)
+    until = UntilTau(SPACE, 0.95, refits=1)
     taus += [0.99, 0.5]
     assert finished(until, [22], "one") == [True]
     assert finished(until, [22], "other") == [False]
     assert finished(until, [22], "one") == [True]
 
 
-def test_what_comes_next_is_far_from_what_is_known_and_nothing_is_lost(taus: list[float]) -> None:
-    taus += [0.5, 0.5]
-    until = UntilTau(SPACE, 0.95, seed=0)
-    archs = sorted(ARCHS, key=lambda arch: plan(SPACE, arch).macs)
-    small, left = archs[:40], archs[40:]  # the small end alone is known
-    records = [record(arch) for arch in small]
-    order = until.order("class", left, records)
-    assert sorted(arch.id for arch in order) == sorted(arch.id for arch in left)
-    known = until._scaled(SPACE.encode_all(small))
-    rows = until._scaled(SPACE.encode_all(order))
-    gap = np.array([min(np.linalg.norm(row - k) for k in known) for row in rows])
-    assert np.mean(gap[:24]) > np.mean(gap[24:])
-    assert UntilTau(SPACE, 0.95, seed=0).order("class", left, records) == order  # same seed
-
-
-def test_equally_unknown_archs_of_the_front_come_first() -> None:
-    archs = ARCHS[:40]
-    macs = np.array([plan(SPACE, arch).macs for arch in archs], dtype=float)
-    slow = (np.arange(40) % 2 == 1) & (macs < macs.max())
-
-    class Half(Fitted):
-        def predict(self, rows: Rows) -> tuple[Rows, Rows]:
-            mean = macs * np.where(slow, 100, 1)
-            return mean, 0.1 * mean
-
-    weight = UntilTau(SPACE, 0.95, seed=0)._weight(archs, Half(0.5))  # type: ignore[arg-type]
-    assert np.allclose(weight[~slow], 0.15)  # each has the most MACs for its latency
-    assert weight[slow].max() < 0.15
-
-
-def test_shared_archs_come_first_in_their_order(taus: list[float]) -> None:
-    taus.append(0.5)
-    shared = [ARCHS[50], ARCHS[40], ARCHS[60]]
-    until = UntilTau(SPACE, 0.95, seed=0, shared=shared)
-    left = [*ARCHS[30:45], *shared[::2], *ARCHS[70:]]
-    order = until.order("class", left, [record(arch) for arch in ARCHS[:30]])
-    assert order[:3] == [ARCHS[40], ARCHS[50], ARCHS[60]]
-    assert len(order) == len(left)
-
-
 @pytest.mark.parametrize("tau", [0.0, 1.0, -0.5, 95, float("nan")])
 def test_a_target_that_cannot_be_is_named(tau: float) -> None:
     with pytest.raises(DataError, match=r"above 0 and below 1, such as 0.95"):
-        UntilTau(SPACE, tau, seed=0)
+        UntilTau(SPACE, tau)
