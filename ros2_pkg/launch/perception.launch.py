@@ -1,4 +1,4 @@
-"""Launch arguments -> the perception node, with shared memory in which images fit."""
+"""Launch arguments -> the perception node, with shared memory that is large enough for images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ from ramnas_ros.transport import environment
 
 CONFIG = Path(get_package_share_directory("ramnas")) / "config"
 
+# argument -> (default, description)
+ARGUMENTS = {
+    "bundle": ("", "folder of the bundle of models; empty: as in params_file"),
+    "task": ("", "detection, segmentation or both; empty: as in params_file"),
+    "latency_budget_ms": (
+        "",
+        "limit for the p90 of the work on one frame, 0: no limit; empty: as in params_file",
+    ),
+    "image_topic": ("image", "topic of the camera's images, sensor_msgs/Image"),
+    "namespace": ("", "namespace of the node, and of topics that do not begin with /"),
+    "autostart": ("true", "configure and activate the node when its process starts"),
+    "params_file": (str(CONFIG / "perception.yaml"), "file with the parameters of the node"),
+}
+
 
 def generate_launch_description() -> LaunchDescription:
     variables, warning = environment(CONFIG / "fastdds_image.xml")
@@ -22,28 +36,18 @@ def generate_launch_description() -> LaunchDescription:
         [
             *(SetEnvironmentVariable(name, value) for name, value in variables.items()),
             *([LogInfo(msg=f"warning: {warning}")] if warning else []),
-            _argument("bundle", "", "folder of the models; empty: as params_file says"),
-            _argument("task", "", "detection, segmentation or both; empty: as params_file says"),
-            _argument(
-                "latency_budget_ms", "",
-                "p90 of the work on one frame, 0 for none; empty: as params_file says",
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=description)
+                for name, (default, description) in ARGUMENTS.items()
             ),
-            _argument("image_topic", "image", "topic of the camera's sensor_msgs/Image"),
-            _argument("namespace", "", "of the node, and of topics that do not begin with /"),
-            _argument("autostart", "true", "configure and activate the node at once"),
-            _argument("params_file", str(CONFIG / "perception.yaml"), "parameters of the node"),
             OpaqueFunction(function=_node),
         ]
-    )  # fmt: skip
-
-
-def _argument(name: str, default: str, description: str) -> DeclareLaunchArgument:
-    return DeclareLaunchArgument(name, default_value=default, description=description)
+    )
 
 
 def _node(context: LaunchContext) -> list[Node]:
-    given = {
-        # text stays text: a folder may be called 2026
+    overrides = {
+        # typed, so that a text stays text: a folder may be called 2026
         name: ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, kind in (("bundle", str), ("task", str), ("latency_budget_ms", float))
         if LaunchConfiguration(name).perform(context)
@@ -56,7 +60,7 @@ def _node(context: LaunchContext) -> list[Node]:
             name="perception",
             namespace=LaunchConfiguration("namespace"),
             output="screen",
-            parameters=[LaunchConfiguration("params_file"), {**given, "autostart": autostart}],
+            parameters=[LaunchConfiguration("params_file"), {**overrides, "autostart": autostart}],
             remappings=[("image", LaunchConfiguration("image_topic"))],
         )
     ]

@@ -1,4 +1,4 @@
-"""Launch arguments -> a camera driver and the perception node on its images."""
+"""Launch arguments -> a camera driver, and the perception node that works on its images."""
 
 from __future__ import annotations
 
@@ -13,29 +13,34 @@ from launch_ros.actions import Node
 
 SHARE = Path(get_package_share_directory("ramnas"))
 
+# argument -> (default, description)
+ARGUMENTS = {
+    "camera_package": ("v4l2_camera", "package of the camera driver"),
+    "camera_executable": ("v4l2_camera_node", "executable of the camera driver"),
+    "camera_params_file": (
+        str(SHARE / "config" / "camera.yaml"),
+        "file with the parameters of the camera driver",
+    ),
+    "image_topic": ("image_raw", "topic on which the driver publishes its images"),
+    "namespace": ("", "namespace of both nodes"),
+}
+
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = {
-        "camera_package": ("v4l2_camera", "package of the camera's driver"),
-        "camera_executable": ("v4l2_camera_node", "its executable"),
-        "camera_params_file": (str(SHARE / "config" / "camera.yaml"), "its parameters"),
-        "image_topic": ("image_raw", "topic on which the driver publishes"),
-        "namespace": ("", "of both nodes"),
-    }
     return LaunchDescription(
         [
             *(
                 DeclareLaunchArgument(name, default_value=default, description=description)
-                for name, (default, description) in arguments.items()
+                for name, (default, description) in ARGUMENTS.items()
             ),
-            # its other arguments are taken from the command line as they are
+            # the other arguments of that file reach it from the command line by themselves
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(str(SHARE / "launch" / "perception.launch.py")),
                 launch_arguments=[
                     (name, LaunchConfiguration(name)) for name in ("image_topic", "namespace")
                 ],
             ),
-            # after the include, which sets the environment of both: the transport has two ends
+            # after the include, which sets the transport profile that both processes need
             Node(
                 package=LaunchConfiguration("camera_package"),
                 executable=LaunchConfiguration("camera_executable"),

@@ -1,1 +1,1 @@
-"""The ROS 2 side: messages to frames and back. Only the node itself meets rclpy."""
+"""ROS 2 images to frames, and results to ROS 2 messages. Only the two nodes import rclpy."""

@@ -1,18 +1,21 @@
-"""What the node sees of one camera: when images came, which were lost or refused, and why."""
+"""The images, losses and refusals of one camera -> its state, as the diagnosis reports it."""
 
 from __future__ import annotations
 
 import time
 from typing import Any, Optional
 
-from ramnas_ros.diagnosis import Camera
+from ramnas_ros.diagnosis import CameraState
 from ramnas_ros.stamps import Gaps
 
-RECENT_S = 10.0  # how long a refused image is a warning
+RECENT_S = 10.0  # a refused image is a warning for this long
 
 
-class Watched:
-    """One camera's topic, from configure on; what one thread writes, another may read."""
+class CameraWatch:
+    """Watches one camera's topic from configure to cleanup.
+
+    One thread may write while another reads.
+    """
 
     def __init__(self, name: str, topic: str) -> None:
         self.name, self.topic = name, topic
@@ -22,7 +25,7 @@ class Watched:
         self._incompatible = ""
 
     def expect(self) -> None:
-        """From now on images should come."""
+        """Start waiting for images: from now on silence counts."""
         self._last_s, self._incompatible = time.monotonic(), ""
         self._gaps.pause()
 
@@ -35,13 +38,16 @@ class Watched:
         self._refusal = (time.monotonic(), reason)
 
     def incompatible(self, policy: str) -> None:
-        """A publisher does not offer what is asked for of `policy`, and no image has come since."""
+        """A publisher does not offer the QoS `policy` that the node requests.
+
+        The warning stays until an image arrives.
+        """
         self._incompatible = policy
 
-    def facts(self, received: int, dropped: int) -> Camera:
+    def state(self, received: int, dropped: int) -> CameraState:
         now = time.monotonic()
         at, reason = self._refusal
-        return Camera(
+        return CameraState(
             self.name, self.topic, received, dropped,
             lost=self._gaps.lost,
             lost_share=self._gaps.lost_share,

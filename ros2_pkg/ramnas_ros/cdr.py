@@ -1,7 +1,8 @@
-"""Detections -> the bytes of a vision_msgs/Detection2DArray, which rclpy publishes as they are.
+"""Detections -> the serialised bytes of a vision_msgs/Detection2DArray, which rclpy can publish.
 
-Little-endian CDR (OMG DDSI-RTPS 10.2), as every middleware of ROS 2 has it. 100 detections as
-Python messages take 1.3 ms to make and 1.5 ms to convert and publish; as bytes 0.4 ms altogether.
+The bytes are little-endian CDR (OMG DDSI-RTPS 10.2), which every ROS 2 middleware uses. Building
+100 detections as Python messages takes 1.3 ms, and converting and publishing them another 1.5 ms.
+As bytes, all of it takes 0.4 ms.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ramnas_edge.vision.results import Detections
 
-_HEAD = b"\x00\x01\x00\x00"  # little-endian CDR; what follows is aligned from here on
+_HEAD = b"\x00\x01\x00\x00"  # means little-endian CDR; alignment counts from the byte after it
 _ONE = struct.pack("<I", 1)
 _STAMP = struct.Struct("<iI")
-_NO_POSE = struct.pack("<43d", *[0.0] * 6, 1.0, *[0.0] * 36)  # in 3D: of a box there is none
+# the 3D pose and its covariance, which a 2D box does not have
+_NO_POSE = struct.pack("<43d", *[0.0] * 6, 1.0, *[0.0] * 36)
 _SCORE = struct.Struct("<d")
 _BOX = struct.Struct("<5d")  # centre x, y, theta; size x, y
 _NO_ID = struct.pack("<I1s", 1, b"\0")
 
 
 def detection_array(header: Any, found: Detections) -> bytes:
-    """In pixels of the image, best first (vision_msgs 4: Humble and later).
+    """Serialise the boxes, in pixels of the image, best first (vision_msgs 4: Humble and later).
 
-    Every detection has the header of the image and one hypothesis, whose class_id is the name of
-    the class.
+    Every detection carries the header of the image and one hypothesis, whose class_id is the name
+    of the class.
     """
     stamp = _STAMP.pack(header.stamp.sec, header.stamp.nanosec)
     same = stamp + _string(header.frame_id)
@@ -46,7 +48,7 @@ def detection_array(header: Any, found: Detections) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    """Its length with the zero at its end, then both."""
+    """A CDR string: its length including the final zero byte, its bytes, and that zero byte."""
     data = text.encode() + b"\0"
     return struct.pack("<I", len(data)) + data
 

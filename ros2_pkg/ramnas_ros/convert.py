@@ -1,4 +1,4 @@
-"""sensor_msgs/Image and CompressedImage <-> numpy, by duck typing: no rclpy, no message package."""
+"""sensor_msgs/Image and CompressedImage <-> numpy, by duck typing, without any ROS package."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
-# encoding of sensor_msgs -> (samples of a pixel, OpenCV's conversion to BGR; None: it is BGR).
-# OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by the first four.
+# encoding of sensor_msgs -> (samples per pixel, OpenCV's conversion to BGR; None: already BGR).
+# OpenCV names a Bayer pattern after the second and third pixel of the second row, ROS after the
+# first 2x2 pixels.
 _PACKED: Dict[str, Tuple[int, Optional[int]]] = {
     "bgr8": (3, None),
     "rgb8": (3, cv2.COLOR_RGB2BGR),
@@ -29,23 +30,24 @@ _PACKED: Dict[str, Tuple[int, Optional[int]]] = {
     "bayer_gbrg8": (1, cv2.COLOR_BayerGR2BGR),
     "bayer_grbg8": (1, cv2.COLOR_BayerGB2BGR),
     "yuv422": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "uyvy": (2, cv2.COLOR_YUV2BGR_UYVY),  # yuv422 by its newer name
+    "uyvy": (2, cv2.COLOR_YUV2BGR_UYVY),  # the newer name of yuv422
     "yuv422_yuy2": (2, cv2.COLOR_YUV2BGR_YUY2),
-    "yuyv": (2, cv2.COLOR_YUV2BGR_YUY2),  # yuv422_yuy2 by its newer name
+    "yuyv": (2, cv2.COLOR_YUV2BGR_YUY2),  # the newer name of yuv422_yuy2
 }
-# a plane of brightness, then one of half the height with the colours of 2x2 pixels
+# a plane of brightness, then a plane of half the height with one colour for each 2x2 pixels
 _PLANAR = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
-# two bytes a sample over the whole range, as cv_bridge reads them: the upper byte is the image
+# two bytes per sample over the whole range, as in cv_bridge: only the upper byte is used
 _WIDE = {name[:-1] + "16": name for name in _PACKED if name.endswith("8")}
 ENCODINGS = (*_PACKED, *_PLANAR, *_WIDE)
 
 
 def to_bgr(message: Any) -> Image:
-    """A sensor_msgs/Image of any of ENCODINGS -> uint8 BGR [height, width, 3].
+    """Convert a sensor_msgs/Image in any of ENCODINGS to uint8 BGR [height, width, 3].
 
-    Rows may be padded (`step`), 16-bit samples are of the byte order that the message names. bgr8
-    is a view of the message's data, the others are one conversion. SourceError names an unknown
-    encoding, an odd size where the encoding has none, or data that is too short.
+    Rows may be padded (`step`), and 16-bit samples have the byte order that the message names. For
+    bgr8 the result is a view of the message's data; the other encodings take one conversion.
+    SourceError if the encoding is unknown, the size is odd where the encoding needs an even one, or
+    the data is too short.
     """
     encoding, height, width, step = message.encoding, message.height, message.width, message.step
     if encoding not in ENCODINGS:
@@ -73,21 +75,21 @@ def to_bgr(message: Any) -> Image:
 
 
 def compressed_to_bgr(message: Any) -> Image:
-    """A sensor_msgs/CompressedImage (JPEG, PNG, whatever OpenCV reads) -> uint8 BGR [h, w, 3].
+    """Decode a sensor_msgs/CompressedImage (JPEG, PNG, whatever OpenCV reads) to BGR [h, w, 3].
 
-    SourceError names the format of one that cannot be decoded or is cut off.
+    SourceError, with the format, if the image cannot be decoded or is cut off.
     """
     data = np.frombuffer(message.data, np.uint8)
     return decode_image(data, f"compressed image '{message.format}' of {data.size} bytes")
 
 
 def fill_image(message: Any, image: Image, encoding: str) -> Any:
-    """Put a uint8 image ([h, w] mono8 or [h, w, 3] bgr8) into a sensor_msgs/Image; returns it."""
+    """Fill a sensor_msgs/Image with a uint8 image, [h, w] mono8 or [h, w, 3] bgr8; return it."""
     message.height, message.width = image.shape[:2]
     message.encoding = encoding
     message.is_bigendian = 0
     message.step = image.shape[1] * (image.shape[2] if image.ndim == 3 else 1)
-    # an array is what rclpy keeps as it is; it would copy anything else once more
+    # rclpy keeps an array.array as it is and copies anything else once more
     message.data = array("B")
     message.data.frombytes(np.ascontiguousarray(image))
     return message

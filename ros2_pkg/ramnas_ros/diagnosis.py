@@ -1,4 +1,4 @@
-"""What the node has counted -> one status of /diagnostics: a level, a sentence, values."""
+"""The node's counters and settings -> one status for /diagnostics: a level, a sentence, values."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ if TYPE_CHECKING:
     from ramnas_edge.board.telemetry import Sample
 
 OK, WARN, ERROR = 0, 1, 2  # as in diagnostic_msgs/DiagnosticStatus
-LOST_SHARE = 0.05  # of the frames: more is worth a word
-ENOUGH = 10  # calls before one speaks of their p90
+LOST_SHARE = 0.05  # a larger share of lost frames is a warning
+ENOUGH = 10  # with fewer calls their p90 does not count as a missed budget
 SILENT_S = 5.0
-CURE = (
-    "likely by the transport: give the camera and this node the shared-memory profile "
+LOSS_REMEDY = (
+    "the transport is the likely cause: give the camera and this node the shared-memory profile "
     "(FASTRTPS_DEFAULT_PROFILES_FILE=<share of ramnas>/config/fastdds_image.xml)"
 )
 
 
-class Camera(msgspec.Struct, frozen=True):
-    """One camera's topic; counts since it was configured, None where there is nothing to say."""
+class CameraState(msgspec.Struct, frozen=True):
+    """What is known of one camera's topic; the counts start at configure."""
 
     name: str
     topic: str
     received: int
-    dropped: int  # newer ones came before their turn
-    lost: int  # before they arrived, by the gaps in the stamps
-    lost_share: Optional[float] = None  # lately
-    silent_s: Optional[float] = None  # since the last image, or since activated
+    dropped: int  # replaced by a newer image before their turn came
+    lost: int  # missing on arrival, by the gaps in the stamps
+    lost_share: Optional[float] = None  # among the latest frames; None while too few have come
+    silent_s: Optional[float] = None  # since the last image or the activation, the later of the two
     refused: int = 0
-    refusal: str = ""  # why, if it was lately
-    incompatible: str = ""  # policy of QoS that a publisher does not offer
+    refusal: str = ""  # why the last image was refused, if that was recently
+    incompatible: str = ""  # the QoS policy that a publisher does not offer
 
 
-class Running(msgspec.Struct, frozen=True):
-    """What runs; p50 and p90 (ms) of the last calls."""
+class RunningModels(msgspec.Struct, frozen=True):
+    """The models that run, their engine and budget, and the latencies of the last calls."""
 
     models: Tuple[Tuple[str, str, str], ...]  # (task, file, arch)
     engine: str
@@ -45,24 +45,24 @@ class Running(msgspec.Struct, frozen=True):
     switches: int
     processed: int
     failures: int
-    source: str  # of the figures
+    source: str  # where the expected p90 comes from
     calibrated: bool
     expected_p90_ms: Optional[float] = None
     budget_ms: Optional[float] = None
     calls: int = 0
     p50_ms: Optional[float] = None
     p90_ms: Optional[float] = None
-    left: Tuple[Tuple[str, str], ...] = ()  # engines that failed, and why
+    failed_engines: Tuple[Tuple[str, str], ...] = ()  # (engine, why it failed)
 
     @property
     def margin_ms(self) -> Optional[float]:
-        """What is left of the budget; negative: it is missed."""
+        """How far p90 stays below the budget; negative if it exceeds it."""
         if self.budget_ms is None or self.p90_ms is None:
             return None
         return self.budget_ms - self.p90_ms
 
 
-class Status(msgspec.Struct, frozen=True):
+class Diagnosis(msgspec.Struct, frozen=True):
     level: int
     message: str
     values: Tuple[Tuple[str, str], ...]
@@ -71,25 +71,28 @@ class Status(msgspec.Struct, frozen=True):
 def diagnose(
     state: str,
     failure: str,
-    running: Optional[Running],
-    cameras: Tuple[Camera, ...] = (),
+    running: Optional[RunningModels],
+    cameras: Tuple[CameraState, ...] = (),
     board: Optional[Dict[str, str]] = None,
-) -> Status:
-    """`state` of the life cycle; `failure`: why nothing runs, or the last frame had no result.
+) -> Diagnosis:
+    """Turn what is known about the node into a level, a message and values.
 
-    `board`: temperature, power mode and the like, as they are.
+    `state` is the life-cycle state. `failure` says why nothing runs or why the last frame had no
+    result; it is empty if all is well. `board` holds values such as temperature and power mode,
+    which are passed on unchanged.
     """
-    warnings = [*_of_running(running)] if running else []
+    warnings = [*_model_warnings(running)] if running else []
     if state == "active":
-        warnings += [text for camera in cameras for text in _of_camera(camera, len(cameras) > 1)]
+        several = len(cameras) > 1
+        warnings += [text for camera in cameras for text in _camera_warnings(camera, several)]
     level = ERROR if failure else WARN if warnings else OK
-    message = "; ".join([failure, *warnings] if failure else warnings or [_all_is_well(running)])
+    message = "; ".join([failure, *warnings] if failure else warnings or [_ok_message(running)])
     values = [("state", state), *_values(running, cameras), *(board or {}).items()]
-    return Status(level, message, tuple(values))
+    return Diagnosis(level, message, tuple(values))
 
 
 def board_values(device: Device, now: Optional[Sample]) -> Dict[str, str]:
-    """What the board says of itself; what it does not say is not there."""
+    """The board's name, power mode, hottest temperature and throttling; unknown ones are absent."""
     values = {"board": device.module}
     mode = (now and now.power_mode) or device.power_mode
     if mode:
@@ -102,7 +105,7 @@ def board_values(device: Device, now: Optional[Sample]) -> Dict[str, str]:
     return values
 
 
-def _all_is_well(running: Optional[Running]) -> str:
+def _ok_message(running: Optional[RunningModels]) -> str:
     if running is None:
         return "not configured"
     if running.p90_ms is None:
@@ -111,41 +114,43 @@ def _all_is_well(running: Optional[Running]) -> str:
     return f"p90 {running.p90_ms:.3g} ms{budget}"
 
 
-def _of_running(running: Running) -> Iterator[str]:
+def _model_warnings(running: RunningModels) -> Iterator[str]:
     margin = running.margin_ms
     if margin is not None and margin < 0 and running.calls >= ENOUGH:
         yield (
-            f"the budget of {running.budget_ms:g} ms is missed: p90 is {running.p90_ms:.3g} ms; "
-            "raise latency_budget_ms, or policy adaptive takes a faster model"
+            f"p90 is {running.p90_ms:.3g} ms, over the budget of {running.budget_ms:g} ms: raise "
+            "latency_budget_ms, or set policy to adaptive, which switches to a faster model"
         )
     if running.budget_ms is not None and not running.calibrated:
         yield (
-            f"chosen by figures that are not calibrated on this board ({running.source}): "
-            "run ramnas-edge calibrate --bundle DIR"
+            "the models were chosen by latencies that were not calibrated on this board "
+            f"({running.source}): run ramnas-edge calibrate --bundle DIR"
         )
-    for engine, reason in running.left:
-        yield f"engine {engine} failed and was left for {running.engine}: {reason}"
+    for engine, reason in running.failed_engines:
+        yield f"engine {engine} failed and {running.engine} took over: {reason}"
 
 
-def _of_camera(camera: Camera, several: bool) -> Iterator[str]:
+def _camera_warnings(camera: CameraState, several: bool) -> Iterator[str]:
     which = f"{camera.topic}: " if several else ""
     if camera.incompatible:
         yield (
-            f"{camera.topic}: a publisher does not offer the {camera.incompatible} asked for and "
-            "sends nothing here: set input_qos to sensor_data"
+            f"{camera.topic}: a publisher does not offer the requested {camera.incompatible}, so "
+            "its images do not arrive: set input_qos to sensor_data"
         )
     if camera.silent_s is not None and camera.silent_s > SILENT_S:
         yield f"no image on {camera.topic} for {camera.silent_s:.0f} s"
     if camera.lost_share is not None and camera.lost_share > LOST_SHARE:
         yield (
-            f"{which}{camera.lost_share:.0%} of the frames were lost before they arrived (gaps in "
-            f"their stamps), {CURE}"
+            f"{which}{camera.lost_share:.0%} of the frames were lost before they reached the node "
+            f"(their stamps have gaps); {LOSS_REMEDY}"
         )
     if camera.refusal:
         yield f"{which}image refused: {camera.refusal}"
 
 
-def _values(running: Optional[Running], cameras: Tuple[Camera, ...]) -> Iterator[Tuple[str, str]]:
+def _values(
+    running: Optional[RunningModels], cameras: Tuple[CameraState, ...]
+) -> Iterator[Tuple[str, str]]:
     if running:
         for task, file, arch in running.models:
             yield f"{task} model", file

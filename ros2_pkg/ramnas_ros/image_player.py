@@ -1,4 +1,4 @@
-"""A folder of images, a video or a camera -> sensor_msgs/Image at a rate, for trying the node."""
+"""A folder of images, a video or a camera -> sensor_msgs/Image at a fixed rate, to try the node."""
 
 from __future__ import annotations
 
@@ -28,30 +28,32 @@ RELIABILITIES = {
     "reliable": ReliabilityPolicy.RELIABLE,
     "best_effort": ReliabilityPolicy.BEST_EFFORT,
 }
-DEPTH = 5  # as the sensor-data profile of ROS 2 has it
-FLUSH_S = 2.0  # at the end, for subscribers that are to get every image
+DEPTH = 5  # as in the sensor-data profile of ROS 2
+FLUSH_S = 2.0  # how long the player waits at the end until subscribers have the last images
 
 
 class ImagePlayer(Node):  # type: ignore[misc]  # rclpy has no types
-    """Publishes bgr8 on `image`, stamped when it is sent; `done` holds the end, or the error.
+    """Publishes bgr8 images on `image`, each stamped at the moment it is sent.
 
-    Parameters, read at the start: `source`, `rate_hz`, `reliability`, `loop`, `frame_id`.
-    DataError or SourceError names what is wrong with them. A broken image is logged and left out.
+    The parameters `source`, `rate_hz`, `reliability`, `loop` and `frame_id` are read at the start;
+    DataError or SourceError if one of them cannot be used. A broken image is logged and skipped.
+    The future `done` completes after the last image, or holds the error that ended the player.
     """
 
     def __init__(self) -> None:
         super().__init__("image_player")
+        choices = " or ".join(RELIABILITIES)
         source = self._parameter(
-            "source", str(ready.frames()), "folder of images, image, video, or camera"
+            "source", str(ready.frames()), "a folder of images, an image, a video or a camera"
         )
-        rate_hz = self._parameter("rate_hz", 30.0, "images a second")
-        reliability = self._parameter("reliability", "reliable", " or ".join(RELIABILITIES))
-        loop = self._parameter("loop", True, "start again at the end")
-        self._frame_id = self._parameter("frame_id", "camera", "of the header")
+        rate_hz = self._parameter("rate_hz", 30.0, "images per second")
+        reliability = self._parameter("reliability", "reliable", f"QoS of the images: {choices}")
+        loop = self._parameter("loop", True, "start again after the last image")
+        self._frame_id = self._parameter("frame_id", "camera", "frame_id of the images")
         if reliability not in RELIABILITIES:
-            raise DataError(f"reliability '{reliability}' is not {' or '.join(RELIABILITIES)}")
+            raise DataError(f"reliability '{reliability}' is not {choices}")
         if type(rate_hz) not in (int, float) or not 0 < rate_hz <= 1000:
-            raise DataError(f"rate_hz {rate_hz!r} is no number above 0 and up to 1000")
+            raise DataError(f"rate_hz {rate_hz!r} is not a number above 0 and up to 1000")
         self.done = Future()
         self._frames = _frames(source, loop)
         self._next: Optional[Pixels] = next(self._frames)
@@ -61,12 +63,12 @@ class ImagePlayer(Node):  # type: ignore[misc]  # rclpy has no types
         self.create_timer(1 / rate_hz, self._play)
 
     def _parameter(self, name: str, default: Any, description: str) -> Any:
-        how = ParameterDescriptor(description=description, read_only=True)
-        how.dynamic_typing = isinstance(default, float)  # a rate of 5 is one, too
-        return self.declare_parameter(name, default, how).value
+        descriptor = ParameterDescriptor(description=description, read_only=True)
+        descriptor.dynamic_typing = isinstance(default, float)  # so that a rate of 5 is accepted
+        return self.declare_parameter(name, default, descriptor).value
 
     def _play(self) -> None:
-        """Send the image that waits and decode the next, so that no stamp is older by that."""
+        """Send the image that is ready, then decode the next, so that decoding delays no stamp."""
         if self._next is None:
             return
         message = fill_image(Image(), self._next, "bgr8")
@@ -93,7 +95,7 @@ def _frames(source: str, loop: bool) -> Iterator[Pixels]:
 
 
 def main(args: Optional[Sequence[str]] = None) -> int:
-    """The executable `image_player`: 0 at the end of the files, 2 and one line after an error."""
+    """Run the executable `image_player`; exit code 0 after the last image, 2 after an error."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     rclpy.init(args=args)
     try:
@@ -101,7 +103,7 @@ def main(args: Optional[Sequence[str]] = None) -> int:
         rclpy.spin_until_future_complete(player, player.done)
         player.done.result()
     except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # how a node is ended
+        pass  # the usual ways to end a node
     except (RamnasError, ParameterException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What the library logs -> the log of the node, by duck typing: no rclpy."""
+"""Log records of the library -> the log of the node, by duck typing, without rclpy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def to_ros(logger: Any) -> None:
-    """From INFO on, whichever module it is of, to a logger of rclpy."""
+    """Send every log record of level INFO and above, from any module, to a logger of rclpy."""
     root = logging.getLogger()
     root.addHandler(_ToRos(logger))
     root.setLevel(logging.INFO)
@@ -21,7 +21,7 @@ class _ToRos(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        # rclpy wants the calls of each severity to stand on a line of their own
+        # rclpy demands that one line of code logs only one severity
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:

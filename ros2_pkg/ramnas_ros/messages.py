@@ -1,6 +1,6 @@
-"""Results, diagnoses and parameters -> ROS messages, by duck typing: no message package needed.
+"""Results, diagnoses and parameters -> ROS messages, by duck typing, without message packages.
 
-`types` is anything that has the message classes by their names, such as `vision_msgs.msg`.
+`types` is anything with the message classes as attributes, such as `vision_msgs.msg`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ if TYPE_CHECKING:
 
     from ramnas_edge.vision.preprocessing import Image
     from ramnas_edge.vision.results import Mask
-    from ramnas_ros.diagnosis import Status
+    from ramnas_ros.diagnosis import Diagnosis
     from ramnas_ros.parameters import Parameter
 
 
 def label_info(types: Any, header: Any, names: Sequence[str], threshold: float) -> Any:
-    """-> LabelInfo: what the values of a mask, or the classes of a detector, are called."""
+    """Make a LabelInfo: the names of a mask's values or of a detector's classes."""
     classes = [types.VisionClass(class_id=i, class_name=name) for i, name in enumerate(names)]
     return types.LabelInfo(header=header, class_map=classes, threshold=threshold)
 
 
 def coloured(mask: Mask) -> Image:
-    """uint8 BGR [h, w, 3]: a colour a class, those of the overlay; the background is black."""
+    """Colour a mask by class -> uint8 BGR [h, w, 3].
+
+    The colours are those of the overlay, except that the background is black.
+    """
     palette: NDArray[np.uint8] = class_colours(len(mask.names))
     if mask.names[0] == "background":
         palette[0] = 0
     return palette[mask.classes]
 
 
-def diagnostics(types: Any, header: Any, name: str, hardware: str, found: Status) -> Any:
-    """-> DiagnosticArray of one status."""
+def diagnostics(types: Any, header: Any, name: str, hardware: str, found: Diagnosis) -> Any:
+    """Make a DiagnosticArray with one status."""
     values = [types.KeyValue(key=key, value=value) for key, value in found.values]
     status = types.DiagnosticStatus(
         level=bytes([found.level]), name=name, message=found.message, hardware_id=hardware,
@@ -45,7 +48,7 @@ def diagnostics(types: Any, header: Any, name: str, hardware: str, found: Status
 
 
 def descriptor(types: Any, parameter: Parameter) -> Any:
-    """-> ParameterDescriptor, with its range."""
+    """Make a ParameterDescriptor, with the parameter's range."""
     made = types.ParameterDescriptor(
         description=parameter.description, additional_constraints=parameter.constraints
     )
@@ -55,7 +58,7 @@ def descriptor(types: Any, parameter: Parameter) -> Any:
             made.floating_point_range = [
                 types.FloatingPointRange(from_value=float(low), to_value=float(high))
             ]
-            made.dynamic_typing = True  # 25 is a budget too, not 25.0 alone
+            made.dynamic_typing = True  # so that 25 is accepted as well as 25.0
         else:
             made.integer_range = [types.IntegerRange(from_value=int(low), to_value=int(high))]
     return made

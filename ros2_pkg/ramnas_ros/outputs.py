@@ -1,4 +1,4 @@
-"""The results of one camera's image -> its topics, each worked for only while somebody listens."""
+"""The results of one camera's image -> its topics; a result is encoded only for subscribers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ COMMON = ("overlay", "pipeline_latency_ms", "processing_time_ms")
 
 
 class Outputs:
-    """`create(message class, topic)` makes a publisher; `types` has the message classes by name.
+    """The publishers of one camera's results.
 
-    Every message has the header of the image that it is of.
+    `create(message class, topic)` makes a publisher; `types` has the message classes as attributes.
+    Every message carries the header of its image.
     """
 
     def __init__(
@@ -49,30 +50,32 @@ class Outputs:
         now_ns: Callable[[], int],
         overlay: bool,
     ) -> None:
-        """`start_s`: perf_counter() when work on the image began; `now_ns`: the clock of stamps.
+        """Publish what has subscribers, and the two latencies.
 
-        What a robot acts upon goes first, what people look at last and outside both times.
+        `start_s` is perf_counter() at the moment work on the image began; `now_ns` reads the clock
+        that stamps images. Detections and masks, which a robot acts on, go out first. The pictures
+        for people come after the latencies have been taken, so neither latency includes them.
         """
         for result in results:
-            if isinstance(result, Detections) and self._wanted("detections"):
+            if isinstance(result, Detections) and self._has_subscribers("detections"):
                 self._send("detections", cdr.detection_array(header, result))
-            elif isinstance(result, Mask) and self._wanted("mask"):
+            elif isinstance(result, Mask) and self._has_subscribers("mask"):
                 self._send_image("mask", header, result.classes, "mono8")
         done_s = time.perf_counter()
         stamp_ns = header.stamp.sec * 10**9 + header.stamp.nanosec
         self._send("processing_time_ms", self._types.Float32(data=(done_s - start_s) * 1e3))
-        if stamp_ns:  # a driver that does not stamp says nothing about when
+        if stamp_ns:  # 0 means that the driver does not stamp its images
             latency_ms = (now_ns() - stamp_ns) / 1e6
             self._send("pipeline_latency_ms", self._types.Float32(data=latency_ms))
         for result in results:
-            if isinstance(result, Mask) and self._wanted("mask_color"):
+            if isinstance(result, Mask) and self._has_subscribers("mask_color"):
                 self._send_image("mask_color", header, messages.coloured(result), "bgr8")
-        if overlay and self._wanted("overlay"):
+        if overlay and self._has_subscribers("overlay"):
             for result in results:
                 image = annotated(image, result)
             self._send_image("overlay", header, image, "bgr8")
 
-    def _wanted(self, name: str) -> bool:
+    def _has_subscribers(self, name: str) -> bool:
         return bool(self.publishers[name].get_subscription_count())
 
     def _send_image(self, name: str, header: Any, image: Any, encoding: str) -> None:

@@ -1,4 +1,4 @@
-"""The node's parameters: what they are called, may be, and mean to the runtime; no rclpy."""
+"""The node's parameters: their names, defaults, limits and meaning for the runtime; no rclpy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TASKS = {
     "both": (DETECTION, SEGMENTATION),
 }
 _CPU = ("onnxruntime-cpu", "onnxruntime-openvino")
-_WITHOUT: Dict[str, FrozenSet[str]] = {
+_EXCLUDED: Dict[str, FrozenSet[str]] = {
     "auto": frozenset(),
     "cpu": frozenset(ENGINES) - frozenset(_CPU),
     "gpu": frozenset(_CPU),
@@ -29,7 +29,11 @@ _WITHOUT: Dict[str, FrozenSet[str]] = {
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """`between`: both ends included. `live`: takes effect at once, others when configured."""
+    """One parameter of the node.
+
+    The ends of the range `between` are allowed values. A `live` parameter takes effect at once, any
+    other one at the next configure.
+    """
 
     name: str
     default: Any
@@ -40,71 +44,93 @@ class Parameter(msgspec.Struct, frozen=True):
 
     @property
     def constraints(self) -> str:
-        """In words."""
+        """The allowed choices in words, as `ros2 param describe` shows them."""
         return f"one of {', '.join(self.choices)}" if self.choices else ""
 
 
 PARAMETERS = (
-    Parameter("bundle", "", "folder of the models; empty: those that come with ramnas"),
-    Parameter("task", DETECTION, "what to look for", choices=tuple(TASKS)),
+    Parameter("bundle", "", "folder of the bundle of models; empty: the one shipped with ramnas"),
+    Parameter("task", DETECTION, "find objects, segment the image, or both", choices=tuple(TASKS)),
     Parameter(
         "latency_budget_ms", 0.0,
-        "p90 of the work on one frame, all tasks together; 0: none, the most accurate models",
+        "limit for the p90 of the work on one frame, all tasks together; "
+        "0: no budget, so the most accurate models",
         between=(0, 60_000), live=True,
     ),
     Parameter(
-        "policy", "fixed", "adaptive: change models so that the budget holds on a busy board",
+        "policy", "fixed",
+        "adaptive switches models while frames come, so that the budget holds on a busy board",
         choices=("fixed", "adaptive"), live=True,
     ),
-    Parameter("engine", "auto", "auto: the fastest that works", choices=("auto", *ENGINES)),
-    Parameter("device", "auto", "what engine auto may run on", choices=tuple(_WITHOUT)),
-    Parameter("precision", "fp32", "where the engine has it",
-              choices=("fp32", "tf32", "fp16", "int8")),
-    Parameter("threads", 1, "of the engines of a CPU", between=(1, 256)),
-    Parameter("score_threshold", 0.3, "of a detection, at least", between=(0.01, 0.99), live=True),
-    Parameter("max_detections", 100, "at most so many, the best", between=(1, 1000), live=True),
-    Parameter("image_topics", ["image"], "one or more cameras"),
     Parameter(
-        "cameras", "in_turn", "several: frames one after the other, or all as one batch",
+        "engine", "auto", "inference engine; auto: the fastest that works here",
+        choices=("auto", *ENGINES),
+    ),
+    Parameter(
+        "device", "auto", "the processor that engine auto may use", choices=tuple(_EXCLUDED)
+    ),
+    Parameter(
+        "precision", "fp32", "numeric precision; the engine must support it",
+        choices=("fp32", "tf32", "fp16", "int8"),
+    ),
+    Parameter("threads", 1, "threads of an engine that runs on the CPU", between=(1, 256)),
+    Parameter(
+        "score_threshold", 0.3, "lowest score of a published detection",
+        between=(0.01, 0.99), live=True,
+    ),
+    Parameter(
+        "max_detections", 100, "largest number of detections per image; the best are kept",
+        between=(1, 1000), live=True,
+    ),
+    Parameter("image_topics", ["image"], "image topics of one or more cameras"),
+    Parameter(
+        "cameras", "in_turn",
+        "with several cameras: run their frames one after the other, or together as one batch",
         choices=("in_turn", "batch"),
     ),
-    Parameter("compressed", False, "subscribe <image topic>/compressed instead"),
+    Parameter("compressed", False, "subscribe to <image topic>/compressed instead"),
     Parameter(
         "input_qos", "sensor_data",
-        "sensor_data (best effort) takes images of every camera, reliable of reliable ones alone",
+        "sensor_data (best effort) receives images from every camera, "
+        "reliable only from cameras that publish reliably",
         choices=("sensor_data", "reliable"),
     ),
-    Parameter("input_depth", 1, "images that wait; every one more is that much older",
-              between=(1, 100)),
-    Parameter("publish_overlay", True, "offer ~/overlay, drawn while somebody looks at it",
-              live=True),
-    Parameter("autostart", False, "configure and activate at the start"),
+    Parameter(
+        "input_depth", 1,
+        "images that may wait in the transport; each makes results one frame older",
+        between=(1, 100),
+    ),
+    Parameter(
+        "publish_overlay", True, "offer ~/overlay, which is drawn only while it has subscribers",
+        live=True,
+    ),
+    Parameter("autostart", False, "configure and activate the node when its process starts"),
 )  # fmt: skip
 BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 
 def refusal(changes: Values, now: Values, configured: bool) -> str:
-    """Why the node cannot take `changes` of its values `now`; empty: it can."""
+    """Why the node must refuse to change its values `now` by `changes`; empty if it can accept."""
     for name, value in changes.items():
         reason = name in BY_NAME and _refusal(BY_NAME[name], value)
         if reason:
             return f"{name}: {value!r} {reason}"
         if configured and name in BY_NAME and not BY_NAME[name].live and value != now[name]:
-            return f"{name} changes with the next configure: clean the node up first"
+            return f"{name} cannot change while the node is configured: clean the node up first"
     new = {**now, **changes}
     if new["policy"] == "adaptive" and not new["latency_budget_ms"]:
-        return "policy adaptive keeps a budget: set latency_budget_ms too"
-    if new["engine"] in _WITHOUT[new["device"]]:
-        return f"engine {new['engine']} does not run on device {new['device']}; leave one at auto"
+        return "policy adaptive needs a budget to keep: set latency_budget_ms too"
+    if new["engine"] in _EXCLUDED[new["device"]]:
+        return f"engine {new['engine']} does not run on device {new['device']}: set one to auto"
     return ""
 
 
 def _refusal(parameter: Parameter, value: Any) -> str:
     number = isinstance(parameter.default, (int, float)) and not isinstance(parameter.default, bool)
     if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        return "is no number"
+        return "is not a number"
     if not number and type(value) is not type(parameter.default):
-        return f"is no {type(parameter.default).__name__}"
+        return f"is not a {type(parameter.default).__name__}"
     if parameter.choices and value not in parameter.choices:
         return f"is not {parameter.constraints}"
     if parameter.between:
@@ -113,20 +139,23 @@ def _refusal(parameter: Parameter, value: Any) -> str:
             return f"is not between {low:g} and {high:g}"
     if parameter.name == "image_topics":
         if not value or not all(value):
-            return "names no topic"
+            return "has no topic or an empty one"
         if len(set(camera_names(value))) < len(value):
-            return "names two cameras alike: their outputs would go to the same topics"
+            return "gives two cameras the same name: their outputs would go to the same topics"
     return ""
 
 
 def camera_names(topics: Sequence[str]) -> Tuple[str, ...]:
-    """What the outputs of each stand under: /front/left/image_raw is front_left."""
+    """The names under which the cameras' outputs are published.
+
+    A name is the topic without its last part: /front/left/image_raw gives front_left.
+    """
     parts = [[part for part in topic.split("/") if part and part != "~"] for topic in topics]
     return tuple("_".join(some[:-1] or some) for some in parts)
 
 
 def batch(values: Values) -> int:
-    """Frames that are run at once."""
+    """The number of frames in one inference."""
     return len(values["image_topics"]) if values["cameras"] == "batch" else 1
 
 
@@ -139,16 +168,21 @@ def limits(values: Values) -> Limits:
 
 
 def without_engines(values: Values) -> FrozenSet[str]:
-    """Engines that `device` leaves out."""
-    return _WITHOUT[values["device"]]
+    """The engines that parameter `device` excludes."""
+    return _EXCLUDED[values["device"]]
 
 
 def apply(values: Values, perception: Perception) -> None:
-    """Set what may change at once: all of it, or nothing and BudgetError if no model fits."""
+    """Set all live values on the perception.
+
+    BudgetError if no model fits the budget; then nothing has changed.
+    """
     budget, policy = budget_ms(values), values["policy"]
-    if budget is None and policy != perception.policy:  # adaptive cannot do without
+    if (
+        budget is None and policy != perception.policy
+    ):  # policy adaptive must go before the budget does
         perception.set_policy(policy)
-    if budget != perception.latency_budget_ms:  # the one that may be refused
+    if budget != perception.latency_budget_ms:  # this is the only call that may be refused
         perception.set_latency_budget(budget)
     if policy != perception.policy:
         perception.set_policy(policy)

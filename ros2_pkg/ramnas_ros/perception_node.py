@@ -1,4 +1,4 @@
-"""Camera topics in, detections and masks out: the managed node that a robot launches."""
+"""Camera topics in, detections and masks out: the life-cycle node that a robot launches."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from ramnas_edge.runtime.perception import Perception
 from ramnas_edge.vision.results import Detections, Labels, Mask
 from ramnas_models.errors import DataError, RamnasError
 from ramnas_ros import logs, messages, parameters
-from ramnas_ros.cameras import Watched
+from ramnas_ros.cameras import CameraWatch
 from ramnas_ros.convert import compressed_to_bgr, to_bgr
 from ramnas_ros.diagnosis import board_values, diagnose
-from ramnas_ros.newest import Newest
+from ramnas_ros.inbox import Inbox
 from ramnas_ros.outputs import Outputs
 from ramnas_ros.worker import Worker
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DIAGNOSTICS_S = 1.0
-WAKE_S = 0.2  # how soon a signal is noticed
+WAKE_S = 0.2  # a signal is noticed within this time
 TYPES = SimpleNamespace(
     Image=Image,
     Float32=Float32,
@@ -67,45 +67,48 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 
 class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
-    """configure opens the models, activate starts, deactivate pauses, cleanup frees everything."""
+    """The node `perception`.
+
+    configure opens the models, activate starts, deactivate pauses and cleanup frees everything.
+    """
 
     def __init__(self) -> None:
         super().__init__("perception")
-        self._values = self._declared()
+        self._values = self._declare_parameters()
         refused = parameters.refusal(self._values, self._values, configured=False)
         if refused:
             raise DataError(f"parameter {refused}")
         self.add_on_set_parameters_callback(self._on_parameters)
         self._device = this_device()
-        self._failure = ""  # of the last configure
+        self._failure = ""  # why the last configure failed
         self._worker: Optional[Worker] = None
         self._telemetry: Optional[Telemetry] = None
-        self._inbox = Newest(0)
-        self._watched: List[Watched] = []
+        self._inbox = Inbox(0)
+        self._cameras: List[CameraWatch] = []
         self._outputs: List[Outputs] = []
         self._label_info: Any = None
-        self._labels: Any = None  # (names, threshold) that were told
+        self._labels: Any = None  # the (names, threshold) that were published last
         self._inputs: List[Any] = []
-        self._images = MutuallyExclusiveCallbackGroup()
-        self._change, self._service_change_state.callback = (
-            self._service_change_state.callback, self._on_change,
+        self._image_group = MutuallyExclusiveCallbackGroup()
+        self._change_state, self._service_change_state.callback = (
+            self._service_change_state.callback, self._on_change_state,
         )  # fmt: skip
-        # no lifecycle publisher: it speaks in every state
+        # not a life-cycle publisher, which would be silent in the other states
         self._status = self.create_publisher(
             diagnostic_msgs.msg.DiagnosticArray, "/diagnostics", 10
         )
-        self._at_once = self.create_guard_condition(self._diagnose)
-        # not the clock of a simulation, which may stand still
+        self._diagnose_now = self.create_guard_condition(self._diagnose)
+        # a steady clock, as the clock of a simulation may stand still
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DIAGNOSTICS_S, self._diagnose, clock=steady)
 
     # -- the life cycle ---------------------------------------------------------------------------
 
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
-        """Open the bundle and pick the models; what is wrong is said, the node lives on."""
+        """Open the bundle and choose the models; if that fails, report why and stay alive."""
         try:
             self._configure()
-        except Exception as error:  # rclpy would swallow it
+        except Exception as error:  # rclpy would swallow the error without a trace
             level = logging.ERROR if isinstance(error, RamnasError) else logging.CRITICAL
             log.log(level, "cannot configure: %s", error, exc_info=level == logging.CRITICAL)
             self._release()
@@ -115,9 +118,9 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
         return super().on_configure(state)
 
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
-        done = super().on_activate(state)  # publishers first
+        done = super().on_activate(state)  # activates the publishers, before images come
         assert self._worker
-        for camera in range(len(self._watched)):
+        for camera in range(len(self._cameras)):
             self._inputs.append(self._subscription(camera))
         self._worker.start()
         return done
@@ -138,12 +141,15 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
         self._release()
         return super().on_error(state)
 
-    def _on_change(self, request: Any, response: Any) -> Any:
-        """A transition that is asked for; rclpy ends the process if there is none such now."""
+    def _on_change_state(self, request: Any, response: Any) -> Any:
+        """Handle a request for a transition.
+
+        rclpy would end the process when the current state does not have it; refuse it instead.
+        """
         try:
-            return self._change(request, response)
+            return self._change_state(request, response)
         except RuntimeError as error:
-            log.warning("refused: %s", error)
+            log.warning("transition refused: %s", error)
             response.success = False
             return response
 
@@ -156,15 +162,15 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
         several = len(topics) > 1
         tasks = parameters.TASKS[values["task"]]
         self._failure = ""
-        self._inbox = Newest(len(topics), together=values["cameras"] == "batch")
+        self._inbox = Inbox(len(topics), together=values["cameras"] == "batch")
         self._worker = Worker(
             self._inbox, self._open, compressed_to_bgr if values["compressed"] else to_bgr,
-            self._deliver, batch=parameters.batch(values), falls=values["engine"] == "auto",
-            noticed=self._at_once.trigger,
+            self._deliver, batch=parameters.batch(values), can_fall_back=values["engine"] == "auto",
+            on_failure=self._diagnose_now.trigger,
         )  # fmt: skip
         self._telemetry = Telemetry.open()
         names = parameters.camera_names(topics)
-        self._watched = [Watched(*of) for of in zip(names, map(self._topic, topics))]
+        self._cameras = [CameraWatch(*camera) for camera in zip(names, map(self._topic, topics))]
         self._outputs = [
             Outputs(self._publisher, TYPES, f"~/{name}/" if several else "~/", tasks)
             for name in names
@@ -202,7 +208,7 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
         publishers = [p for outputs in self._outputs for p in outputs.publishers.values()]
         for publisher in [*publishers, *([self._label_info] if self._label_info else [])]:
             self.destroy_lifecycle_publisher(publisher)
-        self._outputs, self._label_info, self._labels, self._watched = [], None, None, []
+        self._outputs, self._label_info, self._labels, self._cameras = [], None, None, []
         worker, telemetry = self._worker, self._telemetry
         self._worker = self._telemetry = None
         if telemetry:
@@ -213,27 +219,30 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
     # -- images in, results out -------------------------------------------------------------------
 
     def _topic(self, topic: str) -> str:
-        """A remapping of the image topic moves the compressed one too, as image_transport does."""
+        """Resolve an image topic.
+
+        A remapping also moves the compressed topic, as image_transport does.
+        """
         resolved: str = self.resolve_topic_name(topic)
         return f"{resolved}/compressed" if self._values["compressed"] else resolved
 
     def _subscription(self, camera: int) -> Any:
-        watched, inbox = self._watched[camera], self._inbox
+        watch, inbox = self._cameras[camera], self._inbox
         best_effort = self._values["input_qos"] == "sensor_data"
 
         def arrived(message: Any) -> None:
-            watched.arrived(message.header)
+            watch.arrived(message.header)
             inbox.put(camera, message)
 
         def incompatible(event: Any) -> None:
-            watched.incompatible(qos_policy_name_from_kind(event.last_policy_kind).lower())
-            self._at_once.trigger()
+            watch.incompatible(qos_policy_name_from_kind(event.last_policy_kind).lower())
+            self._diagnose_now.trigger()
 
-        watched.expect()
-        # a group of its own: images come in while a budget is being set, which may take seconds
+        watch.expect()
+        # a group of its own: images must come in while a budget is set, which may take seconds
         return self.create_subscription(
             CompressedImage if self._values["compressed"] else Image,
-            watched.topic,
+            watch.topic,
             arrived,
             QoSProfile(
                 depth=self._values["input_depth"],
@@ -241,29 +250,32 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
                 if best_effort
                 else ReliabilityPolicy.RELIABLE,
             ),
-            callback_group=self._images,
+            callback_group=self._image_group,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
         )
 
     def _publisher(self, kind: Any, topic: str) -> Any:
-        depth = 1 if kind is Image else 10  # of images the newest alone is worth sending again
+        depth = 1 if kind is Image else 10  # only the newest image is worth sending again
         return self.create_lifecycle_publisher(kind, topic, QoSProfile(depth=depth))
 
     def _deliver(
         self, camera: int, message: Any, image: Pixels, results: Sequence[Result], start_s: float
     ) -> None:
-        """In the thread of the worker."""
+        """Publish the results of one image; called in the worker's thread."""
         last = results[-1]
         if not isinstance(last, Labels):
-            self._tell_labels(message.header, last)
+            self._publish_labels(message.header, last)
         self._outputs[camera].publish(
             message.header, image, results,
             start_s=start_s, now_ns=lambda: self.get_clock().now().nanoseconds,
             overlay=self._values["publish_overlay"],
         )  # fmt: skip
 
-    def _tell_labels(self, header: Any, result: Union[Detections, Mask]) -> None:
-        """With the first result, and when the threshold has changed; of a mask, if there is one."""
+    def _publish_labels(self, header: Any, result: Union[Detections, Mask]) -> None:
+        """Publish names and threshold with the first result and whenever the threshold changes.
+
+        They describe the mask if there is one, else the detections.
+        """
         threshold = 0.0 if isinstance(result, Mask) else self._values["score_threshold"]
         labels = (result.names, float(threshold))
         if labels != self._labels:
@@ -272,8 +284,8 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
 
     # -- parameters -------------------------------------------------------------------------------
 
-    def _declared(self) -> Dict[str, Any]:
-        """Declare every parameter; their values."""
+    def _declare_parameters(self) -> Dict[str, Any]:
+        """Declare every parameter and return the values."""
         found = {}
         for parameter in parameters.PARAMETERS:
             descriptor = messages.descriptor(rcl_interfaces.msg, parameter)
@@ -297,7 +309,7 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
 
         def set_all(perception: Perception) -> None:
             parameters.apply(new, perception)
-            self._values = new  # while nobody opens the models anew by the old ones
+            self._values = new  # here, so that no models are opened with the old values meanwhile
 
         if self._worker:
             self._worker.change(set_all)
@@ -311,14 +323,14 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
             failure = worker.failure or failure
             running = worker.running(parameters.TASKS[self._values["task"]])
             for camera, reason in worker.take_refused():
-                self._watched[camera].refused(reason)
+                self._cameras[camera].refused(reason)
         found = diagnose(
             self._state_machine.current_state[1],
             failure,
             running,
             tuple(
-                watched.facts(self._inbox.received[i], self._inbox.replaced[i])
-                for i, watched in enumerate(self._watched)
+                camera.state(self._inbox.received[i], self._inbox.replaced[i])
+                for i, camera in enumerate(self._cameras)
             ),
             board_values(self._device, self._sample()),
         )
@@ -330,34 +342,39 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
 
     def _sample(self) -> Optional[Sample]:
         now_s = time.monotonic()
-        lately = self._telemetry.between(now_s - 5.0, now_s) if self._telemetry else ()
-        return lately[-1] if lately else None
+        recent = self._telemetry.between(now_s - 5.0, now_s) if self._telemetry else ()
+        return recent[-1] if recent else None
 
 
 class ImageExecutor(MultiThreadedExecutor):  # type: ignore[misc]  # rclpy has no types
-    """Waits for a subscription's events only while it waits for its messages too.
+    """Waits for a subscription's events only while it also waits for the subscription's messages.
 
-    They share one condition in Fast DDS: while a message was about to be taken by a thread, waiting
-    for the events alone returned at once, thousands of times a second, and that thread hardly ran.
+    In Fast DDS both share one condition. While a thread was about to take a message, waiting for
+    the events alone returned at once, thousands of times a second, and the thread hardly ran.
 
-    It lives on where a transition, in another thread, destroys what it is about to wait for: rclpy
-    skips entities that are gone by then, but not their events (ros2/rclpy #1284).
+    It also survives a transition that destroys, in another thread, an entity that it is about to
+    wait for. rclpy skips destroyed entities, but not their events (ros2/rclpy #1284).
     """
 
     def spin_once(self, timeout_sec: Optional[float] = None) -> None:
         try:
             super().spin_once(timeout_sec)
-        except InvalidHandle as error:  # the next call gathers anew, without what is gone
-            log.debug("destroyed while it was gathered: %s", error)
+        except InvalidHandle as error:  # the next call collects the entities that are left
+            log.debug("an entity was destroyed before the executor waited for it: %s", error)
 
     def can_execute(self, entity: Any) -> bool:
-        of = (s for n in self.get_nodes() for s in n.subscriptions if entity in s.event_handlers)
-        return all(super(ImageExecutor, self).can_execute(one) for one in (entity, *of))
+        owners = (
+            subscription
+            for node in self.get_nodes()
+            for subscription in node.subscriptions
+            if entity in subscription.event_handlers
+        )
+        return all(super(ImageExecutor, self).can_execute(one) for one in (entity, *owners))
 
 
 def main(args: Optional[Sequence[str]] = None) -> int:
-    """The executable `perception_node`; exit code 2 if a parameter is refused."""
-    # rclpy's own handlers close the context under the feet of the worker
+    """Run the executable `perception_node`; exit code 2 if a parameter is refused."""
+    # rclpy's own signal handlers would close the context while the worker still publishes
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -369,7 +386,7 @@ def main(args: Optional[Sequence[str]] = None) -> int:
         rclpy.shutdown()
         return 2
     logs.to_ros(node.get_logger())
-    executor = ImageExecutor(2)  # a thread for images, one for what is asked
+    executor = ImageExecutor(2)  # one thread for images, one for services and timers
     executor.add_node(node)
     if node.get_parameter("autostart").value and node.trigger_configure() == SUCCESS:
         node.trigger_activate()

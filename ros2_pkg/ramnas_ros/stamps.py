@@ -1,4 +1,4 @@
-"""The stamps of a stream of images -> how many of them never arrived."""
+"""The stamps of a stream of images -> how many images never arrived."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from collections import deque
 from typing import Deque, Optional
 
 WINDOW = 100  # intervals
-ENOUGH = 20  # intervals before one speaks of a usual one
-PAUSE = 30  # usual intervals: the camera stood still, nothing was lost
+ENOUGH = 20  # intervals needed to know the usual one
+PAUSE = 30  # a gap of more usual intervals than this means that the camera stood still
 
 
 class Gaps:
-    """Frames missing in an even stream: gaps of one and a half usual intervals and more.
+    """Counts the frames that are missing from an even stream.
 
-    A camera that stops, starts again or jumps back in time (a recording that begins anew) is learnt
-    again. One that sends at irregular times by itself looks like one that loses frames. One thread
-    adds, others may read.
+    A gap of one and a half usual intervals or more means missing frames. When the camera stops,
+    starts again or jumps back in time (a recording that starts over), the usual interval is learnt
+    anew. A camera that sends at irregular times looks like one that loses frames. One thread may
+    add stamps while others read the counts.
     """
 
     def __init__(self) -> None:
-        self.lost = 0  # since the beginning
-        self.lost_share: Optional[float] = None  # lately; None while too few have come
+        self.lost = 0  # since the first stamp
+        # among the latest frames; None while too few have come
+        self.lost_share: Optional[float] = None
         self._last_ns: Optional[int] = None
         self._intervals: Deque[int] = deque(maxlen=WINDOW)
         self._missing: Deque[int] = deque(maxlen=WINDOW)
 
     def add(self, stamp_ns: int) -> None:
-        """The stamp of the next image that arrived."""
+        """Take the stamp of the next image that arrived."""
         before, self._last_ns = self._last_ns, stamp_ns
         if before is None:
             return
@@ -44,7 +46,7 @@ class Gaps:
             self.lost_share = missing / (missing + len(self._missing))
 
     def pause(self) -> None:
-        """Nobody looked for a while: what did not arrive meanwhile is not lost."""
+        """Start over after a time without a subscription, whose images do not count as lost."""
         self._last_ns = None
         self._forget()
 
@@ -54,7 +56,7 @@ class Gaps:
         self.lost_share = None
 
     def _usual_ns(self) -> Optional[float]:
-        """The median of the intervals in which nothing was lost, even if many were."""
+        """The median of the intervals without a loss, also when many frames were lost."""
         ordered = sorted(self._intervals)
         if len(ordered) < ENOUGH:
             return None

@@ -1,6 +1,7 @@
-"""The newest frames of the inbox -> results, in a thread of its own; an engine that fails is left.
+"""The newest frames of the inbox -> results, in a thread; replaces an engine that fails.
 
-The executor of the node is never in here, so that services and parameters answer meanwhile.
+The node's executor never runs this code, so services and parameters answer while a frame is worked
+on.
 """
 
 from __future__ import annotations
@@ -25,56 +26,61 @@ from typing import (
 import numpy as np
 
 from ramnas_models.errors import DataError, EngineError, RamnasError, SourceError
-from ramnas_ros.diagnosis import Running
+from ramnas_ros.diagnosis import RunningModels
 
 if TYPE_CHECKING:
     from ramnas_edge.runtime.perception import Perception
     from ramnas_edge.vision.preprocessing import Image
     from ramnas_edge.vision.results import Result
-    from ramnas_ros.newest import Newest
+    from ramnas_ros.inbox import Inbox
 
-    # (engines that failed, height and width of the frames) -> open
+    # (engines that failed, height and width of the frames) -> an open perception
     Opener = Callable[[FrozenSet[str], Tuple[int, int]], Perception]
-    # (camera, message, its image, a result for each task, perf_counter() when it was taken)
+    # (camera, message, its image, one result per task, perf_counter() when the message was taken)
     Deliver = Callable[[int, Any, Image, Sequence[Result], float], None]
 
 log = logging.getLogger(__name__)
 WINDOW = 100  # calls
-FRAME_HW = (480, 640)  # until the first image
+FRAME_HW = (480, 640)  # assumed until the first image has come
 
 
 class Worker:
-    """Runs `perception` between `start` and `stop`, again and again; `close` frees it.
+    """Runs `perception` on the newest frames between `start` and `stop`; `close` frees the models.
 
-    The counters are for the diagnosis: they may be read from any thread.
+    It may be started and stopped repeatedly. The counters are for the diagnosis and may be read
+    from any thread.
     """
 
     def __init__(
         self,
-        inbox: Newest,
+        inbox: Inbox,
         open_perception: Opener,
         to_bgr: Callable[[Any], Image],
         deliver: Deliver,
         *,
         batch: int,
-        falls: bool,
-        noticed: Callable[[], None],
+        can_fall_back: bool,
+        on_failure: Callable[[], None],
     ) -> None:
-        """Opens the models. `falls`: another engine may take over; `noticed`: something failed."""
+        """Open the models.
+
+        `can_fall_back`: another engine may take over from one that fails. `on_failure` is called
+        after each failure, in the worker's thread.
+        """
         self._inbox, self._open, self._to_bgr, self._deliver = (
             inbox, open_perception, to_bgr, deliver,
         )  # fmt: skip
-        self._batch, self._falls, self._noticed = batch, falls, noticed
+        self._batch, self._can_fall_back, self._on_failure = batch, can_fall_back, on_failure
         self._thread: Optional[threading.Thread] = None
         self._swap = threading.Lock()  # held while another perception is opened
-        self._frame_hw, self._seen_one = FRAME_HW, False
+        self._frame_hw, self._seen_a_frame = FRAME_HW, False
         self.perception = open_perception(frozenset(), FRAME_HW)
         self.call_ms: Deque[float] = deque(maxlen=WINDOW)
-        self._called: Any = None  # what those calls were of
+        self._timed: Any = None  # the models and the budget that call_ms is about
         self.processed = 0
         self.failures = 0
-        self.failure = ""  # why the last frame had no result; empty: it had one
-        self.left: Dict[str, str] = {}  # engines that were left, and why
+        self.failure = ""  # why the last frame had no result; empty if it had one
+        self.failed_engines: Dict[str, str] = {}  # engine -> why it failed
         self._refused: Deque[Tuple[int, str]] = deque()
 
     def start(self) -> None:
@@ -83,7 +89,7 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """After the frame at hand; the models stay open."""
+        """Stop after the frame in progress; the models stay open."""
         self._inbox.close()
         if self._thread:
             self._thread.join()
@@ -93,25 +99,28 @@ class Worker:
         self.stop()
         self.perception.close()
 
-    def change(self, how: Callable[[Perception], None]) -> None:
-        """Let `how` set something of the perception; passes on what it raises."""
+    def change(self, setter: Callable[[Perception], None]) -> None:
+        """Call `setter` on the perception, while no other one is being opened in its place.
+
+        DataError if that is happening right now. What `setter` raises is passed on.
+        """
         if not self._swap.acquire(blocking=False):
-            raise DataError("the models are being opened anew: try again in a moment")
+            raise DataError("the models are being opened again: try again in a moment")
         try:
-            how(self.perception)
+            setter(self.perception)
         finally:
             self._swap.release()
 
     def take_refused(self) -> List[Tuple[int, str]]:
-        """(camera, why) of the images refused since the last time."""
+        """Return (camera, reason) for each image refused since the last call."""
         return [self._refused.popleft() for _ in range(len(self._refused))]
 
-    def running(self, tasks: Sequence[str]) -> Running:
-        """What runs now, for the diagnosis."""
+    def running(self, tasks: Sequence[str]) -> RunningModels:
+        """Describe what runs now, for the diagnosis."""
         perception = self.perception
         choice, calls = perception.choice, [*self.call_ms]
         p50_ms, p90_ms = np.percentile(calls, [50, 90]).tolist() if calls else (None, None)
-        return Running(
+        return RunningModels(
             models=tuple((t, m.file, m.arch_id) for t, m in zip(tasks, perception.models)),
             engine=perception.engine,
             providers=perception.providers,
@@ -126,7 +135,7 @@ class Worker:
             calls=len(calls),
             p50_ms=p50_ms,
             p90_ms=p90_ms,
-            left=tuple(self.left.items()),
+            failed_engines=tuple(self.failed_engines.items()),
         )
 
     def _work(self) -> None:
@@ -136,8 +145,8 @@ class Worker:
                 return
             try:
                 self._run(taken)
-            except Exception as error:  # whatever it is, the next frame may be a better one
-                log.exception("a frame failed")
+            except Exception as error:  # the thread must survive any error: the next frame may work
+                log.exception("no result for a frame, after an unexpected error")
                 self._fail(f"{type(error).__name__}: {error}")
 
     def _run(self, taken: List[Tuple[int, Any]]) -> None:
@@ -151,8 +160,8 @@ class Worker:
         if not seen:
             return
         images = [image for _, _, image in seen]
-        self._suit((images[0].shape[0], images[0].shape[1]))
-        # a batch is whole: what the last ones give is let go
+        self._fit_frame_size((images[0].shape[0], images[0].shape[1]))
+        # the models need a full batch: fill it with the first image and drop those results
         images += images[:1] * (self._batch - len(images))
         try:
             begin = time.perf_counter()
@@ -160,8 +169,8 @@ class Worker:
             self._count((time.perf_counter() - begin) * 1e3)
         except EngineError as error:
             self._fail(str(error))
-            if self._falls:
-                self._fall(error)
+            if self._can_fall_back:
+                self._fall_back(error)
             return
         for (camera, message, image), found in zip(seen, results):
             self._deliver(camera, message, image, found, start)
@@ -169,46 +178,49 @@ class Worker:
         self.failure = ""
 
     def _count(self, ms: float) -> None:
-        """The window is of one set of models under one budget."""
-        called = (self.perception, self.perception.models, self.perception.latency_budget_ms)
-        if called != self._called:
-            self._called = called
+        """Add a call to the window, which holds calls of one set of models under one budget."""
+        timed = (self.perception, self.perception.models, self.perception.latency_budget_ms)
+        if timed != self._timed:
+            self._timed = timed
             self.call_ms.clear()
         self.call_ms.append(ms)
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
         self.failures += 1
-        self._noticed()
+        self._on_failure()
 
-    def _suit(self, frame_hw: Tuple[int, int]) -> None:
-        """Budgets are about frames of one size: choose again if the camera's is another one."""
-        if self._seen_one:
+    def _fit_frame_size(self, frame_hw: Tuple[int, int]) -> None:
+        """At the first frame, choose the models again if it has another size than assumed.
+
+        A budget holds for frames of one size.
+        """
+        if self._seen_a_frame:
             return
-        self._seen_one = True
+        self._seen_a_frame = True
         if frame_hw == self._frame_hw:
             return
         self._frame_hw = frame_hw
         if self.perception.latency_budget_ms is not None:
-            log.info("frames are %dx%d: models are chosen for those", *frame_hw)
+            log.info("frames are %dx%d: choosing the models again for this size", *frame_hw)
             self._reopen()
 
-    def _fall(self, error: EngineError) -> None:
-        before, engine = self.left, self.perception.engine
-        self.left = {**before, engine: str(error)}
+    def _fall_back(self, error: EngineError) -> None:
+        before, engine = self.failed_engines, self.perception.engine
+        self.failed_engines = {**before, engine: str(error)}
         if self._reopen():
-            log.error("engine %s is left, %s goes on", engine, self.perception.engine)
-        else:
-            self.left, self._falls = before, False  # what is open may yet recover
+            log.error("engine %s failed, engine %s takes over", engine, self.perception.engine)
+        else:  # no other engine works: keep this one, it may recover
+            self.failed_engines, self._can_fall_back = before, False
 
     def _reopen(self) -> bool:
-        """Another perception for this one, which stays if none can be opened."""
+        """Replace the perception by a new one; if none can be opened, keep it and return False."""
         with self._swap:
             before = self.perception
             try:
-                self.perception = self._open(frozenset(self.left), self._frame_hw)
+                self.perception = self._open(frozenset(self.failed_engines), self._frame_hw)
             except RamnasError as error:
-                log.error("the models stay: %s", error)
+                log.error("cannot open other models, so the current ones stay: %s", error)
                 return False
         try:
             before.close()

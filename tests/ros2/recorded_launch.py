@@ -1,7 +1,8 @@
-"""A launch file and its arguments -> the processes that it would start, where `launch` is missing.
+"""A launch file and its arguments -> the processes that it would start, without `launch`.
 
-`launch` and `launch_ros` come with ROS 2 alone. The few of their names that our files use stand
-here with the same signatures, and do to a context what the real ones do to theirs, in order.
+`launch` and `launch_ros` come only with a full ROS 2, not from PyPI. The few of their names that
+our launch files use are defined here with the same signatures. They record in a context, in the
+same order, what the real ones would do.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import yaml
 
 @dataclass
 class Context:
-    """What a launch file has done so far."""
+    """What a launch file has declared, logged and started so far."""
 
     launch_configurations: dict[str, str]
-    arguments: dict[str, tuple[str, str]] = field(default_factory=dict)  # default, description
+    arguments: dict[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # name -> (default, description)
     messages: list[str] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
 
@@ -42,18 +45,18 @@ class Process:
     package: str
     executable: str
     ros_arguments: list[str]
-    parameters: list[Any]  # paths of files, dicts
+    parameters: list[Any]  # paths of files, or dicts
     environment: dict[str, str]
 
     def arguments(self, folder: Path) -> list[str]:
-        """On the command line; dicts are written to `folder`, as launch_ros does."""
+        """Arguments of the command line; dicts go into files in `folder`, as in launch_ros."""
         line = ["--ros-args", *self.ros_arguments]
-        for i, given in enumerate(self.parameters):
-            if isinstance(given, dict):
+        for i, source in enumerate(self.parameters):
+            if isinstance(source, dict):
                 path = folder / f"launch_params_{i}.yaml"
-                path.write_text(yaml.safe_dump({"/**": {"ros__parameters": given}}))
-                given = path
-            line += ["--params-file", str(given)]
+                path.write_text(yaml.safe_dump({"/**": {"ros__parameters": source}}))
+                source = path
+            line += ["--params-file", str(source)]
         return line
 
 
@@ -76,7 +79,7 @@ class ParameterValue:
         if self.value_type is float and type(value) is int:
             value = float(value)
         if not isinstance(value, self.value_type):
-            raise ValueError(f"'{text}' is no {self.value_type.__name__}")
+            raise ValueError(f"'{text}' is not a {self.value_type.__name__}")
         return value
 
 
@@ -105,7 +108,7 @@ class SetEnvironmentVariable:
     value: str
 
     def visit(self, context: Context) -> None:
-        os.environ[self.name] = self.value  # launch's own environment, too
+        os.environ[self.name] = self.value  # launch changes its own environment in the same way
 
 
 @dataclass
@@ -155,10 +158,10 @@ class Node:
         rules = [f"__node:={self.name}", f"__ns:={namespace}"]
         rules += [f"{a}:={context.perform(b)}" for a, b in self.remappings]
         parameters = [
-            {name: context.perform(value) for name, value in given.items()}
-            if isinstance(given, dict)
-            else context.perform(given)
-            for given in self.parameters
+            {name: context.perform(value) for name, value in source.items()}
+            if isinstance(source, dict)
+            else context.perform(source)
+            for source in self.parameters
         ]
         context.processes.append(
             Process(
@@ -186,7 +189,7 @@ _MODULES: dict[str, tuple[type, ...]] = {
 
 
 def record(path: Path, share: Path, **arguments: str) -> Context:
-    """Run the launch file at `path` with `arguments`; `share` is ramnas' share folder."""
+    """Run the launch file at `path` with `arguments`; `share` is the share folder of ramnas."""
     context = Context(dict(arguments))
     with mock.patch.dict(os.environ), _modules(share):
         _load(path).visit(context)

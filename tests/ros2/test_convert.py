@@ -15,7 +15,7 @@ BGR = RNG.integers(0, 256, (6, 8, 3), np.uint8)
 
 
 def message(rows: Any, encoding: str, padding: int = 0, **changes: Any) -> SimpleNamespace:
-    """The fields of a sensor_msgs/Image 8 pixels wide, with `padding` bytes after each row."""
+    """The fields of a sensor_msgs/Image that is 8 pixels wide, with `padding` bytes per row."""
     rows = rows.reshape(len(rows), -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
     fields = {
@@ -56,8 +56,8 @@ def test_a_bayer_pattern_of_one_colour_becomes_that_colour(pattern: str, padding
     np.testing.assert_array_equal(image, np.full((6, 8, 3), (10, 100, 200)))
 
 
-def of_yuv(y: Any, u: Any, v: Any) -> Any:
-    """BT.601, Y of 16 to 235, as cameras send it."""
+def yuv_to_bgr(y: Any, u: Any, v: Any) -> Any:
+    """Convert BT.601 with Y from 16 to 235, as cameras send it."""
     y, u, v = (np.asarray(plane, float) for plane in (y, u, v))
     y, u, v = 1.164 * (y - 16), u - 128, v - 128
     bgr = np.stack([y + 2.018 * u, y - 0.391 * u - 0.813 * v, y + 1.596 * v], -1)
@@ -76,16 +76,18 @@ def test_two_pixels_of_yuv422_share_their_colours(encoding: str, order: str, pad
     u, v = RNG.integers(90, 160, (2, 6, 4), np.uint8)
     samples = {"y": iter((Y[:, ::2], Y[:, 1::2])), "u": iter((u,)), "v": iter((v,))}
     packed = np.stack([next(samples[letter]) for letter in order], -1)
-    expected = of_yuv(Y, u.repeat(2, 1), v.repeat(2, 1))
+    expected = yuv_to_bgr(Y, u.repeat(2, 1), v.repeat(2, 1))
     np.testing.assert_allclose(to_bgr(message(packed, encoding, padding)), expected, atol=2)
 
 
 @pytest.mark.parametrize("padding", [0, 6])
 @pytest.mark.parametrize(("encoding", "order"), [("nv12", "uv"), ("nv21", "vu")])
-def test_a_second_plane_holds_the_colours_of_nv12(encoding: str, order: str, padding: int) -> None:
+def test_the_second_plane_of_nv12_and_nv21_holds_the_colours(
+    encoding: str, order: str, padding: int
+) -> None:
     colours = dict(zip("uv", RNG.integers(90, 160, (2, 3, 4), np.uint8)))
     second = np.stack([colours[letter] for letter in order], -1).reshape(3, 8)
-    expected = of_yuv(Y, *(colours[letter].repeat(2, 0).repeat(2, 1) for letter in "uv"))
+    expected = yuv_to_bgr(Y, *(colours[letter].repeat(2, 0).repeat(2, 1) for letter in "uv"))
     found = to_bgr(message(np.vstack([Y, second]), encoding, padding))
     np.testing.assert_allclose(found, expected, atol=2)
 
@@ -93,7 +95,7 @@ def test_a_second_plane_holds_the_colours_of_nv12(encoding: str, order: str, pad
 @pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize("big", [0, 1])
 @pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name.endswith("16")])
-def test_the_upper_byte_of_16_bits_is_the_image(encoding: str, big: int, padding: int) -> None:
+def test_only_the_upper_byte_of_16_bits_is_used(encoding: str, big: int, padding: int) -> None:
     channels = 3 if encoding in ("rgb16", "bgr16") else 4 if "a16" in encoding else 1
     upper = RNG.integers(0, 256, (6, 8 * channels), np.uint8)
     wide = upper.astype(np.uint16) * 256 + RNG.integers(0, 256, upper.shape, np.uint16)
@@ -102,13 +104,13 @@ def test_the_upper_byte_of_16_bits_is_the_image(encoding: str, big: int, padding
     np.testing.assert_array_equal(found, to_bgr(message(upper, encoding[:-2] + "8")))
 
 
-def test_bgr_is_not_copied() -> None:
+def test_bgr8_is_not_copied() -> None:
     source = message(BGR, "bgr8", padding=4)
     assert np.shares_memory(to_bgr(source), np.frombuffer(source.data, np.uint8))
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "mono8"])
-def test_an_image_survives_the_message(encoding: str) -> None:
+def test_an_image_put_into_a_message_comes_out_unchanged(encoding: str) -> None:
     image = BGR[:, ::2] if encoding == "bgr8" else BGR[:, ::2, 0]  # not contiguous
     filled = fill_image(SimpleNamespace(), image, encoding)
     assert (filled.height, filled.width, filled.encoding) == (6, 4, encoding)
@@ -130,13 +132,13 @@ def test_an_image_survives_the_message(encoding: str) -> None:
         ({"height": 2**32 - 1, "width": 2**32 - 1}, "does not fit its 144 bytes"),
     ],
 )
-def test_broken_images_are_named(change: dict, text: str) -> None:  # type: ignore[type-arg]
+def test_a_broken_image_is_refused_with_its_reason(change: dict, text: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(SourceError, match=text):
         to_bgr(message(BGR, **{"encoding": "bgr8", **change}))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_every_encoding_takes_the_smallest_image(encoding: str) -> None:
+def test_every_encoding_accepts_the_smallest_image(encoding: str) -> None:
     pixels = SimpleNamespace(
         height=2, width=2, encoding=encoding, is_bigendian=0, step=16, data=bytes(48)
     )
@@ -158,6 +160,6 @@ def test_compressed_images_are_decoded() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 16, compressed(".jpg")[:-60]])
-def test_broken_compressed_images_are_named(data: bytes) -> None:
+def test_a_broken_compressed_image_is_refused_with_its_format(data: bytes) -> None:
     with pytest.raises(SourceError, match=f"compressed image 'jpeg' of {len(data)} bytes"):
         compressed_to_bgr(SimpleNamespace(format="jpeg", data=data))

@@ -24,12 +24,12 @@ def launched(name: str, **arguments: str) -> Context:
     return record(SHARE / "launch" / f"{name}.launch.py", SHARE, **arguments)
 
 
-def given(context: Context) -> dict[str, Any]:
+def overrides(context: Context) -> dict[str, Any]:
     (perception,) = (p for p in context.processes if p.executable == "perception_node")
     return dict(perception.parameters[-1])
 
 
-def test_a_launch_without_arguments_takes_everything_from_the_parameter_file() -> None:
+def test_without_arguments_the_parameter_file_decides_everything() -> None:
     context = launched("perception")
     (process,) = context.processes
     assert (process.package, process.executable) == ("ramnas", "perception_node")
@@ -39,23 +39,23 @@ def test_a_launch_without_arguments_takes_everything_from_the_parameter_file() -
     ]  # fmt: skip
 
 
-def test_arguments_come_before_the_parameter_file() -> None:
+def test_arguments_override_the_parameter_file() -> None:
     context = launched(
         "perception", bundle="2026", task="both", latency_budget_ms="20", autostart="false",
         namespace="robot1", image_topic="/front/image_raw", params_file="mine.yaml",
     )  # fmt: skip
     (process,) = context.processes
     assert process.parameters[0] == "mine.yaml"
-    assert given(context) == {
+    assert overrides(context) == {
         "bundle": "2026", "task": "both", "latency_budget_ms": 20.0, "autostart": False
     }  # fmt: skip
     assert "__ns:=/robot1" in process.ros_arguments
     assert "image:=/front/image_raw" in process.ros_arguments
-    assert not parameters.refusal({**DEFAULTS, **given(context)}, DEFAULTS, False)
+    assert not parameters.refusal({**DEFAULTS, **overrides(context)}, DEFAULTS, False)
 
 
-def test_a_budget_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="'soon' is no float"):
+def test_a_budget_that_is_not_a_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="'soon' is not a float"):
         launched("perception", latency_budget_ms="soon")
 
 
@@ -68,13 +68,13 @@ def test_every_process_gets_the_transport_profile(name: str) -> None:
             assert process.environment[variable] == str(CONFIG / "fastdds_image.xml")
 
 
-@pytest.mark.parametrize(("segments", "said"), [(0, 0), (2**30, 1)])
-def test_too_little_shared_memory_is_said(
-    monkeypatch: pytest.MonkeyPatch, segments: int, said: int
+@pytest.mark.parametrize(("segments", "warnings"), [(0, 0), (2**30, 1)])
+def test_too_little_shared_memory_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, segments: int, warnings: int
 ) -> None:
     monkeypatch.setattr(transport, "SEGMENTS", segments)
     messages = launched("perception").messages
-    assert len(messages) == said
+    assert len(messages) == warnings
     assert all(message.startswith("warning: /dev/shm has ") for message in messages)
 
 
@@ -85,11 +85,11 @@ def test_camera_and_node_share_topic_and_namespace() -> None:
     assert "__ns:=/robot1" in node.ros_arguments
     assert "__ns:=/robot1" in camera.ros_arguments
     assert "image:=image_raw" in node.ros_arguments
-    assert given(context) == {"latency_budget_ms": 15.0, "autostart": True}
+    assert overrides(context) == {"latency_budget_ms": 15.0, "autostart": True}
 
 
 @pytest.mark.parametrize("name", ["perception", "perception_with_camera"])
-def test_every_argument_says_what_it_is(name: str) -> None:
+def test_every_argument_has_a_description_and_is_in_the_docs(name: str) -> None:
     arguments = launched(name).arguments
     assert {"bundle", "task", "latency_budget_ms", "image_topic", "namespace", "autostart"} <= set(
         arguments
@@ -100,9 +100,9 @@ def test_every_argument_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["perception.yaml", "two_cameras.yaml"])
-def test_the_node_takes_every_value_of_the_parameter_file(file: str) -> None:
+def test_the_node_accepts_every_value_of_the_parameter_file(file: str) -> None:
     values = yaml.safe_load((CONFIG / file).read_text())["/**"]["ros__parameters"]
     assert set(values) <= set(DEFAULTS)
     assert parameters.refusal(values, DEFAULTS, configured=False) == ""
-    if file == "perception.yaml":  # it shows the defaults
+    if file == "perception.yaml":  # the shipped file shows the defaults
         assert values == {name: DEFAULTS[name] for name in values}

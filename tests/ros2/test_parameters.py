@@ -43,43 +43,43 @@ def test_the_defaults_are_accepted() -> None:
     [
         ({"latency_budget_ms": -1.0}, "latency_budget_ms: -1.0 is not between 0 and 60000"),
         ({"latency_budget_ms": float("nan")}, "is not between"),
-        ({"latency_budget_ms": "fast"}, "'fast' is no number"),
-        ({"latency_budget_ms": True}, "True is no number"),
+        ({"latency_budget_ms": "fast"}, "'fast' is not a number"),
+        ({"latency_budget_ms": True}, "True is not a number"),
         ({"score_threshold": 1}, "is not between 0.01 and 0.99"),
         ({"max_detections": 0}, "is not between 1 and 1000"),
         ({"task": "classification"}, "is not one of detection, segmentation, both"),
-        ({"policy": "adaptive"}, "set latency_budget_ms too"),
+        ({"policy": "adaptive"}, "needs a budget to keep: set latency_budget_ms too"),
         ({"engine": "tensorrt", "device": "cpu"}, "tensorrt does not run on device cpu"),
-        ({"image_topics": []}, "names no topic"),
-        ({"image_topics": ["/a/image", "/a/color"]}, "names two cameras alike"),
-        ({"publish_overlay": 1}, "is no bool"),
-        ({"bundle": None}, "is no str"),
+        ({"image_topics": []}, "has no topic or an empty one"),
+        ({"image_topics": ["/a/image", "/a/color"]}, "gives two cameras the same name"),
+        ({"publish_overlay": 1}, "is not a bool"),
+        ({"bundle": None}, "is not a str"),
     ],
 )
 def test_a_bad_value_is_refused_with_a_reason(changes: Dict[str, Any], reason: str) -> None:
     assert reason in refusal(changes, DEFAULTS, configured=False)
 
 
-def test_whole_numbers_are_numbers_too() -> None:
+def test_a_whole_number_is_accepted_for_a_float() -> None:
     assert refusal({"latency_budget_ms": 25}, DEFAULTS, configured=True) == ""
     assert budget_ms({**DEFAULTS, "latency_budget_ms": 25}) == 25.0
     assert budget_ms(DEFAULTS) is None
 
 
-def test_once_configured_only_live_ones_change() -> None:
+def test_once_configured_only_live_parameters_can_change() -> None:
     new = {"policy": "adaptive", "latency_budget_ms": 9.0, "score_threshold": 0.5}
     assert refusal(new, DEFAULTS, configured=True) == ""
     reason = refusal({"task": "both"}, DEFAULTS, configured=True)
-    assert reason == "task changes with the next configure: clean the node up first"
-    assert refusal({"task": "detection"}, DEFAULTS, configured=True) == ""  # as it is
+    assert reason == "task cannot change while the node is configured: clean the node up first"
+    assert refusal({"task": "detection"}, DEFAULTS, configured=True) == ""  # not a change
 
 
-def test_cameras_are_named_by_what_stands_before_the_last_part_of_their_topics() -> None:
+def test_a_camera_is_named_by_its_topic_without_the_last_part() -> None:
     topics = ("/front/left/image_raw", "rear/image", "image", "~/image")
     assert camera_names(topics) == ("front_left", "rear", "image", "image")
 
 
-def test_a_device_leaves_the_engines_of_the_other_out() -> None:
+def test_a_device_excludes_the_engines_of_the_other_device() -> None:
     assert without_engines(DEFAULTS) == frozenset()
     cpu = without_engines({**DEFAULTS, "device": "cpu"})
     gpu = without_engines({**DEFAULTS, "device": "gpu"})
@@ -88,14 +88,14 @@ def test_a_device_leaves_the_engines_of_the_other_out() -> None:
     assert "onnxruntime-cpu" in gpu
 
 
-def test_limits_are_of_the_runtime() -> None:
+def test_threshold_and_count_become_limits_of_the_runtime() -> None:
     assert limits({**DEFAULTS, "score_threshold": 0.6, "max_detections": 3}) == Limits(
         score=0.6, count=3
     )
 
 
-class Keeps:
-    """What a Perception refuses: adaptive without a budget, and a budget below 5 ms."""
+class FakePerception:
+    """Refuses what a Perception refuses: adaptive without a budget, and a budget below 5 ms."""
 
     def __init__(self, budget: Optional[float], policy: str) -> None:
         self.latency_budget_ms, self.policy, self.limits = budget, policy, Limits()
@@ -116,17 +116,17 @@ class Keeps:
 
 @pytest.mark.parametrize("before", [(None, "fixed"), (20.0, "fixed"), (20.0, "adaptive")])
 @pytest.mark.parametrize("after", [(0.0, "fixed"), (30, "fixed"), (30.0, "adaptive")])
-def test_budget_and_policy_change_together_in_an_order_that_works(before: Any, after: Any) -> None:
-    kept: Any = Keeps(*before)
+def test_budget_and_policy_can_change_together_in_any_combination(before: Any, after: Any) -> None:
+    fake: Any = FakePerception(*before)
     values = {**DEFAULTS, "latency_budget_ms": after[0], "policy": after[1], "max_detections": 2}
-    apply(values, kept)
-    assert (kept.latency_budget_ms, kept.policy) == (after[0] or None, after[1])
-    assert kept.limits.count == 2
+    apply(values, fake)
+    assert (fake.latency_budget_ms, fake.policy) == (after[0] or None, after[1])
+    assert fake.limits.count == 2
 
 
-def test_when_the_budget_is_refused_nothing_has_changed() -> None:
-    kept: Any = Keeps(20.0, "fixed")
+def test_a_refused_budget_leaves_everything_unchanged() -> None:
+    fake: Any = FakePerception(20.0, "fixed")
     values = {**DEFAULTS, "latency_budget_ms": 1.0, "policy": "adaptive", "max_detections": 2}
     with pytest.raises(BudgetError):
-        apply(values, kept)
-    assert (kept.latency_budget_ms, kept.policy, kept.limits) == (20.0, "fixed", Limits())
+        apply(values, fake)
+    assert (fake.latency_budget_ms, fake.policy, fake.limits) == (20.0, "fixed", Limits())

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ramnas_models.errors import BackendError, BudgetError, DataError, EngineError, SourceError
-from ramnas_ros.newest import Newest
+from ramnas_ros.inbox import Inbox
 from ramnas_ros.worker import FRAME_HW, Worker
 
 
-class Scripted:
-    """Stands in for a Perception: an answer is the sum of a frame, an engine may fail on it."""
+class FakePerception:
+    """Answers with the sum of a frame, or fails on it; calls wait while `gate` is cleared."""
 
     def __init__(self, engine: str, fails_on: Callable[[int], bool], budget: Optional[float]):
         self.engine, self.providers, self.latency_budget_ms = engine, (engine,), budget
@@ -27,7 +27,7 @@ class Scripted:
 
     def __call__(self, frames: List[Any]) -> List[Tuple[Any, ...]]:
         assert not self.closed
-        self.gate.wait(30)
+        assert self.gate.wait(600)
         self.sizes.append(len(frames))
         if any(self._fails_on(int(frame.sum())) for frame in frames):
             raise EngineError(f"{self.engine} is out of order")
@@ -38,30 +38,34 @@ class Scripted:
 
 
 class Robot:
-    """A worker with what is around it; messages are numbers, frames of 1x1 that hold them."""
+    """A worker with fake surroundings: a message is a number, its frame that number as one pixel.
+
+    The clock of the inbox stands still, so a batch waits for every camera that has sent something,
+    however busy the machine is.
+    """
 
     def __init__(
         self,
         cameras: int = 1,
         batch: bool = False,
-        falls: bool = True,
+        can_fall_back: bool = True,
         budget: Optional[float] = None,
         fails_on: Callable[[str, int], bool] = lambda engine, value: False,
     ) -> None:
-        self.opened: List[Scripted] = []
-        self.asked: List[Tuple[FrozenSet[str], Tuple[int, int]]] = []
+        self.opened: List[FakePerception] = []
+        self.open_calls: List[Tuple[FrozenSet[str], Tuple[int, int]]] = []
         self.delivered: List[Tuple[int, int, int]] = []
-        self.noticed = 0
-        self.refuses: List[Exception] = []
+        self.failures_reported = 0
+        self.open_errors: List[Exception] = []
 
         def open_perception(failed: FrozenSet[str], frame_hw: Tuple[int, int]) -> Any:
-            self.asked.append((failed, frame_hw))
-            if self.refuses:
-                raise self.refuses.pop()
+            self.open_calls.append((failed, frame_hw))
+            if self.open_errors:
+                raise self.open_errors.pop()
             engine = next((e for e in ("gpu", "cpu") if e not in failed), None)
             if engine is None:
                 raise BackendError("no engine is left")
-            self.opened.append(Scripted(engine, lambda v: fails_on(engine, v), budget))
+            self.opened.append(FakePerception(engine, lambda v: fails_on(engine, v), budget))
             return self.opened[-1]
 
         def to_bgr(message: int) -> Any:
@@ -69,28 +73,29 @@ class Robot:
                 raise SourceError(f"image {message} is broken")
             return np.full((1, 1, 1), message)
 
-        def notice() -> None:
-            self.noticed += 1
+        def on_failure() -> None:
+            self.failures_reported += 1
 
-        self.inbox = Newest(cameras, together=batch)
+        self.inbox = Inbox(cameras, together=batch, clock=lambda: 0.0)
         self.worker = Worker(
             self.inbox, open_perception, to_bgr,
             lambda camera, message, image, results, start: self.delivered.append(
                 (camera, message, results[0])
             ),
-            batch=cameras if batch else 1, falls=falls, noticed=notice,
+            batch=cameras if batch else 1, can_fall_back=can_fall_back,
+            on_failure=on_failure,
         )  # fmt: skip
 
-    def show(self, message: int, camera: int = 0) -> None:
-        """Put it, and wait until it has been worked on."""
+    def show(self, message: int) -> None:
+        """Put a message into the inbox and wait until it has been worked on."""
         before = self._done()
-        self.inbox.put(camera, message)
+        self.inbox.put(0, message)
         self.until(lambda: self._done() > before)
 
-    def until(self, true: Callable[[], bool]) -> None:
+    def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
-        while not true():
-            assert time.monotonic() < deadline, "it never came"
+        while not condition():
+            assert time.monotonic() < deadline, "waited 60 s in vain"
             time.sleep(0.001)
 
     def _done(self) -> int:
@@ -115,7 +120,7 @@ def robots() -> Iterator[Callable[..., Robot]]:
         assert all(perception.closed for perception in robot.opened)
 
 
-def test_every_frame_has_its_result_and_a_broken_one_is_left_out(robots: Any) -> None:
+def test_every_frame_gets_its_result_and_a_broken_image_is_skipped(robots: Any) -> None:
     robot = robots()
     for message in (3, -1, 5):
         robot.show(message)
@@ -125,7 +130,7 @@ def test_every_frame_has_its_result_and_a_broken_one_is_left_out(robots: Any) ->
     assert robot.worker.failure == ""
 
 
-def test_while_one_frame_is_worked_on_the_next_ones_replace_each_other(robots: Any) -> None:
+def test_frames_that_come_during_a_call_replace_each_other(robots: Any) -> None:
     robot = robots()
     gate = robot.opened[0].gate
     gate.clear()
@@ -139,18 +144,18 @@ def test_while_one_frame_is_worked_on_the_next_ones_replace_each_other(robots: A
     assert robot.inbox.replaced == [7]
 
 
-def test_an_engine_that_fails_is_left_for_the_next_one(robots: Any) -> None:
+def test_the_next_engine_takes_over_from_one_that_fails(robots: Any) -> None:
     robot = robots(fails_on=lambda engine, value: engine == "gpu" and value == 7)
     for message in (1, 7, 8):
         robot.show(message)
     robot.until(lambda: len(robot.delivered) == 2)
     assert robot.delivered == [(0, 1, 1), (0, 8, 8)]
-    assert robot.worker.left == {"gpu": "gpu is out of order"}
+    assert robot.worker.failed_engines == {"gpu": "gpu is out of order"}
     assert (robot.opened[0].closed, robot.worker.perception.engine) == (True, "cpu")
-    assert (robot.worker.failure, robot.worker.failures, robot.noticed) == ("", 1, 1)
+    assert (robot.worker.failure, robot.worker.failures, robot.failures_reported) == ("", 1, 1)
 
 
-def test_when_no_engine_is_left_the_last_one_goes_on_trying(robots: Any) -> None:
+def test_the_last_engine_keeps_trying(robots: Any) -> None:
     robot = robots(fails_on=lambda engine, value: value == 7)
     for message in (7, 7):
         robot.show(message)
@@ -158,50 +163,54 @@ def test_when_no_engine_is_left_the_last_one_goes_on_trying(robots: Any) -> None
     for message in (7, 2):
         robot.show(message)
     assert robot.delivered == [(0, 2, 2)]
-    assert [failed for failed, _ in robot.asked] == [
+    assert [failed for failed, _ in robot.open_calls] == [
         frozenset(), frozenset({"gpu"}), frozenset({"gpu", "cpu"}),
     ]  # fmt: skip
-    assert (robot.worker.failure, list(robot.worker.left)) == ("", ["gpu"])
+    assert (robot.worker.failure, list(robot.worker.failed_engines)) == ("", ["gpu"])
 
 
-def test_an_engine_that_was_named_is_kept(robots: Any) -> None:
-    robot = robots(falls=False, fails_on=lambda engine, value: value == 7)
+def test_an_engine_chosen_by_name_is_kept_when_it_fails(robots: Any) -> None:
+    robot = robots(can_fall_back=False, fails_on=lambda engine, value: value == 7)
     robot.show(7)
     assert robot.worker.failure == "gpu is out of order"
     robot.show(2)
-    assert (robot.delivered, len(robot.asked)) == ([(0, 2, 2)], 1)
+    assert (robot.delivered, len(robot.open_calls)) == ([(0, 2, 2)], 1)
 
 
 def test_models_are_chosen_again_for_the_size_of_the_first_frame(robots: Any) -> None:
     robot = robots(budget=20.0)
     for message in (1, 2):
         robot.show(message)
-    assert robot.asked == [(frozenset(), FRAME_HW), (frozenset(), (1, 1))]
+    assert robot.open_calls == [(frozenset(), FRAME_HW), (frozenset(), (1, 1))]
     assert [p.closed for p in robot.opened] == [True, False]
 
 
-def test_if_none_fits_frames_of_that_size_the_models_stay(robots: Any) -> None:
+def test_the_models_stay_if_none_fits_frames_of_the_new_size(robots: Any) -> None:
     robot = robots(budget=20.0)
-    robot.refuses.append(BudgetError("no model fits 20 ms"))
+    robot.open_errors.append(BudgetError("no model fits 20 ms"))
     robot.show(1)
     assert robot.delivered == [(0, 1, 1)]
     assert len(robot.opened) == 1
 
 
-def test_a_batch_is_whole_though_one_image_is_broken(robots: Any) -> None:
+def test_a_batch_is_filled_up_when_an_image_is_missing_or_broken(robots: Any) -> None:
     robot = robots(cameras=2, batch=True)
-    robot.show(1, camera=0)  # the other has not been seen yet
+    gate = robot.opened[0].gate
+    gate.clear()
+    robot.inbox.put(0, 1)  # the other camera has sent nothing yet
+    robot.until(lambda: robot.inbox._items[0] is None)
     robot.inbox.put(0, 2)
-    robot.show(-3, camera=1)
+    robot.inbox.put(1, -3)
+    gate.set()
     robot.until(lambda: len(robot.delivered) == 2)
     robot.inbox.put(1, 5)
-    robot.show(4, camera=0)
+    robot.inbox.put(0, 4)
     robot.until(lambda: len(robot.delivered) == 4)
     assert robot.delivered == [(0, 1, 1), (0, 2, 2), (0, 4, 4), (1, 5, 5)]
     assert robot.opened[0].sizes == [2, 2, 2]
 
 
-def test_a_change_is_refused_while_another_engine_is_opened(robots: Any) -> None:
+def test_a_change_is_refused_while_other_models_are_opened(robots: Any) -> None:
     robot = robots()
     with robot.worker._swap, pytest.raises(DataError, match="try again in a moment"):
         robot.worker.change(lambda perception: None)
@@ -210,7 +219,7 @@ def test_a_change_is_refused_while_another_engine_is_opened(robots: Any) -> None
     assert changed == [robot.opened[0]]
 
 
-def test_stopped_and_started_again_it_goes_on_with_the_same_models(robots: Any) -> None:
+def test_after_a_stop_and_a_start_the_same_models_run(robots: Any) -> None:
     robot = robots()
     robot.show(1)
     robot.worker.stop()
@@ -221,7 +230,7 @@ def test_stopped_and_started_again_it_goes_on_with_the_same_models(robots: Any) 
     assert len(robot.opened) == 1
 
 
-def test_p50_and_p90_are_of_one_set_of_models_under_one_budget(robots: Any) -> None:
+def test_p50_and_p90_start_over_when_the_budget_changes(robots: Any) -> None:
     robot = robots()
     for message in range(5):
         robot.show(message)

@@ -1,4 +1,4 @@
-"""Items of one or more cameras -> the newest of each, for one worker; older ones are counted."""
+"""Images of one or more cameras -> the newest of each, for one worker; counts replaced images."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import threading
 import time
 from typing import Any, Callable, List, Optional, Tuple
 
-LIVE_S = 1.0  # a camera that sent nothing for so long is not waited for
+LIVE_S = 1.0  # a batch does not wait for a camera that has been silent for this long
 
 
-class Newest:
-    """A slot for each camera; `put` replaces what nobody took, `take` waits for something.
+class Inbox:
+    """One slot per camera: `put` replaces an item that nobody has taken, `take` waits for an item.
 
-    In turn: `take` gives one item, the cameras after one another. `together`: one of every camera
-    that is alive, so that they make a batch; a camera that falls silent holds the others up once,
-    for LIVE_S. Any thread may call any method.
+    Normally `take` returns one item, and the cameras take turns. With `together` it returns one
+    item of every camera that is alive, to be run as a batch; a camera that falls silent delays the
+    others once, by LIVE_S. Any thread may call any method.
     """
 
     def __init__(
@@ -28,18 +28,19 @@ class Newest:
         self._changed = threading.Condition()
 
     def open(self) -> None:
+        """Accept items."""
         with self._changed:
             self._open = True
 
     def close(self) -> None:
-        """Let go of what waits, and end every `take`."""
+        """Discard the waiting items and end every `take`."""
         with self._changed:
             self._open = False
             self._items = [None] * len(self._items)
             self._changed.notify_all()
 
     def put(self, camera: int, item: Any) -> None:
-        """`item` is what camera number `camera` shows now; ignored while closed."""
+        """Store the newest item of camera number `camera`; ignored while the inbox is closed."""
         with self._changed:
             if not self._open:
                 return
@@ -49,25 +50,25 @@ class Newest:
             self._changed.notify_all()
 
     def take(self) -> List[Tuple[int, Any]]:
-        """(camera, item), in the order of the cameras; empty once closed."""
+        """Wait for items and return (camera, item) pairs in camera order; empty once closed."""
         with self._changed:
             while self._open:
                 waiting = [i for i, item in enumerate(self._items) if item is not None]
                 wait_s = self._wait_s(waiting)
                 if wait_s == 0:
-                    return self._out(waiting)
+                    return self._remove(waiting)
                 self._changed.wait(wait_s)
             return []
 
     def _wait_s(self, waiting: List[int]) -> Optional[float]:
-        """0: go; None: until something comes; else at most so long, for the missing cameras."""
+        """How long to wait for more cameras: 0 to go ahead, None until something is put."""
         if not waiting or not self._together:
             return 0 if waiting else None
         now = self._clock()
         missing = [put for i, put in enumerate(self._put_s) if i not in waiting]
         return max((LIVE_S - (now - put) for put in missing if now - put < LIVE_S), default=0)
 
-    def _out(self, waiting: List[int]) -> List[Tuple[int, Any]]:
+    def _remove(self, waiting: List[int]) -> List[Tuple[int, Any]]:
         if not self._together:
             cameras = len(self._items)
             self._last = min(waiting, key=lambda i: (i - self._last - 1) % cameras)
