@@ -33,7 +33,7 @@ from ramnas_models.heads import Detector, Segmenter
 from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import Subnet, Supernet
 
-FINETUNED = "saved_network.safetensors"
+FINETUNED = "finetuned.safetensors"
 
 
 @dataclass(frozen=True)
