@@ -1,10 +1,10 @@
-"""ramnas: the one place that says what is packaged and what it needs."""
+"""Packaging of ramnas: the packages and files that are installed, and what they depend on."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# resolved: colcon build --symlink-install runs a link to this file in a folder of its own
+# resolve(): colcon build --symlink-install runs this file through a link in another folder
 ROOT = Path(__file__).resolve().parent
 TOPS = {
     "ramnas_models": "models",
@@ -12,7 +12,7 @@ TOPS = {
     "ramnas_host": "host",
     "ramnas_ros": "ros2_pkg",
 }
-# the packages of every room; each folder with an __init__.py is one
+# package -> its folder; every folder with an __init__.py is a package
 PACKAGES = {
     name: f"{folder}/{name.replace('.', '/')}"
     for package, folder in TOPS.items()
@@ -21,7 +21,7 @@ PACKAGES = {
 
 
 def files(pattern):
-    """Paths below this folder, from it."""
+    """The paths that match `pattern`, relative to this folder."""
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
 
 
@@ -85,7 +85,7 @@ setup(
         ("share/ramnas/launch", files("ros2_pkg/launch/*.launch.py")),
         ("share/ramnas/config", files("ros2_pkg/config/*")),
     ],
-    # numpy alone: old setuptools check these at every start of a node
+    # only numpy: executables from old setuptools look up each of these whenever a node starts
     install_requires=["numpy>=1.21"],
     extras_require={
         "edge": EDGE,
