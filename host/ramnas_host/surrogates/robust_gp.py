@@ -4,8 +4,8 @@ Its kernel is a sum: a constant, linear in the totals (weakly penalised: what is
 anything is measured), linear in the parts, Matern 5/2 of the parts, linear in the choices (a number
 for each of them, whatever its size), and one for equal groups. Noise
 is Student's t, as on a board that is disturbed at times: a record far off counts less (variational,
-as in Tipping and Lawrence 2005). Variances maximise the evidence at each of a few length scales;
-predictions are averaged over these by evidence.
+as in Tipping and Lawrence 2005). The variances maximise the evidence at each of three length
+scales, and the length scale with the highest evidence predicts.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class _Mode:
     inverse: Floats
     alpha: Floats
     linear: tuple[float, Floats, Floats, Floats]  # a constant, weights of totals, parts, choices
-    share: float
 
 
 class RobustGp:
@@ -80,32 +79,24 @@ class RobustGp:
         target = (y - self._centre) / self._scale
         some = np.random.default_rng(0).permutation(len(y))[:HYPER_RECORDS]
         with threadpool_limits(1, user_api="blas"):  # of so small matrices two threads take longer
-            found = self._variances(inputs[some], target[some])
-        evidence = np.array([value for _, value in found])
-        shares = np.exp(evidence - evidence.max())
-        # the last is not worth its part of a prediction's time
-        shares[shares < 0.1] = shares[evidence.argmin()] = 0
-        every = _Grams(inputs, inputs)
-        self._modes = [
-            _solved(inputs, every.kernels(length), target, length, theta, float(share))
-            for length, (theta, _), share in zip(LENGTHS, found, shares / shares.sum(), strict=True)
-            if share > 0
-        ]
-        best = max(self._modes, key=lambda mode: mode.share)
-        self._best = best
-        self._directions = _directions(_summed(every.kernels(best.length), best.theta), best)
+            length, theta = self._variances(inputs[some], target[some])
+        kernels = _Grams(inputs, inputs).kernels(length)
+        self._mode = _solved(inputs, kernels, target, length, theta)
+        self._directions = _directions(_summed(kernels, theta), self._mode)
         return self
 
-    def _variances(self, inputs: Inputs, y: Floats) -> list[tuple[Floats, float]]:
-        """Of each length scale the best log variances, and their evidence."""
+    def _variances(self, inputs: Inputs, y: Floats) -> tuple[float, Floats]:
+        """The length scale and the log variances with the highest evidence."""
         grams, theta, weights = _Grams(inputs, inputs), self._prior, np.ones(len(y))
         for _ in range(2):
             kernels = grams.kernels(LENGTHS[len(LENGTHS) // 2])
             theta, _ = _maximised(kernels, y, weights, theta, self._prior)
             weights = _reweighted(kernels, y, weights, theta, steps=3)
-        return [
+        found = [
             _maximised(grams.kernels(length), y, weights, theta, self._prior) for length in LENGTHS
         ]
+        best = int(np.argmax([evidence for _, evidence in found]))
+        return LENGTHS[best], found[best][0]
 
     def predict(self, inputs: Inputs) -> tuple[Floats, Floats]:
         """Mean and standard deviation [m] of a new target, noise included."""
@@ -116,30 +107,24 @@ class RobustGp:
         return mean * self._scale + self._centre, np.sqrt(variance) * self._scale
 
     def _predict(self, inputs: Inputs) -> tuple[Floats, Floats]:
-        """The modes' average; the variance is that of the best one."""
-        grams, mean = _Grams(inputs.single(), self._single), np.zeros(len(inputs.groups))
-        for mode in self._modes:
-            kernels = grams.kernels(mode.length)
-            _, _, smooth, _, groups, noise = np.exp(mode.theta)
-            rest = smooth * kernels[2] + groups * kernels[4]
-            # the linear part in double precision: it is large where the totals reach far
-            constant, of_totals, of_parts, of_choices = mode.linear
-            linear = constant + inputs.totals @ of_totals + inputs.parts @ of_parts
-            linear += inputs.choices @ of_choices
-            mean += mode.share * (linear + rest @ mode.alpha.astype(np.float32))
-            if mode is self._best:
-                across = _summed(kernels, mode.theta)
-                explained = ((across.astype(float) @ self._directions) ** 2).sum(1)
-                known = np.maximum(_summed(_itself(inputs), mode.theta) - explained, 0)
-                variance = known + noise * DEGREES / (DEGREES - 2)
-        return mean, variance
+        mode = self._mode
+        kernels = _Grams(inputs.single(), self._single).kernels(mode.length)
+        _, _, smooth, _, groups, noise = np.exp(mode.theta)
+        rest = smooth * kernels[2] + groups * kernels[4]
+        # the linear part in double precision: it is large where the totals reach far
+        constant, of_totals, of_parts, of_choices = mode.linear
+        linear = constant + inputs.totals @ of_totals + inputs.parts @ of_parts
+        linear += inputs.choices @ of_choices
+        across = _summed(kernels, mode.theta)
+        explained = ((across.astype(float) @ self._directions) ** 2).sum(1)
+        known = np.maximum(_summed(_itself(inputs), mode.theta) - explained, 0)
+        variance = known + noise * DEGREES / (DEGREES - 2)
+        return linear + rest @ mode.alpha.astype(np.float32), variance
 
     def held_out(self, folds: Sequence[Indices], y: Floats) -> Floats:
         """[n]: each target as predicted without its fold, variances and weights kept."""
         target = (y - self._centre) / self._scale
-        found = np.zeros(len(y))
-        for mode in self._modes:
-            found += mode.share * without_fold(mode.inverse, mode.alpha, target, folds)
+        found = without_fold(self._mode.inverse, self._mode.alpha, target, folds)
         return found * self._scale + self._centre
 
 
@@ -254,9 +239,7 @@ def _reweighted(
     return weights
 
 
-def _solved(
-    inputs: Inputs, kernels: Kernels, y: Floats, length: float, theta: Floats, share: float
-) -> _Mode:
+def _solved(inputs: Inputs, kernels: Kernels, y: Floats, length: float, theta: Floats) -> _Mode:
     weights = _reweighted(kernels, y, np.ones(len(y)), theta, steps=6)
     inverse, _ = _inverted(_noisy(kernels, theta, weights))
     alpha = inverse @ y
@@ -267,4 +250,4 @@ def _solved(
         parts * (alpha @ inputs.parts),
         choices * (alpha @ inputs.choices),
     )
-    return _Mode(length, theta, inverse, alpha, linear, share)
+    return _Mode(length, theta, inverse, alpha, linear)
