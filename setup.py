@@ -25,6 +25,13 @@ def files(pattern):
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
 
 
+def data_of(package):
+    """Every file of a package and its rooms that is not Python's, relative to the package."""
+    folder = ROOT / PACKAGES[package]
+    found = (path for path in folder.rglob("[!.]*") if path.is_file())
+    return [str(p.relative_to(folder)) for p in found if p.suffix not in (".py", ".pyc")]
+
+
 EDGE = [
     "onnx>=1.14",
     "opencv-python>=4.5",
@@ -73,12 +80,7 @@ setup(
     python_requires=">=3.8",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={
-        "ramnas_models": ["spaces/*.yaml"],
-        "ramnas_models.ready": ["README.md", "bundle/*.json", "bundle/models/*", "frames/*"],
-        "ramnas_host": ["recipes/*.yaml", "recipes/*/*.yaml"],
-        "ramnas_host.report": ["assets/*"],
-    },
+    package_data={package: data_of(package) for package in TOPS},
     data_files=[
         ("share/ament_index/resource_index/packages", ["ros2_pkg/resource/ramnas"]),
         ("share/ramnas", ["package.xml"]),

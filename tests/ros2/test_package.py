@@ -71,6 +71,8 @@ def test_a_new_room_is_packaged_without_being_listed_anywhere(tmp_path: Path) ->
             room.mkdir(parents=True)
             (room / "__init__.py").write_text(f'"""{name}"""\n')
             (room / "module.py").write_text("")
+            (room / "data").mkdir()
+            (room / "data/table.json").write_text("{}")
     for file in ("setup.py", "setup.cfg", "README.md", "package.xml"):
         shutil.copy(ROOT / file, source)
     (source / "ros2_pkg/tools").mkdir()  # not inside a package, so not packaged
@@ -80,5 +82,5 @@ def test_a_new_room_is_packaged_without_being_listed_anywhere(tmp_path: Path) ->
         f"{name}/{room}{file}"
         for name in PACKAGES
         for room in rooms
-        for file in ("__init__.py", "module.py")
+        for file in ("__init__.py", "module.py", "data/table.json")
     }
