@@ -53,7 +53,6 @@ HOST = [
     "rich>=13",
     "matplotlib>=3.7",
     "pycocotools>=2.0.7",
-    "scikit-image>=0.20",  # for its photographs, and for nothing else
 ]
 TEST = ["pytest>=7", "pytest-timeout>=2", "pytest-xdist>=3", "hypothesis>=6"]
 DEV = [

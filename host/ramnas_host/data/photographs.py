@@ -1,4 +1,4 @@
-"""Real photographs that Python packages ship -> backgrounds of scenes, apart by split."""
+"""The photographs that scenes are composed on, with author and licence, apart by split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from ramnas_models.errors import DataError
 
 @dataclass(frozen=True)
 class Photograph:
-    """One of `package`'s files; `licence` as the package itself states it."""
+    """A photograph that a Python package ships: `file` is its path inside `package`.
+
+    `licence` is the one that the package states.
+    """
 
     package: str
     file: str
@@ -20,7 +23,7 @@ class Photograph:
     by: str
 
     def read(self) -> preprocessing.Image:
-        """uint8 [h, w, 3] in BGR; DataError names the package that is missing."""
+        """The photograph as uint8 [h, w, 3] in BGR; DataError if its package is not installed."""
         found = importlib.util.find_spec(self.package)
         if found is None or found.origin is None:
             raise DataError(
@@ -30,30 +33,23 @@ class Photograph:
         return preprocessing.read_image(str(Path(found.origin).parent / self.file))
 
 
-def _skimage(name: str, licence: str, by: str) -> Photograph:
-    return Photograph("skimage", f"data/{name}", licence, by)
+def _bundled(name: str, licence: str, by: str) -> Photograph:
+    """One of the four photographs that come with ramnas; backgrounds/SOURCES.txt has the sources."""
+    return Photograph("ramnas_host", f"data/backgrounds/{name}", licence, by)
 
 
-# Nothing with numerals in it. What is trained on is never looked at in val or test.
+# None of them shows numerals, which would be digits without a label. No photograph is in two
+# splits, so that val and test show backgrounds that training has not seen.
 PHOTOGRAPHS = {
     "train": (
         Photograph("sklearn", "datasets/images/china.jpg", "CC-BY-2.0", "danielbuechele (Flickr)"),
-        _skimage("coffee.png", "CC0", "Rachel Michetti"),
-        _skimage("astronaut.png", "public domain", "NASA"),
-        _skimage("camera.png", "CC0", "Lav Varshney"),
-        _skimage("brick.png", "CC0", "CC0Textures"),
-        _skimage("gravel.png", "CC0", "CC0Textures"),
-        _skimage("retina.jpg", "CC0", "Mikael Haggstrom"),
-        _skimage("hubble_deep_field.jpg", "public domain", "NASA"),
-        _skimage("coins.png", "no known copyright restrictions", "Brooklyn Museum"),
+        _bundled("coffee.jpg", "CC0", "Rachel Michetti"),
+        _bundled("astronaut.jpg", "public domain", "NASA"),
     ),
-    "val": (
-        _skimage("rocket.jpg", "public domain", "SpaceX"),
-        _skimage("grass.png", "CC0", "Linda Bobela"),
-    ),
+    "val": (_bundled("rocket.jpg", "public domain", "SpaceX"),),
     "test": (
         Photograph("sklearn", "datasets/images/flower.jpg", "CC-BY-2.0", "vultilion (Flickr)"),
-        _skimage("chelsea.png", "CC0", "Stefan van der Walt"),
+        _bundled("chelsea.jpg", "CC0", "Stefan van der Walt"),
         Photograph(
             "matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "public domain", "US Navy"
         ),

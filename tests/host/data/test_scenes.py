@@ -179,6 +179,20 @@ def test_an_interrupted_run_leaves_nothing(digits: Dataset, tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_every_photograph_of_ours_is_small_and_has_its_source_on_record() -> None:
+    folder = Path(scenes.__file__).parent / "backgrounds"
+    ours = [p for found in PHOTOGRAPHS.values() for p in found if p.package == "ramnas_host"]
+    files = {path.name for path in folder.glob("*.jpg")}
+    assert {Path(photograph.file).name for photograph in ours} == files
+    sources = (folder / "SOURCES.txt").read_text()
+    for photograph in ours:
+        name = Path(photograph.file).name
+        entry = sources.split(f"\n{name}", 1)[1].split(".jpg", 1)[0]
+        assert photograph.by in entry
+        assert photograph.licence in entry
+        assert (folder / name).stat().st_size <= 60 * 1024
+
+
 def test_a_missing_package_is_named() -> None:
     with pytest.raises(DataError, match=r"x.png ships with the Python package no_such_package"):
         Photograph("no_such_package", "x.png", "CC0", "nobody").read()
