@@ -51,14 +51,9 @@ class Surrogate:
     """A fitted family; it predicts what it was fitted on."""
 
     family: str
-    encoding: str  # of the paper's families; ours sees the costs
-    space: Space
     log: bool
     score: Score
     held_out: Floats  # the cross-validated prediction of each target
-    rows: Rows
-    y: Floats
-    input_hw: tuple[int, int] | None
     priors: tuple[Surrogate, ...]
     _predict: Callable[[Rows], tuple[Floats, Floats]]
 
@@ -109,10 +104,7 @@ def fit(
         mean, held_out = families.cross_validated(family, encode(rows), target, folds)
         predict = _predictor(encode, mean, float(np.std(held_out - target)))
     predicted = np.exp(held_out) if log else held_out
-    return Surrogate(
-        family, encoding, space, log, score(y, predicted), predicted, rows, y, input_hw,
-        tuple(priors), predict,
-    )  # fmt: skip
+    return Surrogate(family, log, score(y, predicted), predicted, tuple(priors), predict)
 
 
 def fit_best(

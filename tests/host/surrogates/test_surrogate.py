@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
-from ramnas_host.surrogates import saved_surrogate
 from ramnas_host.surrogates.surrogate import FAMILIES, fit, fit_best, score
 from ramnas_models.errors import DataError
 from ramnas_models.plan import Conv, plan
@@ -148,39 +145,3 @@ def test_another_boards_surrogate_helps_a_new_board_with_few_records() -> None:
     prior = fit(SPACE, ROWS, known, "rbf", log=True)
     without = fit(SPACE, ROWS[:10], board[:10], "cost", log=True).predict(ROWS[100:])[0]
     assert tau(10, [prior]) > score(board[100:], without).tau + 0.05
-
-
-@pytest.mark.parametrize(("family", "log"), [("cost", True), ("cost", False), ("rbf", True)])
-def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path, family: str, log: bool) -> None:
-    priors = (
-        [fit(SPACE, ROWS[40:80], MS[40:80], "rbf", log=True)] if family == "cost" and log else []
-    )
-    surrogate = fit(SPACE, ROWS[:40], MS[:40], family, log=log, encoding="onehot", priors=priors)
-    saved_surrogate.save(surrogate, tmp_path / "s.json")
-    loaded = saved_surrogate.load(tmp_path / "s.json")
-    assert (loaded.family, loaded.score) == (surrogate.family, surrogate.score)
-    for one, other in zip(loaded.predict(ROWS), surrogate.predict(ROWS)):
-        np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize(
-    ("replaced", "message"),
-    [
-        (('"format": 1', '"format": 9'), "format 9, this ramnas reads 1"),
-        (('"family": "rbf"', '"family": "magic"'), "unknown family 'magic'"),
-        (('"y": [', '"y": [1.0,'), "40 archs and 41 targets"),
-        (("{", "["), "JSON is malformed|Expected"),
-    ],
-)
-def test_a_file_that_is_no_surrogate_is_named(
-    tmp_path: Path, replaced: tuple[str, str], message: str
-) -> None:
-    path = tmp_path / "s.json"
-    saved_surrogate.save(fit(SPACE, ROWS[:40], MS[:40], "rbf", log=True), path)
-    text = path.read_text()
-    assert replaced[0] in text
-    path.write_text(text.replace(*replaced, 1))
-    with pytest.raises(DataError, match=message):
-        saved_surrogate.load(path)
-    with pytest.raises(DataError, match="missing"):
-        saved_surrogate.load(tmp_path / "missing")
