@@ -34,7 +34,7 @@ class Photograph:
 
 
 def _bundled(name: str, licence: str, by: str) -> Photograph:
-    """One of the four photographs that come with ramnas; backgrounds/SOURCES.txt has the sources."""
+    """One of the four photographs that ramnas carries; backgrounds/SOURCES.txt says where from."""
     return Photograph("ramnas_host", f"data/backgrounds/{name}", licence, by)
 
 
