@@ -16,7 +16,7 @@ tests = OMP_NUM_THREADS=1 $(1) -m pytest -n $(JOBS) --dist loadgroup -m "not alo
 # one for each ROS 2 that is sourced, one for that from PyPI
 ROS_VENV := .venv-ros$(addprefix -,$(ROS_DISTRO))
 
-.PHONY: help demo test test38 test-engines test-ros ros-env check bench bench-ros bench-torchvision clean
+.PHONY: help demo test test38 test-demo test-engines test-ros ros-env check bench bench-ros bench-torchvision clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
@@ -37,6 +37,9 @@ test38: .venv38/.ready  ## the tests of the device rooms under a real Python 3.8
 	@if [ -x .venv38/bin/python ]; then \
 	  $(call tests,.venv38/bin/python,tests/models tests/edge tests/ros2); \
 	else echo "no Python 3.8 on this machine: test38 is skipped (pyenv install 3.8 gives one)"; fi
+
+test-demo: demo  ## the demo whole, and the tests that read a demo run on it
+	RAMNAS_DEMO=runs/demo .venv/bin/python -m pytest tests/host/cli/test_demo.py
 
 test-engines: .venv-engines/.ready  ## our graphs through NVIDIA's ONNX parser and OpenVINO, in .venv-engines (180 MB to download)
 	.venv-engines/bin/python -m pytest -m engines tests/models tests/edge/engines

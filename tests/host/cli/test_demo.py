@@ -15,16 +15,17 @@ from typing import Any
 
 import cv2
 import psutil
-import pytest
 
 from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.record import OK
 from ramnas_edge.measuring.store import Store
-from ramnas_models.bundle import open_bundle
+from ramnas_host.cli.demo_budgets import ROOM, aims_of, run_budgets
+from ramnas_models.bundle import Accuracy, Cost, Model, open_bundle
+from ramnas_models.space import load_space
 
 
-def test_accuracies_are_those_expected(summary: dict[str, Any]) -> None:
-    train = summary["train"]
+def test_accuracies_are_those_expected(whole_summary: dict[str, Any]) -> None:
+    train = whole_summary["train"]
     assert train["top1_max"] >= 0.98
     assert train["top1_min"] >= 0.95
     assert train["top1_random"] >= 0.95
@@ -33,10 +34,14 @@ def test_accuracies_are_those_expected(summary: dict[str, Any]) -> None:
 
 def test_calibration_measured_what_was_asked(demo: Path, summary: dict[str, Any]) -> None:
     records = Store(demo / "records.sqlite").records("calibration")
-    assert len(records) == summary["calibration"]["records"] == 240
-    assert summary["calibration"]["inconclusive"] <= 24
-    assert len({r.arch_id for r in records}) == 240
+    asked = _samples(demo)
+    assert len(records) == summary["calibration"]["records"] == asked
+    assert len({r.arch_id for r in records}) == asked
     assert all(r.providers == ("CPUExecutionProvider",) for r in records)
+
+
+def test_few_measurements_are_inconclusive(whole_summary: dict[str, Any]) -> None:
+    assert whole_summary["calibration"]["inconclusive"] <= 24
 
 
 def test_slowest_arch_takes_at_least_2_5_times_as_long_as_the_fastest(demo: Path) -> None:
@@ -51,21 +56,28 @@ def test_surrogates_were_compared_and_the_best_was_taken(summary: dict[str, Any]
         chosen = scores.pop("chosen")
         assert set(scores) == {"cost", "gp", "rbf", "mlp", "cart"}
         assert scores[chosen]["tau"] == max(s["tau"] for s in scores.values())
-    latency = summary["surrogates"]["latency"]
+
+
+def test_the_latency_surrogate_knows_the_order(whole_summary: dict[str, Any]) -> None:
+    latency = whole_summary["surrogates"]["latency"]
     assert latency[latency["chosen"]]["tau"] > 0.8
 
 
-def test_front_has_six_models_or_more_with_both_figures(
-    demo: Path, summary: dict[str, Any]
-) -> None:
-    verified = [m for m in summary["front"] if m["measured"]]
+def test_the_front_of_a_whole_search_is_long_enough(whole_summary: dict[str, Any]) -> None:
+    verified = [m for m in whole_summary["front"] if m["measured"]]
     assert len(verified) >= 6
+    assert sum(m["non_dominated"] for m in verified) >= 4
+    figures = [m[how] for m in verified for how in ("predicted", "measured")]
+    assert min(f["top1"] for f in figures) > 0.8
+
+
+def test_the_front_has_predicted_and_measured_values(demo: Path, summary: dict[str, Any]) -> None:
+    verified = [m for m in summary["front"] if m["measured"]]
     records = Store(demo / "records.sqlite").records("verification")
     # none is left out but what the profiler itself does not trust
     assert {m["arch_id"] for m in verified} == {r.arch_id for r in records if r.validity == OK}
     assert {m["arch_id"] for m in summary["front"]} == {r.arch_id for r in records}
     best = [m for m in verified if m["non_dominated"]]
-    assert len(best) >= 4
     for model in best:
         a = model["measured"]
         assert not any(
@@ -74,7 +86,7 @@ def test_front_has_six_models_or_more_with_both_figures(
         )
     for model in verified:
         for figures in (model["predicted"], model["measured"]):
-            assert 0.8 < figures["top1"] <= 1
+            assert 0 < figures["top1"] <= 1
             assert 0 < figures["latency_ms"] <= figures["p90_ms"]
     predicted = [m["predicted"]["latency_ms"] for m in summary["front"]]
     assert predicted == sorted(predicted)
@@ -91,37 +103,56 @@ def test_bundle_is_sound_and_has_four_to_eight_models(demo: Path) -> None:
     assert accuracy == sorted(accuracy)
 
 
-def test_picks_are_three_models_within_their_budgets(demo: Path, summary: dict[str, Any]) -> None:
+def test_three_budgets_pick_three_models_and_hold(demo: Path, summary: dict[str, Any]) -> None:
     picks = summary["picks"]
     assert len({pick["model"] for pick in picks}) == 3
-    verified = [m for m in summary["front"] if m["measured"]]
-    measured = {m["arch_id"]: m["measured"]["p90_ms"] for m in verified}
     for pick in picks:
         assert pick["frames"] >= 200
-        assert pick["expected_p90_ms"] == measured[pick["model"]] <= pick["latency_budget_ms"]
-        assert pick["top1"] > 0.9
+        assert pick["expected_p90_ms"] <= pick["latency_budget_ms"]
         assert pick["within_budget"] == (pick["p90_ms"] <= pick["latency_budget_ms"])
-    # Each has to keep its budget, which is 15 % above a p90 of minutes before. A machine with
-    # neighbours can be slower than that for a while: then they are run again, four times at most.
-    over = {pick["model"] for pick in picks if not pick["within_budget"]}
-    for _ in range(4):
-        if not over:
-            break
-        time.sleep(15)
-        ran = _demo(demo)
-        assert ran.returncode == 0, ran.stdout
-        again = json.loads((demo / "summary.json").read_bytes())["picks"]
-        over -= {pick["model"] for pick in again if pick["within_budget"]}
-    assert not over
+    assert all(pick["within_budget"] for pick in picks), picks
+
+
+def test_accuracy_holds_within_every_budget(whole_summary: dict[str, Any]) -> None:
+    assert all(pick["top1"] > 0.9 for pick in whole_summary["picks"])
+
+
+def test_budgets_hold_while_another_process_keeps_a_core_busy(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    for name in ("bundle", "test"):
+        shutil.copytree(demo / name, out / name)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            picks = run_budgets(out)
+        finally:
+            busy.kill()
+    assert all(pick["within_budget"] for pick in picks), picks
 
 
 def test_a_budget_has_room_for_its_model_and_none_for_the_next() -> None:
-    from ramnas_host.cli.demo import ROOM, _budgets
+    models = [_model(top1) for top1 in (0.90, 0.93, 0.95, 0.97, 0.98)]
+    aims = aims_of([*zip(models, (1.0, 1.2, 1.21, 1.9, 4.0), strict=True)])
+    # the most accurate one, and the two with the most room up to the next better one
+    assert [aim.model for aim in aims] == [models[2], models[3], models[4]]
+    assert [aim.p90_ms for aim in aims] == [1.21, 1.9, 4.0]
+    assert aims[0].budget_ms == ROOM * 1.21
+    assert aims[1].budget_ms == ROOM * 1.9
+    assert aims[2].budget_ms == ROOM * 4.0
+    close = aims_of([*zip(models, (1.0, 1.1, 1.2, 1.3, 1.4), strict=True)])
+    for aim, above in zip(close[:-1], (1.1, 1.2), strict=True):
+        assert aim.p90_ms < aim.budget_ms < above
 
-    close, far = _budgets([1.0, 1.1, 2.0])[:2]
-    assert 1.0999 < close < 1.1
-    assert far == ROOM * 1.1
-    assert _budgets([1.0]) == [ROOM]
+
+def test_a_model_that_costs_more_and_knows_less_is_no_aim() -> None:
+    worse, better, best = _model(0.9), _model(0.95), _model(0.96)
+    aims = aims_of([(worse, 2.0), (better, 1.0), (best, 3.0)])
+    assert [aim.model for aim in aims] == [better, best]
+
+
+def _model(top1: float) -> Model:
+    arch = load_space("micro").min()
+    accuracy = Accuracy("top1", top1, "validation")
+    return Model(arch.id, arch, "", f"{top1}", (48, 48), (accuracy,), Cost(1, 1, 1), ())
 
 
 def test_accuracy_on_the_robot_is_that_of_torch(demo: Path, summary: dict[str, Any]) -> None:
@@ -144,7 +175,6 @@ def test_plot_is_a_picture_and_every_step_has_its_seconds(
     assert cv2.imread(str(demo / "pareto.png")).shape[2] == 3
     steps = {"train", "evaluate", "calibrate", "search", "verify", "bundle", "data", "run"}
     assert set(summary["seconds"]) == steps
-    assert summary["search"]["population"] == 400
 
 
 def test_a_finished_demo_is_not_run_again(demo: Path, tmp_path: Path) -> None:
@@ -174,17 +204,18 @@ def test_agent_killed_in_calibration_costs_nothing_that_was_recorded(
         _command(out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        _wait_for(lambda: 24 <= _count(store) < 200, "24 records")
+        asked = _samples(demo)
+        _wait_for(lambda: 12 <= _count(store) < asked, "12 records")
         (agent,) = [p for p in psutil.Process(run.pid).children() if "ramnas_edge" in p.cmdline()]
         os.kill(agent.pid, signal.SIGKILL)
-        output, _ = run.communicate(timeout=60)
+        output, _ = run.communicate(timeout=300)
     finally:
         run.kill()
     assert run.returncode == 2, output
     assert f"the local agent (process {agent.pid}) was killed by signal 9" in output
     assert "the same command continues from there" in output
     before = _records(store)
-    assert 24 <= len(before) < 240
+    assert 12 <= len(before) < asked
     assert f"{len(before)} records of run 'calibration' are safe" in output
 
     with subprocess.Popen(_command(out), stdout=subprocess.PIPE, text=True) as again:
@@ -192,7 +223,7 @@ def test_agent_killed_in_calibration_costs_nothing_that_was_recorded(
         assert "== search\n" in again.stdout  # all that it prints before that is read
         again.kill()
     after = _records(store)
-    assert len(after) == 240
+    assert len(after) == asked
     assert {key: after[key] for key in before} == before  # not measured again, to the last digit
     assert json.loads((out / "steps.json").read_bytes())["calibrate"]
 
@@ -207,7 +238,7 @@ def test_ctrl_c_is_code_130_and_leaves_a_run_that_continues(demo: Path, tmp_path
     try:
         _wait_for(lambda: _count(out / "records.sqlite") >= 12, "12 records")
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does: host, agent and child all get it
-        output, _ = run.communicate(timeout=60)
+        output, _ = run.communicate(timeout=300)
     finally:
         run.kill()
     assert run.returncode == 130, output
@@ -216,7 +247,14 @@ def test_ctrl_c_is_code_130_and_leaves_a_run_that_continues(demo: Path, tmp_path
 
 
 def _command(out: Path) -> list[str]:
-    return [sys.executable, "-m", "ramnas_host", "demo", "--out", str(out)]
+    small = [] if "RAMNAS_DEMO" in os.environ else ["--small"]
+    return [sys.executable, "-m", "ramnas_host", "demo", *small, "--out", str(out)]
+
+
+def _samples(demo: Path) -> int:
+    """How many archs the demo asked to have measured."""
+    argv = json.loads((demo / "steps.json").read_bytes())["calibrate"]["argv"]
+    return int(argv[argv.index("--samples") + 1])
 
 
 def _demo(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -253,16 +291,7 @@ def _count(store: Path) -> int:
 
 
 def _wait_for(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline, f"no {what} within a minute"
+        assert time.monotonic() < deadline, f"no {what} within 5 minutes"
         time.sleep(0.02)
-
-
-@pytest.mark.parametrize("verb", ["demo", "train", "calibrate", "search", "verify", "bundle"])
-def test_every_verb_has_help(verb: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "ramnas_host", verb, "--help"], capture_output=True, text=True
-    )
-    assert ran.returncode == 0
-    assert "usage: ramnas" in ran.stdout
