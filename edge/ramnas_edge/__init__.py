@@ -1,7 +1,7 @@
-"""Run a network on the robot: measure it, serve it within a latency budget. No torch.
+"""Runs networks on the robot, without torch: measures them, serves them within a latency budget.
 
-`Runtime` (one task) and `Perception` (several tasks or cameras) are looked up when they are first
-used: importing this package loads nothing heavy.
+`Runtime` (one task) and `Perception` (several tasks or cameras) are imported only when they are
+first used, so importing this package loads nothing heavy.
 """
 
 from __future__ import annotations

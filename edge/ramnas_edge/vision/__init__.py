@@ -1,1 +1,1 @@
-"""Frames in, results out: cameras and files, preprocessing, decoding, drawing."""
+"""Frames in, results out: cameras and files, preprocessing, decoding of outputs, drawing."""

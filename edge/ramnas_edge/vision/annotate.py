@@ -1,4 +1,4 @@
-"""A frame and its result -> the frame with boxes, mask or label drawn on it."""
+"""Shows a result to people: drawn on its frame, as JSON, or as one line of text."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
     from ramnas_edge.vision.results import Result
 
-OPACITY = 0.5  # of a mask
+OPACITY = 0.5  # of a mask over its frame
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def annotated(frame: Image, result: Result) -> Image:
-    """A copy of the BGR `frame` with `result` drawn on it."""
+    """Return a copy of the BGR `frame` with `result` drawn on it.
+
+    Where class 0 of a mask is called "background", its pixels are not tinted.
+    """
     if isinstance(result, Mask):
         colours = class_colours(len(result.names))[result.classes]
         mixed = cv2.addWeighted(frame, 1 - OPACITY, colours, OPACITY, 0)
@@ -41,47 +44,53 @@ def annotated(frame: Image, result: Result) -> Image:
 
 
 def plain(result: Result) -> Dict[str, Any]:
-    """`result` as JSON has it, by what it is: labels, detections, or the share of each class."""
+    """Convert `result` to what JSON can hold, under a key that names its kind.
+
+    `labels` is one class, `detections` a list of boxes, `mask` the share of pixels of each class.
+    """
     if isinstance(result, Labels):
         return {"labels": {"index": result.index, "name": result.name, "score": result.score}}
     if isinstance(result, Detections):
-        found = zip(result.boxes.tolist(), result.scores.tolist(), result.classes.tolist())
+        objects = zip(result.boxes.tolist(), result.scores.tolist(), result.classes.tolist())
         return {
             "detections": [
                 {"name": result.names[index], "score": score, "box": box}
-                for box, score, index in found
+                for box, score, index in objects
             ]
         }
     return {"mask": dict(shares(result))}
 
 
 def words(result: Result) -> str:
-    """`result` in one line."""
+    """Describe `result` in one line, such as `2 cat, 1 cup`."""
     if isinstance(result, Labels):
         return f"{result.name} ({result.score:.2f})"
     if isinstance(result, Detections):
         names = [result.names[index] for index in result.classes]
-        counted = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
-        return counted or "nothing"
+        counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+        return counts or "nothing"
     return ", ".join(f"{share:.0%} {name}" for name, share in shares(result))
 
 
 def shares(mask: Mask) -> List[Tuple[str, float]]:
-    """(class, part of the pixels) of the classes that are there, largest first."""
+    """List the classes that occur in the mask with their share of its pixels, largest first."""
     counts = np.bincount(mask.classes.ravel(), minlength=len(mask.names))
     order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
     return [(mask.names[i], float(counts[i] / mask.classes.size)) for i in order]
 
 
 def class_colours(count: int) -> NDArray[np.uint8]:
-    """uint8 [count, 3]: BGR, hues a golden angle apart so that neighbours differ."""
+    """Return uint8 [count, 3], a BGR colour for each class.
+
+    The hues of neighbouring classes lie a golden angle apart, so that they differ well.
+    """
     hues = (np.arange(count) * 113 % 180).astype(np.uint8)
     hsv = np.stack([hues, np.full(count, 200, np.uint8), np.full(count, 255, np.uint8)], -1)
     return np.asarray(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0], np.uint8)
 
 
 def _text(image: Image, text: str, corner: Tuple[int, int], colour: Tuple[int, ...]) -> None:
-    """Black on a filled box that stays within the image."""
+    """Write black text on a filled box, which is moved to lie within the image."""
     (width, height), below = cv2.getTextSize(text, _FONT, 0.5, 1)
     x = max(0, min(corner[0], image.shape[1] - width))
     y = max(0, min(corner[1], image.shape[0] - height - below))

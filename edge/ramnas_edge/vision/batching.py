@@ -1,4 +1,4 @@
-"""An ONNX graph of any batch -> the same graph for batches of a fixed size."""
+"""An ONNX graph whose batch size is open -> the same graph for batches of one fixed size."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from ramnas_models.errors import BundleError
 
 
 def with_batch(model: bytes, batch: int) -> bytes:
-    """The first dimension of all inputs and outputs is `batch`, be it symbolic or a number now.
+    """Set the first dimension of every input and output to `batch`, whatever it was before.
 
-    An engine plans memory and picks kernels better for shapes that it knows. BundleError if it is
-    not ONNX, or an input or output has no dimensions.
+    Engines plan memory and choose kernels better for shapes that they know. Raises BundleError if
+    `model` is not ONNX, or if an input or output has no dimensions.
     """
     try:
         proto = ModelProto.FromString(model)
-    except Exception as error:  # protobuf's DecodeError, of whichever build of protobuf
-        raise BundleError(f"a graph is not ONNX ({error}); write the bundle again") from error
+    except Exception as error:  # each build of protobuf has a DecodeError of its own
+        raise BundleError(f"the model is not ONNX ({error}); write the bundle again") from error
     changed = False
     for value in (*proto.graph.input, *proto.graph.output):
         shape = value.type.tensor_type.shape

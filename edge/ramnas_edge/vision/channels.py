@@ -13,10 +13,12 @@ ORDERS = ("bgr", "rgb")
 
 
 def for_rgb(model: bytes) -> bytes:
-    """Reverse the channels where they are constants: the mean, and the stem's weights.
+    """Reverse the channel order of the constants that depend on it: the mean and stem weights.
 
-    Nothing is added to the graph and no pixel is touched. Between the uint8 image and the stem
-    there are nodes of one data input each; with int8 weights their dequantisation comes before.
+    So the graph gets no extra node, and no pixel is moved at run time. The function walks from the
+    uint8 image to the stem's convolution, through nodes that each have one data input. In an int8
+    graph the stem's weights lie behind a DequantizeLinear. Raises BundleError if a tensor on the
+    way is read by several nodes, or by none.
     """
     proto = ModelProto.FromString(model)
     constants = {t.name: t for t in proto.graph.initializer}
@@ -27,7 +29,8 @@ def for_rgb(model: bytes) -> bytes:
         if len(readers) != 1 or not readers[0].output:
             raise BundleError(
                 f"the channels of graph '{proto.graph.name}' cannot be reversed: '{name}' is read "
-                f"by {len(readers)} nodes before any convolution; open it with channels='bgr'"
+                f"by {len(readers)} nodes before the first convolution, not by one; "
+                "open it with channels='bgr' and give it BGR frames"
             )
         (node,) = readers
         if node.op_type == "Conv":
@@ -43,13 +46,16 @@ def _weights(
     conv: NodeProto, constants: Dict[str, TensorProto], made_by: Dict[str, NodeProto]
 ) -> TensorProto:
     name = conv.input[1]
-    while name not in constants:  # behind DequantizeLinear
+    while name not in constants:  # int8 weights lie behind DequantizeLinear
         name = made_by[name].input[0]
     return constants[name]
 
 
 def _reverse(tensor: TensorProto, axis: Optional[int] = None) -> None:
-    """Without `axis` a constant of three numbers, whichever of its axes they lie along."""
+    """Reverse `tensor` along `axis` if it has three channels there.
+
+    Without `axis`, reverse it if it holds just three numbers, along whichever axis they lie.
+    """
     values = numpy_helper.to_array(tensor)
     if (values.size if axis is None else values.shape[axis]) == 3:
         tensor.CopyFrom(

@@ -1,4 +1,4 @@
-"""Class logits and box regressions of one frame -> the boxes that stand, in the frame's pixels."""
+"""Class logits and box regressions of one frame -> the boxes to keep, in pixels of the frame."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int64]
 
-CHUNK = 128  # above_score compared with each other at once
+CHUNK = 128  # boxes that are compared with each other at once
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Which boxes stand.
+    """Which boxes of a frame are kept.
 
-    `score`: softmax, at least. `iou`: of two boxes of a class that overlap by more, the better one
-    stands. `count`: at most so many, the best.
+    A box needs a softmax of at least `score`. Where two boxes of the same class overlap by more
+    than `iou`, only the one with the higher score stays. `count` is the largest number of boxes.
+    DataError if `score` is not in (0, 1), `iou` not in [0, 1] or `count` not positive.
     """
 
     score: float = 0.3
@@ -33,7 +34,9 @@ class Limits(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not (0 < self.score < 1 and 0 <= self.iou <= 1 and self.count > 0):
-            raise DataError(f"{self}: score in (0, 1), iou in [0, 1], count 1 or more")
+            raise DataError(
+                f"{self}: score must lie in (0, 1), iou in [0, 1], and count must be 1 or more"
+            )
 
 
 def detect(
@@ -44,11 +47,15 @@ def detect(
     frame_hw: Tuple[int, int],
     limits: Limits,
 ) -> Tuple[Floats, Floats, Ints]:
-    """`logits` [A, 1 + classes], background first; `deltas` and `anchors` [A, 4], in input pixels.
+    """Decode the outputs of a detector into boxes, clip them to the frame and suppress duplicates.
 
-    -> boxes [n, 4] (x0, y0, x1, y1 in pixels of a frame of `frame_hw`, which was resized to
-    `input_hw` as a whole), scores [n], classes [n]; best first. Boxes are clipped to the frame, and
-    left out if nothing of them is in it. An anchor may give a box for each of several classes.
+    `logits` [A, 1 + classes] has the background in column 0. `deltas` [A, 4] are regressions from
+    `anchors` [A, 4], which are in pixels of the network's input. The whole frame of `frame_hw` was
+    resized to `input_hw`.
+
+    Returns boxes [n, 4] (x0, y0, x1, y1 in pixels of the frame), scores [n] and classes [n], best
+    first. A box that lies outside the frame is dropped. One anchor can give boxes of several
+    classes.
     """
     rows, classes, scores = above_score(logits, limits.score)
     boxes = ssd.decode(deltas[rows], anchors[rows])
@@ -57,43 +64,47 @@ def detect(
     np.clip(boxes, 0, np.array([width, height] * 2, np.float32), out=boxes)
     inside = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
     boxes, scores, classes = boxes[inside], scores[inside], classes[inside]
-    stand = suppress(boxes, scores, classes, limits)
-    return boxes[stand], scores[stand], classes[stand]
+    kept = suppress(boxes, scores, classes, limits)
+    return boxes[kept], scores[kept], classes[kept]
 
 
 def above_score(logits: Floats, score: float) -> Tuple[Ints, Ints, Floats]:
-    """(anchor, class, softmax) of every class of at least `score`; by anchor, then class.
+    """Find every class of every anchor whose softmax is at least `score`.
 
-    softmax(k) is at most sigmoid(logit k - logit of the background): most anchors are out by that,
-    and only the others are worth an exponential. Which of their classes may count shows before
-    anything is divided; rounding is decided on these few.
+    Returns anchors, classes (0 is the first class after the background) and softmax values, ordered
+    by anchor, then class. softmax(k) is at most sigmoid(logit k - logit of the background). This
+    bound rules most anchors out without an exponential. The classes of the others are then compared
+    before the division, with a margin for rounding, and only the few that pass are divided and
+    compared exactly.
     """
     background, best = logits[:, 0], logits[:, 1:].max(1)
     rows = np.flatnonzero(best - background > math.log(score / (1 - score)) - 1e-3)
-    some = logits[rows]
-    some -= np.maximum(best[rows], background[rows])[:, None]
-    np.exp(some, out=some)
-    sums = some.sum(1)
-    may = some[:, 1:] >= (0.999 * score * sums)[:, None]
-    found, classes = np.divmod(np.flatnonzero(may), may.shape[1])  # far faster than nonzero of 2D
-    scores = some[found, classes + 1] / sums[found]
+    exps = logits[rows]
+    exps -= np.maximum(best[rows], background[rows])[:, None]
+    np.exp(exps, out=exps)
+    sums = exps.sum(1)
+    likely = exps[:, 1:] >= (0.999 * score * sums)[:, None]
+    # much faster than np.nonzero of the two-dimensional array
+    anchors, classes = np.divmod(np.flatnonzero(likely), likely.shape[1])
+    scores = exps[anchors, classes + 1] / sums[anchors]
     enough = np.flatnonzero(scores >= np.float32(score))
-    return rows[found[enough]], classes[enough], scores[enough]
+    return rows[anchors[enough]], classes[enough], scores[enough]
 
 
 def suppress(boxes: Floats, scores: Floats, classes: Ints, limits: Limits) -> Ints:
-    """Greedy non-maximum suppression within each class: indices of those that stand, best first.
+    """Run greedy non-maximum suppression within each class; return the kept indices, best first.
 
-    In chunks from the best downwards: against those that stand already, then within the chunk. So
-    memory is bounded, and the work ends as soon as `limits.count` stand. Equal scores: first come.
+    Boxes are taken in chunks, the best ones first. Each chunk is compared with the boxes kept so
+    far, then with itself. This bounds the memory, and the work ends as soon as `limits.count` boxes
+    are kept. Boxes of equal score keep their order.
     """
     order = np.argsort(-scores, kind="stable")
     x0, y0, x1, y1 = np.ascontiguousarray(boxes.T)
     areas = (x1 - x0) * (y1 - y0)
 
-    def overlap(some: Ints, others: Ints) -> NDArray[np.bool_]:
-        """[some, others]: of one class, and IoU above the limit."""
-        a = some[:, None]
+    def overlap(ones: Ints, others: Ints) -> NDArray[np.bool_]:
+        """[ones, others]: True where a pair has the same class and an IoU above the limit."""
+        a = ones[:, None]
         width = np.minimum(x1[a], x1[others]) - np.maximum(x0[a], x0[others])
         height = np.minimum(y1[a], y1[others]) - np.maximum(y0[a], y0[others])
         shared = np.maximum(width, 0) * np.maximum(height, 0)
@@ -101,16 +112,16 @@ def suppress(boxes: Floats, scores: Floats, classes: Ints, limits: Limits) -> In
         over: NDArray[np.bool_] = (shared > limits.iou * union) & (classes[a] == classes[others])
         return over
 
-    stand = order[:0]
+    kept = order[:0]
     for first in range(0, len(order), CHUNK):
         chunk = order[first : first + CHUNK]
-        chunk = chunk[~overlap(chunk, stand).any(1)]
+        chunk = chunk[~overlap(chunk, kept).any(1)]
         rivals = np.triu(overlap(chunk, chunk), 1)
         left = np.ones(len(chunk), bool)
         for i in np.flatnonzero(rivals.any(1)):
             if left[i]:
                 left &= ~rivals[i]
-        stand = np.concatenate([stand, chunk[left]])
-        if len(stand) >= limits.count:
+        kept = np.concatenate([kept, chunk[left]])
+        if len(kept) >= limits.count:
             break
-    return stand[: limits.count]
+    return kept[: limits.count]

@@ -1,4 +1,4 @@
-"""Frames through the models of one or several tasks: resize, engine, decode, each stage timed."""
+"""Frames -> results, through one model per task: resize, engine, decode, each stage timed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from ramnas_models.bundle import Bundle, Model, Preprocessing, TaskFront
 
     Frame = NDArray[np.uint8]  # [height, width, 3]
-    # outputs for a frame, its (height, width) -> the result but for its timing
+    # outputs for one frame, the frame's (height, width), limits -> the result, once it has a timing
     Decoder = Callable[[List[Array], Tuple[int, int], Limits], Callable[[Timing], Result]]
 
 
 class Pipeline:
-    """One model, and batches of as many frames as its graph takes."""
+    """One opened model; a call takes as many frames as the batch of its graph."""
 
     def __init__(
         self, session: Session, hw: Tuple[int, int], how: Preprocessing, decode: Decoder
@@ -40,12 +40,13 @@ class Pipeline:
         self._input, self._batch = image.name, image.shape[0]
 
     def __call__(self, frames: Sequence[Frame], limits: Limits = Limits()) -> List[Result]:
-        """uint8 [h, w, 3] each, sizes may differ -> a result each; SourceError if one is no frame.
+        """Return one result for each frame, a uint8 array [h, w, 3]; sizes may differ.
 
-        The time of a stage is that of the whole batch.
+        The timing in each result is that of the whole batch. Raises SourceError if something is not
+        a frame, or if their number is not the batch.
         """
         if len(frames) != self._batch:
-            raise SourceError(f"a call takes {self._batch} frames, given are {len(frames)}")
+            raise SourceError(f"a call takes {self._batch} frames, but {len(frames)} were given")
         for frame in frames:
             preprocessing.check_frame(frame)
         start = time.perf_counter()
@@ -54,7 +55,7 @@ class Pipeline:
         resized = time.perf_counter()
         outputs = self.session.infer({self._input: batch})
         ran = time.perf_counter()
-        found = [
+        untimed = [
             self._decode(
                 [output[i] for output in outputs], (frame.shape[0], frame.shape[1]), limits
             )
@@ -62,27 +63,30 @@ class Pipeline:
         ]
         end = time.perf_counter()
         timing = Timing((resized - start) * 1e3, (ran - resized) * 1e3, (end - ran) * 1e3)
-        return [result(timing) for result in found]
+        return [result(timing) for result in untimed]
 
     def close(self) -> None:
         self.session.close()
 
 
 class Pipelines:
-    """One model a task, one after the other on the same frames: what a latency budget is about."""
+    """One model per task, run one after the other on the same frames.
+
+    A latency budget is about the time of such a call.
+    """
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = pipelines
 
     @property
     def running(self) -> Running:
-        """What really runs; all are opened on one engine."""
+        """The engine that really runs. All models are opened on the same one."""
         return self._pipelines[0].session.running
 
     def __call__(
         self, frames: Sequence[Frame], limits: Limits = Limits()
     ) -> List[Tuple[Result, ...]]:
-        """For each frame a result a task."""
+        """Return a tuple for each frame, with one result per task."""
         return list(zip(*[pipeline(frames, limits) for pipeline in self._pipelines]))
 
     def close(self) -> None:
@@ -100,7 +104,10 @@ def open_pipelines(
     channels: str = "bgr",
     batch: int = 1,
 ) -> Pipelines:
-    """One of the models of each front, all or none."""
+    """Open `models`, one of each front.
+
+    If one of them cannot be opened, the others are closed again and its error is raised.
+    """
     opened: List[Pipeline] = []
     try:
         for front, model in zip(fronts, models):
@@ -125,27 +132,31 @@ def open_pipeline(
     channels: str = "bgr",
     batch: int = 1,
 ) -> Pipeline:
-    """`model` of `front` of `bundle`, ready for `batch` frames whose channels are in that order."""
+    """Open `model` of `front` for batches of `batch` frames whose channels are in that order.
+
+    Raises BundleError if its graph does not take uint8 images of the size in the manifest.
+    """
     session = backend.open(graph(bundle, model, channels=channels, batch=batch), options)
     image = session.inputs[0]
     if "uint8" not in image.dtype or tuple(image.shape[1:]) != (*model.input_hw, 3):
         session.close()
         raise BundleError(
-            f"{model.file} takes {image.dtype} {list(image.shape)}; a bundle's graph takes a uint8 "
-            f"image [N, {model.input_hw[0]}, {model.input_hw[1]}, 3], with normalisation inside"
+            f"{model.file} takes {image.dtype} {list(image.shape)}, but must take a uint8 image "
+            f"[N, {model.input_hw[0]}, {model.input_hw[1]}, 3] and normalise it itself; "
+            "export the bundle again"
         )
     decode = decoder(front.task, front.classes, model.input_hw, model.anchors)
     return Pipeline(session, model.input_hw, front.preprocessing, decode)
 
 
 def graph(bundle: Bundle, model: Model, *, channels: str = "bgr", batch: int = 1) -> bytes:
-    """The ONNX bytes that an engine gets for `model`."""
+    """The ONNX bytes of `model` as an engine gets them: batch fixed, channels in that order."""
     data = with_batch(bundle.read_model(model), batch)
     return for_rgb(data) if channels == "rgb" else data
 
 
 def noise_frames(frame_hw: Tuple[int, int], batch: int) -> List[Frame]:
-    """What calls are timed on: the same every time."""
+    """Frames of noise to time calls on, the same ones every time."""
     noise = np.random.default_rng(0)
     return [noise.integers(0, 256, (*frame_hw, 3), np.uint8) for _ in range(batch)]
 
@@ -153,7 +164,10 @@ def noise_frames(frame_hw: Tuple[int, int], batch: int) -> List[Frame]:
 def decoder(
     task: str, classes: Sequence[str], input_hw: Tuple[int, int], anchors: Optional[Anchors] = None
 ) -> Decoder:
-    """What turns the outputs of a graph of `task` for one frame into a result."""
+    """Return the function that turns one frame's outputs of a graph of `task` into a result.
+
+    Detection needs `anchors`. BackendError if there is no decoder.
+    """
     names = tuple(classes)
     if task == CLASSIFICATION:
 
@@ -171,8 +185,8 @@ def decoder(
             outputs: List[Array], hw: Tuple[int, int], limits: Limits
         ) -> Callable[[Timing], Result]:
             logits, deltas = (np.asarray(output, np.float32) for output in outputs)
-            found = detect(logits, deltas, boxes, input_hw, hw, limits)
-            return functools.partial(Detections, *found, names)
+            detected = detect(logits, deltas, boxes, input_hw, hw, limits)
+            return functools.partial(Detections, *detected, names)
 
         return objects
     if task == SEGMENTATION:
@@ -184,5 +198,5 @@ def decoder(
 
         return mask
     raise BackendError(
-        f"task '{task}' {'without anchors ' if task == DETECTION else ''}has no decoder"
+        f"there is no decoder for task '{task}'{' without anchors' if task == DETECTION else ''}"
     )

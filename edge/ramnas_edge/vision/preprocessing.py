@@ -1,4 +1,4 @@
-"""Image files and frames -> the graph's input; logits of a classifier -> its best class."""
+"""Image files and frames -> the graph's input; a classifier's logits -> its best class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def check_frame(frame: Any) -> Image:
-    """`frame` itself if it is a uint8 image [h, w, 3], else SourceError."""
+    """Return `frame` itself if it is a uint8 image [h, w, 3]; else raise SourceError."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
         kind = getattr(frame, "dtype", type(frame).__name__)
         raise SourceError(f"a frame must be a uint8 array, not {kind}")
@@ -33,7 +33,10 @@ _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
 def prepare(frame: Image, how: Preprocessing, hw: Tuple[int, int]) -> Image:
-    """Frame -> the graph's input at `hw`; training, calibration and runtime all use this one."""
+    """Scale, crop and resize a frame to the graph's input size `hw`, as `how` says.
+
+    Training, calibration and runtime all use this function.
+    """
     if how.resize_short:
         height, width = frame.shape[:2]
         scale = how.resize_short / min(height, width)
@@ -49,17 +52,17 @@ def _resize(frame: Image, hw: Tuple[int, int], interpolation: int) -> Image:
     if frame.shape[:2] == hw:
         return np.ascontiguousarray(frame)
     resized = cv2.resize(frame, (hw[1], hw[0]), interpolation=interpolation)
-    return np.asarray(resized, np.uint8)  # no copy: cv2 keeps the type
+    return np.asarray(resized, np.uint8)  # makes no copy, as cv2 keeps the type
 
 
 def label(logits: NDArray[np.float32]) -> Tuple[int, float]:
-    """Logits [classes] -> the most likely class and its softmax score."""
+    """Return the most likely class of logits [classes] and its softmax score."""
     best = int(logits.argmax())
     return best, 1.0 / float(np.exp(logits - logits[best]).sum())
 
 
 def read_image(path: str) -> Image:
-    """An image file -> BGR; SourceError as `decode_image`."""
+    """Read an image file as BGR; SourceError if it cannot be read or decoded."""
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
@@ -68,16 +71,17 @@ def read_image(path: str) -> Image:
 
 
 def decode_image(data: NDArray[np.uint8], name: str) -> Image:
-    """Bytes of an image file -> BGR; SourceError if they are none, or a JPEG with no end.
+    """Decode the bytes of an image file to BGR; messages call it `name`.
 
-    OpenCV may give the missing part of a cut-off JPEG as grey and say nothing.
+    SourceError if they are not an image, or if a JPEG is cut off. OpenCV can fill the missing part
+    of such a JPEG with grey and report no error.
     """
-    # the marker of the end may be followed by padding, and cannot stand within image data
+    # JPEG's end marker cannot occur within image data; padding may follow it
     if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
-        raise SourceError(f"{name} is cut off: its JPEG data has no end")
+        raise SourceError(f"{name} is cut off: its JPEG data has no end marker")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error as error:  # such as more pixels than OpenCV takes
+    except cv2.error as error:  # for example, it has more pixels than OpenCV accepts
         raise SourceError(f"{name} cannot be read as an image: {error}") from error
     if image is None:
         raise SourceError(f"{name} cannot be read as an image")

@@ -1,4 +1,4 @@
-"""What a runtime gives for a frame: labels, boxes or a mask, with the time of each stage."""
+"""The result of a task for one frame: a label, boxes or a mask, with the time of each stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Milliseconds of one call, stage by stage; of a batch they are the whole batch's."""
+    """Milliseconds that each stage of a call took, for the whole batch."""
 
     resize_ms: float
     engine_ms: float
@@ -36,11 +36,12 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 class Detections(msgspec.Struct, frozen=True, eq=False):
-    """The n objects of a frame, best first.
+    """The n objects found in a frame, best first.
 
-    `boxes` float32 [n, 4]: x0, y0, x1, y1 in pixels of the frame as it came in, corners of the
-    box and not indices, within [0, width] and [0, height]. `scores` float32 [n]: softmax.
-    `classes` int64 [n] are indices of `names`, which are all classes of the model.
+    `boxes` float32 [n, 4] holds x0, y0, x1, y1 in pixels of the frame as it came in. These are the
+    edges of the box, not indices of pixels, and lie within [0, width] and [0, height]. `scores`
+    float32 [n] are softmax values. `classes` int64 [n] are indices into `names`, which lists all
+    classes of the model.
     """
 
     boxes: NDArray[np.float32]
@@ -51,7 +52,11 @@ class Detections(msgspec.Struct, frozen=True, eq=False):
 
 
 class Mask(msgspec.Struct, frozen=True, eq=False):
-    """`classes` uint8 [height, width] of the frame as it came in: indices of `names`."""
+    """The class of every pixel of a frame.
+
+    `classes` uint8 [height, width] has the size of the frame as it came in and holds indices into
+    `names`.
+    """
 
     classes: NDArray[np.uint8]
     names: Tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Where annotated frames go: a window, a folder of images, a video file."""
+"""Where annotated frames go: a window, a folder of images or a video file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
-VIDEO_RATE = 30.0  # frames a second of a saved video
+VIDEO_RATE = 30.0  # frames per second of a saved video
 
 
 class Window:
@@ -25,7 +25,7 @@ class Window:
         self._title, self._shown = title, False
 
     def put(self, name: str, frame: Image) -> bool:
-        """Whether to go on."""
+        """Show `frame`; return False if the user wants to stop."""
         try:
             cv2.imshow(self._title, frame)
             self._shown = True
@@ -59,7 +59,10 @@ class ImageFolder:
 
 
 class Video:
-    """Writes frames of one size into a video file, which appears when it is closed."""
+    """Writes frames of one size into a video file.
+
+    The file gets its name when it is closed. Until then it is a hidden file in the same folder.
+    """
 
     def __init__(self, path: Path) -> None:
         make_folder(path.parent)
@@ -78,7 +81,7 @@ class Video:
                                 "save into a folder instead")  # fmt: skip
         if hw != self._hw:
             raise SourceError(
-                f"{name} is {hw[1]}x{hw[0]}, the video is {self._hw[1]}x{self._hw[0]}; "
+                f"{name} is {hw[1]}x{hw[0]}, but the video is {self._hw[1]}x{self._hw[0]}; "
                 "save into a folder instead"
             )
         self._writer.write(frame)

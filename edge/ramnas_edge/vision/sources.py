@@ -1,4 +1,4 @@
-"""Where frames come from: an image, a folder of images, a video file, a camera."""
+"""Where frames come from: an image, a folder of images, a video file or a camera."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ramnas_models.errors import SourceError
 if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
 
-    Frames = Iterator[Tuple[str, Image]]  # what a frame is called, and BGR [h, w, 3]
+    Frames = Iterator[Tuple[str, Image]]  # the name of each frame, and the frame as BGR [h, w, 3]
 
 log = logging.getLogger(__name__)
-PATIENCE = 30  # frames in a row that a camera may fail to give
+PATIENCE = 30  # reads in a row that may fail before a camera counts as gone
 
 
 class Source:
     """Frames in order, each with a name; `broken` counts those that could not be read.
 
-    `source`: an image, a folder (every image below it, by path), a video file, a camera by index,
-    by path (`/dev/video0`), or `camera` for the first one. `repeat`: so many times over the files;
-    `ahead`: images that are decoded before the first of them is given. SourceError if it cannot be
-    opened, or if none of its frames can be read.
+    `source` is an image, a folder (every image below it, ordered by path), a video file, or a
+    camera: its index, its path (`/dev/video0`), or `camera` for the first one. Files are played
+    `repeat` times. `ahead` is how many images are decoded before the first of them is returned.
+    SourceError if the source cannot be opened, or if none of its frames can be read.
     """
 
     def __init__(self, source: str, repeat: int = 1, ahead: int = 256) -> None:
@@ -47,8 +47,8 @@ class Source:
     def _images(self, paths: List[Path], ahead: int, max_bytes: int = 64 * 2**20) -> Frames:
         """Read up to `ahead` frames, or `max_bytes`, at a time.
 
-        Decoding files between two calls of a small network would slow the next calls down and show
-        up in their timing. A file that is no image is logged and left out.
+        Decoding a file between two calls of a small network would make the next calls slower and
+        show up in their timing. A file that is not an image is logged and left out.
         """
         batch: List[Tuple[str, Image]] = []
         held = 0
@@ -82,14 +82,14 @@ class Source:
             finally:
                 capture.release()
             if not count:
-                raise SourceError(f"{path}: no frame of it can be read; try another codec")
-            if count < expected:  # the container's word, which is an estimate for some
+                raise SourceError(f"no frame of {path} can be read; convert it to another codec")
+            if count < expected:  # the container says how many, and some only estimate it
                 self.broken += expected - count
                 log.warning("%s ended after %d of %d frames", path, count, expected)
 
     def _camera(self, name: str, device: object) -> Frames:
         capture = _opened(name, device)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one that waited
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # so that each read gives the newest frame
         count = missed = 0
         try:
             while missed < PATIENCE:
@@ -102,16 +102,19 @@ class Source:
                 count += 1
         finally:
             capture.release()
-        raise SourceError(f"camera {name} has given no frame {PATIENCE} times; check its cable")
+        raise SourceError(f"camera {name} gave no frame {PATIENCE} times in a row; check its cable")
 
 
 def list_images(source: str) -> List[Path]:
-    """The image at `source`, or every image below that folder in order of path."""
+    """List the image at `source`, or every image below that folder, ordered by path.
+
+    SourceError if `source` does not exist, or if the folder has no images.
+    """
     path = Path(source)
     if path.is_dir():
         images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not images:
-            raise SourceError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            raise SourceError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         return images
     if not path.is_file():
         raise SourceError(f"{path} does not exist")
@@ -123,6 +126,6 @@ def _opened(name: str, device: object) -> cv2.VideoCapture:
     if not capture.isOpened():
         raise SourceError(
             f"{name} cannot be opened as a video or camera by this OpenCV ({cv2.__version__}); "
-            "check the path, the permission (group video) and that nothing else uses it"
+            "check the path, the permission (group video), and that no other program uses it"
         )
     return capture

@@ -156,7 +156,7 @@ def test_bad_input_is_one_line_and_code_2(tmp_path: Path) -> None:
         ((*bundle, "--source", good, "--engine", "tvm"), "unknown engine 'tvm'"),
         ((*bundle, "--source", good, "--task", "pose"), "no task 'pose'; it has classification"),
         ((*bundle, "--source", good, "--policy", "adaptive"), "keeps a latency budget: name one"),
-        ((*bundle, "--source", good, "--score", "2"), "score in (0, 1)"),
+        ((*bundle, "--source", good, "--score", "2"), "score must lie in (0, 1)"),
     ):
         ran = run(*argv)
         assert (ran.returncode, ran.stdout) == (2, "")

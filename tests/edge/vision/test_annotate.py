@@ -28,12 +28,12 @@ def test_a_box_is_drawn_on_its_edges_in_the_colour_of_its_class() -> None:
     assert (FRAME == 90).all()
 
 
-def test_a_box_at_the_edge_is_no_trouble() -> None:
+def test_boxes_at_the_edge_of_the_frame_can_be_drawn() -> None:
     annotated(FRAME, detections((-0.0, 0, 80, 60, 1.0, 1), (79.6, 59.7, 80, 60, 0.5, 0)))
     assert (annotated(FRAME, detections()) == FRAME).all()
 
 
-def test_a_mask_tints_all_but_the_background() -> None:
+def test_a_mask_tints_everything_but_the_background() -> None:
     classes = np.zeros((60, 80), np.uint8)
     classes[:, 40:] = 2
     mask = Mask(classes, ("background", "road", "sky"), TIMING)
@@ -46,10 +46,10 @@ def test_a_mask_tints_all_but_the_background() -> None:
     assert words(mask) == "50% background, 50% sky"
 
 
-def test_results_as_json_and_in_words() -> None:
-    found = detections((1, 2, 3, 4, 0.5, 1), (1, 2, 3, 5, 0.25, 1), (0, 0, 9, 9, 0.25, 0))
-    assert plain(found)["detections"][0] == {"name": "cat", "score": 0.5, "box": [1, 2, 3, 4]}
-    assert words(found) == "2 cat, 1 cup"
+def test_results_become_json_and_one_line_of_text() -> None:
+    objects = detections((1, 2, 3, 4, 0.5, 1), (1, 2, 3, 5, 0.25, 1), (0, 0, 9, 9, 0.25, 0))
+    assert plain(objects)["detections"][0] == {"name": "cat", "score": 0.5, "box": [1, 2, 3, 4]}
+    assert words(objects) == "2 cat, 1 cup"
     assert words(detections()) == "nothing"
     label = Labels(1, "cat", 0.75, TIMING)
     assert plain(label) == {"labels": {"index": 1, "name": "cat", "score": 0.75}}
@@ -57,14 +57,14 @@ def test_results_as_json_and_in_words() -> None:
     assert (annotated(FRAME, label) != FRAME).any()
 
 
-def test_views_of_frames_can_be_drawn_on() -> None:
+def test_views_of_frames_can_be_annotated() -> None:
     view = np.full((60, 160, 3), 90, np.uint8)[:, ::2][..., ::-1]
     result = detections((10, 30, 40, 55, 0.9, 0))
     np.testing.assert_array_equal(annotated(view, result), annotated(FRAME, result))
 
 
 @pytest.mark.parametrize("count", [1, 11, 91])
-def test_classes_have_colours_of_their_own(count: int) -> None:
+def test_every_class_has_its_own_colour(count: int) -> None:
     from ramnas_edge.vision.annotate import class_colours
 
     assert len({tuple(c) for c in class_colours(count).tolist()}) == count

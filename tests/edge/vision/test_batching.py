@@ -15,9 +15,7 @@ from ramnas_models.space import load_space
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("batch", [None, 1])
-def test_a_graph_of_any_batch_gives_each_frame_what_batch_1_gives(
-    task: str, batch: int | None
-) -> None:
+def test_a_batch_gives_each_frame_the_outputs_of_batch_1(task: str, batch: int | None) -> None:
     space = load_space("micro")
     layout = for_task(task, plan(space, space.min(), num_classes=3, input_hw=(48, 64)))
     model = onnx_graph.build(layout, image_input=True, batch=batch).SerializeToString()
@@ -31,13 +29,13 @@ def test_a_graph_of_any_batch_gives_each_frame_what_batch_1_gives(
             np.testing.assert_allclose(both[i], alone[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_graph_that_has_that_batch_stays_as_it_is() -> None:
+def test_a_graph_that_already_has_this_batch_is_returned_unchanged() -> None:
     space = load_space("micro")
     model = onnx_graph.build(plan(space, space.min(), num_classes=3), batch=2).SerializeToString()
     assert with_batch(model, 2) is model
 
 
-def test_what_has_no_batch_is_refused() -> None:
+def test_a_model_without_a_batch_dimension_is_refused() -> None:
     space = load_space("micro")
     made = onnx_graph.build(plan(space, space.min(), num_classes=3))
     made.graph.output[0].type.tensor_type.shape.Clear()
@@ -45,5 +43,5 @@ def test_what_has_no_batch_is_refused() -> None:
         with_batch(made.SerializeToString(), 1)
     with pytest.raises(BundleError, match="is not ONNX"):
         with_batch(b"no model", 1)
-    assert ModelProto.FromString(b"") == ModelProto()  # what an empty file is: engines refuse it
+    assert ModelProto.FromString(b"") == ModelProto()  # an empty file is valid; engines refuse it
     assert with_batch(b"", 1) == b""

@@ -15,7 +15,7 @@ from ramnas_models.space import load_space
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_rgb_frames_give_what_bgr_frames_gave(order: str) -> None:
+def test_rgb_frames_give_the_outputs_of_bgr_frames(order: str) -> None:
     space = load_space("micro")
     how = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3), order)
     layout = plan(space, space.min(), num_classes=7)
@@ -26,20 +26,20 @@ def test_rgb_frames_give_what_bgr_frames_gave(order: str) -> None:
     bgr = backend.open(model, backends.Options()).infer({"image": image})[0]
     rgb = backend.open(for_rgb(model), backends.Options())
     mirrored = np.ascontiguousarray(image[..., ::-1])
-    tolerance = float(np.abs(bgr).max()) * 1e-4  # the same sum in another order
+    tolerance = float(np.abs(bgr).max()) * 1e-4  # the same terms are added in another order
     np.testing.assert_allclose(rgb.infer({"image": mirrored})[0], bgr, atol=tolerance)
     assert np.abs(rgb.infer({"image": image})[0] - bgr).max() > 10 * tolerance
     assert for_rgb(for_rgb(model)) == model
 
 
-def test_int8_weights_are_reversed_behind_their_scale() -> None:
+def test_the_stem_of_an_int8_graph_is_reversed_too() -> None:
     space = load_space("micro")
     made = onnx_graph.build(plan(space, space.min(), num_classes=7), image_input=True)
     after = ModelProto.FromString(for_rgb(quantised(made).SerializeToString()))
     before = quantised(ModelProto.FromString(for_rgb(made.SerializeToString())))
     plain = {t.name: numpy_helper.to_array(t) for t in quantised(made).graph.initializer}
-    for one, other in zip(after.graph.initializer, before.graph.initializer):
-        np.testing.assert_array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
+    for a, b in zip(after.graph.initializer, before.graph.initializer):
+        np.testing.assert_array_equal(numpy_helper.to_array(a), numpy_helper.to_array(b))
     changed = [
         t.name for t in after.graph.initializer
         if not np.array_equal(numpy_helper.to_array(t), plain[t.name])

@@ -1,4 +1,4 @@
-"""Decoding and suppression against a reference that knows no tricks: one box after the other."""
+"""Decoding and suppression against a plain reference that takes one box after the other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Box = Tuple[float, float, float, float]
 def reference_detect(
     logits: np.ndarray, deltas: np.ndarray, frame_hw: Tuple[int, int], limits: Limits
 ) -> List[Tuple[Box, float, int]]:
-    """(box, score, class), from the definition and in Python floats."""
+    """Compute (box, score, class) straight from the definition, in Python floats."""
     found = []
     for row, delta, (cx, cy, w, h) in zip(
         logits.astype(float), deltas.astype(float).tolist(), ANCHORS.astype(float).tolist()
@@ -38,18 +38,18 @@ def reference_detect(
         if box[2] <= box[0] or box[3] <= box[1]:
             continue
         found += [(box, p, k) for k, p in enumerate(softmax[1:]) if p >= limits.score]
-    found.sort(key=lambda one: -one[1])
+    found.sort(key=lambda candidate: -candidate[1])
     return reference_suppress(found, limits)
 
 
 def reference_suppress(
     found: List[Tuple[Box, float, int]], limits: Limits
 ) -> List[Tuple[Box, float, int]]:
-    stand: List[Tuple[Box, float, int]] = []
+    kept: List[Tuple[Box, float, int]] = []
     for box, score, index in found:
-        if all(i != index or iou(box, b) <= limits.iou for b, _, i in stand):
-            stand.append((box, score, index))
-    return stand[: limits.count]
+        if all(i != index or iou(box, b) <= limits.iou for b, _, i in kept):
+            kept.append((box, score, index))
+    return kept[: limits.count]
 
 
 def iou(a: Box, b: Box) -> float:
@@ -62,7 +62,7 @@ def iou(a: Box, b: Box) -> float:
 
 @pytest.mark.parametrize("frame_hw", [(480, 640), (96, 160), (37, 211), (640, 100)])
 @pytest.mark.parametrize("score", [0.05, 0.3, 0.6])
-def test_boxes_are_those_of_the_reference_in_pixels_of_the_frame(
+def test_boxes_match_the_reference_in_pixels_of_the_frame(
     frame_hw: Tuple[int, int], score: float
 ) -> None:
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_boxes_are_those_of_the_reference_in_pixels_of_the_frame(
 
 
 def test_an_object_comes_back_where_it_was_put() -> None:
-    """A box of the frame, encoded as in training, through a detector that sees it perfectly."""
+    """A box is encoded as in training and decoded again from a perfect detector's outputs."""
     frame_hw, row, index = (480, 640), 77, 2
     box = np.array([100.0, 60.0, 333.0, 300.0], np.float32)
     scale = np.array([160 / 640, 96 / 480] * 2, np.float32)
@@ -94,7 +94,7 @@ def test_an_object_comes_back_where_it_was_put() -> None:
     assert classes.tolist() == [index]
 
 
-def test_a_frame_without_objects_gives_arrays_without_rows() -> None:
+def test_a_frame_without_objects_gives_empty_arrays() -> None:
     logits = np.zeros((len(ANCHORS), 5), np.float32)
     logits[:, 0] = 20
     boxes, scores, classes = detect(
@@ -103,7 +103,7 @@ def test_a_frame_without_objects_gives_arrays_without_rows() -> None:
     assert (boxes.shape, scores.shape, classes.shape) == ((0, 4), (0,), (0,))
 
 
-def test_a_box_beyond_the_edge_is_left_out_and_one_across_it_clipped() -> None:
+def test_boxes_outside_the_frame_are_dropped_and_boxes_across_its_edge_clipped() -> None:
     logits = np.tile(np.array([20.0, 0.0], np.float32), (len(ANCHORS), 1))
     deltas = np.zeros_like(ANCHORS)
     logits[:2] = [0.0, 20.0]
@@ -118,7 +118,7 @@ def test_a_box_beyond_the_edge_is_left_out_and_one_across_it_clipped() -> None:
     st.lists(st.tuples(*[st.floats(-40, 40, width=32)] * 4), min_size=1, max_size=20),
     st.floats(0.01, 0.99),
 )
-def test_no_candidate_is_lost_by_not_taking_every_softmax(
+def test_skipping_the_softmax_of_most_anchors_loses_no_candidate(
     rows: List[Tuple[float, ...]], score: float
 ) -> None:
     logits = np.array(rows, np.float32)
@@ -138,7 +138,7 @@ corner, side = st.integers(0, 12), st.integers(1, 8)
     st.lists(
         st.tuples(corner, corner, side, side, st.integers(1, 20), st.integers(0, 2)), max_size=60
     ),
-    st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),  # exact, as whole pixels are
+    st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),  # exact in float, like whole pixels
     st.integers(1, 20),
 )
 def test_suppression_is_greedy_within_each_class(
@@ -148,30 +148,30 @@ def test_suppression_is_greedy_within_each_class(
     boxes = np.array([(x, y, x + w, y + h) for x, y, w, h, _, _ in drawn], np.float32)
     scores = np.array([s / 20 for *_, s, _ in drawn], np.float32)
     classes = np.array([k for *_, k in drawn], np.int64)
-    stand = suppress(boxes.reshape(-1, 4), scores, classes, limits)
+    kept = suppress(boxes.reshape(-1, 4), scores, classes, limits)
     found = [(tuple(b), float(s), int(k)) for b, s, k in zip(boxes, scores, classes)]
-    found.sort(key=lambda one: -one[1])
+    found.sort(key=lambda candidate: -candidate[1])
     expected = reference_suppress(found, limits)  # type: ignore[arg-type]
-    assert [(tuple(boxes[i]), float(scores[i]), int(classes[i])) for i in stand] == expected
+    assert [(tuple(boxes[i]), float(scores[i]), int(classes[i])) for i in kept] == expected
 
 
-def test_suppression_reaches_across_chunks() -> None:
+def test_boxes_in_different_chunks_suppress_each_other() -> None:
     rng = np.random.default_rng(0)
     n = 5 * CHUNK + 7
     low = rng.integers(0, 60, (n, 2))
     boxes = np.concatenate([low, low + rng.integers(4, 30, (n, 2))], 1).astype(np.float32)
     scores, classes = rng.random(n, np.float32), rng.integers(0, 3, n)
     found = [(tuple(b.tolist()), float(s), int(k)) for b, s, k in zip(boxes, scores, classes)]
-    found.sort(key=lambda one: -one[1])
+    found.sort(key=lambda candidate: -candidate[1])
     for count in (3, 1000):
         limits = Limits(0.5, 0.5, count)
-        stand = suppress(boxes, scores, classes, limits)
+        kept = suppress(boxes, scores, classes, limits)
         expected = reference_suppress(found, limits)  # type: ignore[arg-type]
-        assert [tuple(boxes[i].tolist()) for i in stand] == [box for box, _, _ in expected]
+        assert [tuple(boxes[i].tolist()) for i in kept] == [box for box, _, _ in expected]
     assert CHUNK < len(expected) < n
 
 
 @pytest.mark.parametrize("bad", [(0.0, 0.5, 1), (1.0, 0.5, 1), (0.5, -0.1, 1), (0.5, 0.5, 0)])
-def test_limits_that_make_no_sense_are_refused(bad: Tuple[float, float, int]) -> None:
-    with pytest.raises(DataError, match=r"score in \(0, 1\), iou in \[0, 1\], count 1 or more"):
+def test_limits_out_of_range_are_refused(bad: Tuple[float, float, int]) -> None:
+    with pytest.raises(DataError, match=r"score must lie in \(0, 1\), iou in \[0, 1\]"):
         Limits(*bad)

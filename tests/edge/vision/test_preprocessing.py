@@ -25,12 +25,12 @@ WHOLE = Preprocessing(Normalisation())
         (np.zeros((0, 4, 3), np.uint8), r"not \[0, 4, 3\]"),
     ],
 )
-def test_broken_frames_are_named(frame: Any, message: str) -> None:
+def test_a_broken_frame_raises_an_error_that_says_what_is_wrong(frame: Any, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         preprocessing.check_frame(frame)
 
 
-def test_resize_takes_views_and_gives_the_asked_size() -> None:
+def test_views_are_resized_to_the_requested_size() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     flipped = frame[:, ::-1]
     assert preprocessing.prepare(flipped, WHOLE, (24, 32)).shape == (24, 32, 3)
@@ -39,7 +39,7 @@ def test_resize_takes_views_and_gives_the_asked_size() -> None:
         preprocessing.prepare(flipped.copy(), WHOLE, (24, 32)),
     )
     assert preprocessing.prepare(frame, WHOLE, (50, 70)) is frame
-    same = preprocessing.prepare(flipped, WHOLE, (50, 70))  # engines want it in one piece
+    same = preprocessing.prepare(flipped, WHOLE, (50, 70))  # engines need contiguous memory
     assert same.flags.c_contiguous
     np.testing.assert_array_equal(same, flipped)
 
@@ -55,7 +55,7 @@ def test_imagenet_preprocessing_keeps_the_centre(hw: Tuple[int, int]) -> None:
     assert image[96, 96].min() > 250
 
 
-def test_label_is_the_softmax_maximum_at_any_scale() -> None:
+def test_label_is_the_class_of_largest_softmax_at_any_scale() -> None:
     assert preprocessing.label(np.array([1.0, 1001.0, 3.0], np.float32)) == (1, 1.0)
     assert preprocessing.label(np.zeros(4, np.float32))[1] == pytest.approx(0.25)
 
@@ -67,7 +67,7 @@ def test_a_cut_off_jpeg_is_refused_and_a_padded_one_is_read(tmp_path: Path) -> N
         (tmp_path / name).write_bytes(data)
         assert preprocessing.read_image(str(tmp_path / name)).shape == (64, 64, 3)
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SourceError, match="cut is cut off: its JPEG data has no end"):
+    with pytest.raises(SourceError, match="cut is cut off: its JPEG data has no end marker"):
         preprocessing.read_image(str(tmp_path / "cut"))
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(SourceError, match="empty cannot be read as an image"):

@@ -19,7 +19,7 @@ def test_every_pixel_has_the_class_of_the_nearest_cell(hw: Tuple[int, int]) -> N
     np.testing.assert_array_equal(found, cells[rows][:, columns])
 
 
-def test_logits_give_the_map_of_their_largest() -> None:
+def test_logits_give_the_map_of_their_largest_class() -> None:
     logits = np.random.default_rng(0).integers(-3, 4, (19, 6, 8)).astype(np.float32)  # with ties
     np.testing.assert_array_equal(
         class_map(logits, (60, 80)), class_map(logits.argmax(0).astype(np.uint8), (60, 80))

@@ -26,7 +26,7 @@ def a_video(path: Path, frames: int = 5) -> None:
     writer.release()
 
 
-def test_a_folder_gives_every_image_below_it_in_order_of_path(tmp_path: Path) -> None:
+def test_a_folder_gives_every_image_below_it_ordered_by_path(tmp_path: Path) -> None:
     for name in ("b/2.png", "a/1.PNG"):
         an_image(tmp_path / name)
     (tmp_path / "a/notes.txt").write_text("no image")
@@ -38,7 +38,7 @@ def test_a_folder_gives_every_image_below_it_in_order_of_path(tmp_path: Path) ->
     assert list_images(str(tmp_path / "b/2.png")) == [tmp_path / "b/2.png"]
 
 
-def test_one_broken_image_is_counted_and_left_out(
+def test_a_broken_image_is_counted_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     an_image(tmp_path / "1.png")
@@ -50,14 +50,14 @@ def test_one_broken_image_is_counted_and_left_out(
     assert "left out: " in caplog.text
 
 
-def test_a_source_that_gives_nothing_is_named(tmp_path: Path) -> None:
+def test_a_source_without_frames_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("no image")
     with pytest.raises(SourceError, match=r"x.png cannot be read as an image"):
         next(iter(Source(str(tmp_path))))
     with pytest.raises(SourceError, match="does not exist"):
         Source(str(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="holds no image"):
+    with pytest.raises(SourceError, match="holds no images"):
         Source(str(tmp_path / "empty"))
     (tmp_path / "x.mp4").write_text("no video")
     with pytest.raises(SourceError, match=r"x.mp4 cannot be opened as a video or camera"):
@@ -72,7 +72,7 @@ def test_a_video_gives_its_frames_in_order(tmp_path: Path) -> None:
     assert source.broken == 0
 
 
-def test_a_video_that_is_cut_off_says_how_many_frames_it_lacks(
+def test_the_missing_frames_of_a_video_that_is_cut_off_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     a_video(tmp_path / "v.avi", 40)
@@ -81,13 +81,13 @@ def test_a_video_that_is_cut_off_says_how_many_frames_it_lacks(
     source = Source(str(tmp_path / "v.avi"))
     count = len(list(source))
     assert 0 < count < 40
-    assert source.broken in (0, 40 - count)  # 0 where the cut took the index with the number
+    assert source.broken in (0, 40 - count)  # 0 if the cut took the index, which holds the number
     if source.broken:
         assert f"ended after {count} of 40 frames" in caplog.text
 
 
 class Camera:
-    """What OpenCV gives of a camera, here a flickering one that is unplugged in the end."""
+    """Stands in for OpenCV's capture of a camera that flickers and is finally unplugged."""
 
     opened: ClassVar[List[Any]] = []
 
@@ -111,17 +111,17 @@ class Camera:
 
 
 @pytest.mark.parametrize(("text", "device"), [("camera", 0), ("2", 2), ("/dev/null", "/dev/null")])
-def test_a_camera_goes_on_after_bad_frames_and_ends_with_an_error_when_it_is_gone(
+def test_a_camera_survives_bad_frames_and_raises_an_error_when_it_is_gone(
     monkeypatch: pytest.MonkeyPatch, text: str, device: Any
 ) -> None:
     monkeypatch.setattr(sources.cv2, "VideoCapture", Camera)
     source, names = Source(text), []
-    with pytest.raises(SourceError, match=f"camera {text} has given no frame 30 times"):
+    with pytest.raises(SourceError, match=f"camera {text} gave no frame 30 times"):
         names += [name for name, _ in source]
     assert Camera.opened[-1] == device
     assert source.broken == 2 + sources.PATIENCE
 
 
-def test_a_camera_that_is_not_there_is_named() -> None:
+def test_a_missing_camera_is_named_in_the_error() -> None:
     with pytest.raises(SourceError, match="97 cannot be opened as a video or camera"):
         next(iter(Source("97")))
