@@ -108,7 +108,7 @@ def test_masks_of_images_of_any_size_are_saved_into_a_folder(tmp_path: Path) -> 
     assert saved.shape == (20, 30, 3)
     ran = run(*argv, "--save", tmp_path / "o.avi")
     assert ran.returncode == 2
-    assert "1.png is 64x64, the video is 30x20; save into a folder instead" in ran.stderr
+    assert "1.png is 64x64, but the video is 30x20; save into a folder instead" in ran.stderr
 
 
 def test_rate_and_p90_are_said_while_it_runs(
