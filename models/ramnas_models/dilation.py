@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Tuple
 
 from ramnas_models.errors import DataError
-from ramnas_models.plan import Block, Plan, Shortcut
+from ramnas_models.plan import MBConv, Plan, Shortcut
 
 
 def dilated(backbone: Plan, output_stride: int) -> Plan:
@@ -35,7 +35,7 @@ def dilated(backbone: Plan, output_stride: int) -> Plan:
     return replace(backbone, blocks=tuple(blocks))
 
 
-def _at(block: Block, hw: Tuple[int, int], stride: int, dilation: int) -> Block:
+def _at(block: MBConv, hw: Tuple[int, int], stride: int, dilation: int) -> MBConv:
     depthwise = replace(block.depthwise, in_hw=hw, stride=stride, dilation=dilation)
     shortcut = block.shortcut
     if shortcut:

@@ -1,8 +1,8 @@
-"""The plan of a backbone -> plans of its detector (SSDLite) and its segmenter (LR-ASPP).
+"""The plan of a backbone -> the plan of its detector (SSDLite) or of its segmenter (LR-ASPP).
 
-Both leave out the classifier's head and keep stem and stages. As the paper prints no settings for
-Table IV, the layers are those of the heads that are published for MobileNet (MMDetection's
-ssdlite_mobilenetv2, MMSegmentation's lraspp_m-v3 and, for two inputs, the MobileNetV3 paper).
+Both keep the stem and the stages and leave out the classifier's head. The paper prints no settings
+for Table IV, so the layers are those of the heads published for MobileNet: MMDetection's
+ssdlite_mobilenetv2, MMSegmentation's lraspp_m-v3 and, for two inputs, the MobileNetV3 paper's.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ramnas_models.plan import Conv, Costed, Layer, Plan
 CLASSIFICATION, DETECTION, SEGMENTATION = TASKS = ("classification", "detection", "segmentation")
 FORMS = ("three_input", "two_input")
 
-# for an input of 320 x 320 pixels: each level's size and that of the next
+# anchor sizes for an input of 320 x 320 pixels: one per level, and one beyond the last level
 SIZES = (48.0, 100.0, 150.0, 202.0, 253.0, 304.0, 320.0)
 RATIOS = (1.0, 2.0, 1 / 2, 3.0, 1 / 3)
 EXTRA_WIDTHS = (512, 256, 256, 128)
 GATED_WIDTH = 128
-SKIP_WIDTHS = {2: 32, 4: 64}  # of the branch from the stage of that stride
-MAX_CLASSES = 256  # of a class map in uint8
+SKIP_WIDTHS = {2: 32, 4: 64}  # stride of a stage -> channels of the branch that reads it
+MAX_CLASSES = 256  # a class map is uint8
 
 
 @dataclass(frozen=True)
 class Separable:
-    """A depthwise 3x3 and a 1x1; `reduce`, where there is one, is a 1x1 before them."""
+    """A depthwise 3x3 and a 1x1; `reduce`, if there is one, is a 1x1 before them."""
 
     reduce: Optional[Conv]
     depthwise: Conv
@@ -46,7 +46,7 @@ class Separable:
 
 @dataclass(frozen=True)
 class _HeadPlan(Costed):
-    """A head on a backbone, whose classifier it replaces."""
+    """A backbone with a head that replaces its classifier."""
 
     backbone: Plan
     num_classes: int
@@ -65,15 +65,16 @@ class _HeadPlan(Costed):
 
     @abstractmethod
     def head_layers(self) -> Iterator[Conv]:
-        """Those of the head, in order of execution."""
+        """The layers of the head, in order of execution."""
 
 
 @dataclass(frozen=True)
 class SSDLitePlan(_HeadPlan):
-    """A detector: levels from the blocks at `taps` of the backbone and from `extras` after them.
+    """A detector whose levels are the backbone's blocks at `taps`, followed by the `extras`.
 
-    Per level one of `class_heads` gives [shapes * (1 + num_classes)] channels, background first,
-    and one of `box_heads` [shapes * 4], for the anchors of that place.
+    Each level has one of the `class_heads`, with anchors * (1 + num_classes) channels, background
+    first, and one of the `box_heads`, with anchors * 4 channels. Here "anchors" is how many anchors
+    each place of that level has.
     """
 
     taps: Tuple[int, int]
@@ -89,10 +90,10 @@ class SSDLitePlan(_HeadPlan):
 
 @dataclass(frozen=True)
 class Fusion:
-    """The coarser map and a finer one of the backbone -> one map of the finer one's size.
+    """Merges a coarse map x with a finer map of the backbone into one of the finer map's size.
 
-    relu(resized(coarse(x)) + lift(skip(finer))): what concatenation and one 1x1 would give, at a
-    fraction of its cost, because the 1x1 of the coarser map runs before it grows.
+    relu(resized(coarse(x)) + lift(skip(finer))) gives what concatenating both maps and one 1x1
+    would. It costs a fraction of that, because the 1x1 of the coarse map runs before it grows.
     """
 
     coarse: Conv
@@ -102,11 +103,12 @@ class Fusion:
 
 @dataclass(frozen=True)
 class LRASPPPlan(_HeadPlan):
-    """A segmenter: project(top) * sigmoid(gate(mean of top)), led back to finer maps.
+    """A segmenter: project(top) * sigmoid(gate(mean of top)), merged with finer maps.
 
-    `taps`: blocks of the backbone, fine to coarse, the last is the top. With three inputs one of
-    `fusions` per finer tap, coarse to fine, and then `classify`. With two there are none:
-    resized(classify(gated)) + classify_skip(finer). The logits have the size `output_hw`.
+    `taps` are blocks of the backbone from fine to coarse; the last one gives the top. With three
+    inputs there is one of `fusions` for each finer tap, from coarse to fine, and then `classify`.
+    With two inputs there are none, and the logits are resized(classify(gated)) +
+    classify_skip(finer). The logits have the size `output_hw`.
     """
 
     taps: Tuple[int, ...]
@@ -136,13 +138,13 @@ AnyPlan = Union[Plan, SSDLitePlan, LRASPPPlan]
 
 
 def for_task(task: str, backbone: Plan) -> AnyPlan:
-    """The plan of `task` for the classes of `backbone`; DataError for a task that is none.
+    """The plan for `task` with as many classes as `backbone` has; DataError for an unknown task.
 
-    Its `macs` and `params` are what a latency of that task stands for: the backbone without its
-    own head, at the input size of the task, and the task's head.
+    Its `macs` and `params` count what a latency of that task measures: the backbone, at the input
+    size that it was laid out for and without its own head, and the head of the task.
     """
     if task not in TASKS:
-        raise DataError(f"task '{task}' is not known; take one of {', '.join(TASKS)}")
+        raise DataError(f"unknown task '{task}': take one of {', '.join(TASKS)}")
     classes = backbone.classifier.c_out
     if task == DETECTION:
         return ssdlite(backbone, classes)
@@ -150,10 +152,10 @@ def for_task(task: str, backbone: Plan) -> AnyPlan:
 
 
 def ssdlite(backbone: Plan, num_classes: int) -> SSDLitePlan:
-    """SSDLite on the first stage of stride 16 (stage 4) and the top of the last stage (stage 7).
+    """SSDLite on the ends of the first stage with stride 16 (stage 4) and of the last (stage 7).
 
-    `num_classes` without the background. Anchors scale with the root of the input's area, so that
-    they keep their aspect ratios in pixels whatever that of the input.
+    `num_classes` does not count the background. The anchors scale with the square root of the
+    input's area, so that their aspect ratios in pixels are the same for every shape of input.
     """
     taps = (_tap(backbone, 16), len(backbone.blocks) - 1)
     levels = [backbone.blocks[tap].project for tap in taps]
@@ -191,16 +193,20 @@ def ssdlite(backbone: Plan, num_classes: int) -> SSDLitePlan:
 def lraspp(
     backbone: Plan, num_classes: int, form: str = "three_input", output_stride: int = 32
 ) -> LRASPPPlan:
-    """LR-ASPP on the top of the last stage and finer stages, `num_classes` with the background.
+    """LR-ASPP on the last stage and one or two finer ones; `num_classes` counts the background.
 
-    "three_input": the first stages of stride 2 and 4 (stages 1 and 2), as in the paper; logits of
-    half the input's size. "two_input": the first of stride 8, as in MobileNetV3; an eighth, and
-    much faster. `output_stride` 16 dilates the last stages instead of striding: same weights.
+    Form "three_input" also reads the first stages with stride 2 and 4 (stages 1 and 2), as in the
+    paper; its logits have half the input's size. Form "two_input" reads the first stage with stride
+    8 instead, as MobileNetV3 does; its logits have an eighth of the input's size, and it is much
+    faster. With `output_stride` 16 the last stages are dilated instead of strided; the weights are
+    the same. DataError for an unknown form, or a number of classes that a class map cannot hold.
     """
     if form not in FORMS:
         raise DataError(f"LR-ASPP has no form '{form}'; take one of {', '.join(FORMS)}")
     if not 2 <= num_classes <= MAX_CLASSES:
-        raise DataError(f"{num_classes} classes: a class map holds 2 to {MAX_CLASSES}")
+        raise DataError(
+            f"{num_classes} classes are too few or too many: a class map holds 2 to {MAX_CLASSES}"
+        )
     backbone = dilated(backbone, output_stride)
     top = backbone.blocks[-1].project
     project = _pointwise("lraspp.project", top, GATED_WIDTH, act="relu")
@@ -245,7 +251,7 @@ def _separable(
     key: str, after: Conv, c_out: int, stride: int = 1, *,
     act: Optional[str] = None, reduce: Optional[Conv] = None,
 ) -> Separable:  # fmt: skip
-    """Without an activation it is the end of a head: a bias in place of BatchNorm."""
+    """Without `act` it is the end of a head, with a bias in place of BatchNorm."""
     c = after.c_out
     depthwise = Conv(f"{key}.depthwise", c, c, 3, stride, after.out_hw, depthwise=True, act="relu")
     end = _pointwise(
@@ -255,7 +261,7 @@ def _separable(
 
 
 def _tap(backbone: Plan, stride: int) -> int:
-    """The last block of the first stage of that stride; SpaceError if there is none."""
+    """Where the first stage with that stride has its last block; SpaceError if no stage has it."""
     places, at = {}, backbone.stem.stride
     for place, block in enumerate(backbone.blocks):
         at *= block.depthwise.stride

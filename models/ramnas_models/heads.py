@@ -1,4 +1,4 @@
-"""A subnet of the supernet and the plan of a head -> detector or segmenter (torch)."""
+"""A subnet of the supernet and the plan of a head -> a detector or a segmenter (torch)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ramnas_models.supernet import Standalone, Subnet
 
 
 class Detector(Standalone):
-    """SSDLite: the backbone's weights copied from `subnet`, the head's new.
+    """SSDLite with the backbone's weights copied from `subnet` and a newly initialised head.
 
-    The subnet's statistics are copied as they are; the head's are void until `recalibrate`.
+    The subnet's BatchNorm statistics are copied too. Those of the head mean nothing until
+    `recalibrate` has run.
     """
 
     def __init__(self, subnet: Subnet, plan: SSDLitePlan) -> None:
@@ -25,10 +26,10 @@ class Detector(Standalone):
         _initialise(self, plan.head_layers())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n, 3, h, w], normalised, of the plan's `input_hw`.
+        """Images [n, 3, h, w], normalised and of the plan's `input_hw` -> class logits, box deltas.
 
-        Class logits [n, anchors, 1 + classes], background first, and box deltas [n, anchors, 4],
-        in the order of `plan.anchors.boxes()`.
+        The class logits are [n, anchors, 1 + classes], background first, and the box deltas
+        [n, anchors, 4]. Both have the order of `plan.anchors.boxes()`.
         """
         plan = self.plan
         levels = self.features(x, plan.backbone, plan.taps)
@@ -48,9 +49,10 @@ class Detector(Standalone):
 
 
 class Segmenter(Standalone):
-    """LR-ASPP: the backbone's weights copied from `subnet`, the head's new.
+    """LR-ASPP with the backbone's weights copied from `subnet` and a newly initialised head.
 
-    The subnet's statistics are copied as they are; the head's are void until `recalibrate`.
+    The subnet's BatchNorm statistics are copied too. Those of the head mean nothing until
+    `recalibrate` has run.
     """
 
     def __init__(self, subnet: Subnet, plan: LRASPPPlan) -> None:
@@ -61,7 +63,7 @@ class Segmenter(Standalone):
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, 3, h, w], normalised -> logits [n, classes, *plan.output_hw].
 
-        Images of another size than the plan's give logits in proportion.
+        Images of another size than the plan's give logits that are larger or smaller in proportion.
         """
         plan = self.plan
         *finer, top = self.features(x, plan.backbone, plan.taps)
@@ -83,7 +85,7 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _initialise(net: Standalone, layers: Iterable[Conv]) -> None:
-    """He initialisation; the last layers small, so that the first losses are those of a guess."""
+    """He initialisation; the last layers start small, so the first losses are those of a guess."""
     for layer in layers:
         weight = net.get_parameter(f"{layer.key}.weight")
         if layer.bias:

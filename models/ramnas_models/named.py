@@ -1,4 +1,4 @@
-"""An arch by what people call it: a published name, an id, or a file; and lists of archs."""
+"""The name, id or file by which people call an arch -> the arch; a file -> its list of archs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from ramnas_models.errors import SpaceError
 from ramnas_models.space import Arch, Space
 
-# Networks with a name, all of space attentivenas: resolution; widths; depths, kernels, expands.
+# The published networks of space attentivenas: resolution, widths, depths, kernels, expands.
 _NAMED = {
     "A0": (192, (16, 16, 24, 32, 64, 112, 192, 216, 1792), "1333331", "3333333", "1444466"),
     "A1": (224, (16, 16, 24, 32, 64, 112, 192, 216, 1984), "1333331", "3335353", "1444466"),
@@ -29,10 +29,11 @@ def find_arch(
     known: Sequence[Arch] = (),
     family: Optional[Mapping[str, Arch]] = None,
 ) -> Arch:
-    """An arch of `space` by name (A0 to A6, min, max), by id among `known`, or from a YAML file.
+    """Find an arch of `space` by name (A0 to A6, min, max), by id in `known`, or in a YAML file.
 
-    A name of `family` comes before a published one. The YAML is the list of its integers, or
-    `resolution`, `stem`, `stages` and `head` by name.
+    A name in `family` takes precedence over a published one. The YAML file holds either the list of
+    the arch's integers or the fields `resolution`, `stem`, `stages` and `head`. SpaceError if there
+    is no such arch, or if it is not in `space`.
     """
     if wanted in ("min", "max"):
         return space.min() if wanted == "min" else space.max()
@@ -53,15 +54,16 @@ def find_arch(
 
 
 def read_archs(space: Space, path: Path) -> List[Arch]:
-    """The archs of a JSON or YAML file: a list of them, or the candidates of a front.json.
+    """Read the archs of a JSON or YAML file: a list of archs, or the candidates of a front.json.
 
-    Each is the list of its integers, or `resolution`, `stem`, `stages` and `head` by name.
+    Each arch is the list of its integers, or has the fields `resolution`, `stem`, `stages` and
+    `head`. SpaceError if the file holds neither, or if an arch is not in `space`.
     """
     content = _read(path)
     if isinstance(content, dict) and isinstance(content.get("candidates"), list):
         content = [c.get("arch") for c in content["candidates"] if isinstance(c, dict)]
     if not isinstance(content, list) or not content:
-        raise SpaceError(f"{path} holds no list of archs and no front")
+        raise SpaceError(f"{path} holds neither a list of archs nor a front")
     return [_arch(space, item, f"{i + 1} of {path}") for i, item in enumerate(content)]
 
 

@@ -1,4 +1,4 @@
-"""Plan + numpy weights -> ONNX graph, without torch: a board builds what it has to measure."""
+"""A plan and numpy weights -> ONNX graph, without torch: a board builds what it measures."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ def build(
     batch: Optional[int] = 1,
     logits: bool = False,
 ) -> ModelProto:
-    """The graph of `plan`.
+    """The ONNX graph of `plan`.
 
-    Input `image`: float32 [batch, 3, h, w], or with `image_input` uint8 [batch, h, w, 3] in BGR.
-    `batch=None` makes it symbolic (`N`).
+    The input `image` is float32 [batch, 3, h, w], or with `image_input` uint8 [batch, h, w, 3] in
+    BGR. `batch=None` makes the batch symbolic (`N`).
 
-    Outputs, float32 but for the class map:
-    classification `logits` [batch, classes];
-    detection `class_logits` [batch, anchors, 1 + classes], background first, and `box_regression`
-    [batch, anchors, 4], raw: `anchors.decode` and non-maximum suppression are left to the caller;
-    segmentation `class_map` uint8 [batch, h, w], or with `logits` `class_logits`
-    [batch, classes, h, w] for an engine without ArgMax or uint8, at the plan's `output_hw`.
+    The outputs by task, all float32 except for the class map:
+    - classification: `logits` [batch, classes].
+    - detection: `class_logits` [batch, anchors, 1 + classes], background first, and
+      `box_regression` [batch, anchors, 4]. Both are raw: `anchors.decode` and non-maximum
+      suppression are left to the caller.
+    - segmentation: `class_map` uint8 [batch, h, w] of the plan's `output_hw`. With `logits` it is
+      `class_logits` [batch, classes, h, w] instead, for an engine without ArgMax or uint8.
 
-    `weights`: tensors by the plan's keys, BatchNorm statistics included (folded here); without
-    them well-scaled random ones, good for timing only.
+    `weights` holds the tensors by the plan's keys, with the BatchNorm statistics, which are folded
+    in here. Without `weights` the graph gets random ones of a sensible scale, good only for timing.
     """
     graph = Graph(weights)
     backbone = plan.backbone if isinstance(plan, (SSDLitePlan, LRASPPPlan)) else plan

@@ -1,4 +1,4 @@
-"""Features of the backbone -> the outputs of a task's head, as ONNX nodes."""
+"""The features of a backbone -> the outputs of a task's head, as ONNX nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def classifier(graph: Graph, plan: Plan, x: str) -> None:
 
 
 def ssdlite(graph: Graph, plan: SSDLitePlan, features: Sequence[str]) -> None:
-    """The levels' maps side by side: [n, anchors, 1 + classes] and [n, anchors, 4]."""
+    """Class logits [n, anchors, 1 + classes] and deltas [n, anchors, 4] of all levels in one."""
     levels = [features[tap] for tap in plan.taps]
     for extra in plan.extras:
         levels.append(_separable(graph, levels[-1], extra))
@@ -36,7 +36,7 @@ def ssdlite(graph: Graph, plan: SSDLitePlan, features: Sequence[str]) -> None:
         for level, head in zip(levels, heads):
             x = graph.node("Transpose", [_separable(graph, level, head)], perm=[0, 2, 3, 1])
             shape = graph.tensor(f"{name}.{len(rows)}.shape", np.array([0, -1, columns]))
-            rows.append(graph.node("Reshape", [x, shape]))  # 0: the batch as it is
+            rows.append(graph.node("Reshape", [x, shape]))  # 0 keeps the batch
         graph.node("Concat", rows, name, axis=1)
 
 
@@ -51,7 +51,7 @@ def lraspp(graph: Graph, plan: LRASPPPlan, features: Sequence[str], logits: bool
         hw = fusion.lift.out_hw
     out = "class_logits" if logits else None
     if plan.classify_skip:
-        # 1x1 convolution and interpolation commute: fewer channels are interpolated
+        # a 1x1 and interpolation commute; with the 1x1 first, fewer channels are interpolated
         x = _resized(graph, graph.conv(x, plan.classify), hw, plan.output_hw)
         x = graph.node("Add", [x, graph.conv(finer[0], plan.classify_skip)], out)
     else:
@@ -74,10 +74,10 @@ def _separable(graph: Graph, x: str, layers: Separable) -> str:
 
 
 def _resized(graph: Graph, x: str, hw: Hw, to_hw: Hw) -> str:
-    """Bilinear, as F.interpolate with align_corners=False."""
+    """Bilinear, like F.interpolate with align_corners=False."""
     if hw == to_hw:
         return x
-    # scales, not sizes: those would have to know a symbolic batch
+    # sizes would have to name the batch, which may be symbolic; scales need not
     scales = np.array([1, 1, *(_scale(a, b) for a, b in zip(hw, to_hw))], np.float32)
     name = graph.tensor(f"Resize_{len(graph.proto.node)}.scales", scales)
     return graph.node(
@@ -86,6 +86,6 @@ def _resized(graph: Graph, x: str, hw: Hw, to_hw: Hw) -> str:
 
 
 def _scale(size: int, to: int) -> np.float32:
-    """The least float32 with which an engine's floor(size * scale) is `to`, not one below."""
+    """The smallest float32 for which an engine's floor(size * scale) is `to`, and not one less."""
     scale = np.float32(to / size)
     return scale if size * float(scale) >= to else np.nextafter(scale, np.float32(np.inf))

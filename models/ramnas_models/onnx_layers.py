@@ -1,4 +1,4 @@
-"""The layers of a plan -> nodes and initialisers of an ONNX graph; BatchNorm folded."""
+"""The layers of a plan -> nodes and initialisers of an ONNX graph, with BatchNorm folded in."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import msgspec
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from ramnas_models.plan import BN_EPS, Block, Conv, Linear, Shortcut, SqueezeExcite
+from ramnas_models.plan import BN_EPS, Conv, Linear, MBConv, Shortcut, SqueezeExcite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float32]
 
-OPSET, IR_VERSION = 17, 8  # loaded by every onnxruntime since 1.12, JetPack 5's included
+OPSET, IR_VERSION = 17, 8  # every onnxruntime since 1.12 loads these, also on JetPack 5
 
 
 class Normalisation(msgspec.Struct, frozen=True):
-    """(x / 255 - mean) / std per channel, in the order of `channels` ("rgb" or "bgr").
+    """(x / 255 - mean) / std per channel; `channels` ("rgb" or "bgr") is the order of both.
 
     A uint8 image input is always BGR, as OpenCV reads it; a float input is already normalised.
     """
@@ -32,9 +32,10 @@ class Normalisation(msgspec.Struct, frozen=True):
 
 
 class Graph:
-    """Nodes and initialisers, appended in order of execution.
+    """An ONNX graph being built: nodes and initialisers are appended in order of execution.
 
-    Written straight into the model: the helpers of the onnx package would copy all weights twice.
+    They are written straight into the model, because the onnx package's helpers would copy all
+    weights twice.
     """
 
     def __init__(self, weights: Optional[Mapping[str, Array]]) -> None:
@@ -45,20 +46,20 @@ class Graph:
 
     # -- the network -----------------------------------------------------------------------------
 
-    def block(self, x: str, block: Block) -> str:
+    def block(self, x: str, block: MBConv) -> str:
         shortcut = self.shortcut(x, block.shortcut) if block.shortcut else None
         if block.expand:
             x = self.conv(x, block.expand)
         x = self.conv(x, block.depthwise)
         if block.se:
             x = self.squeeze_excite(x, block.se)
-        # if random: small residual branches keep the sum over many blocks in range
+        # random weights only: small residual branches keep the sum over many blocks in range
         x = self.conv(x, block.project, gain=0.2 if block.shortcut else 1.0)
         return x if shortcut is None else self.node("Add", [x, shortcut])
 
     def shortcut(self, x: str, shortcut: Shortcut) -> str:
         if shortcut.pool:
-            # count_include_pad: the padded zeros take part in the mean, as in the supernet
+            # count_include_pad: padded zeros count in the mean, as in the supernet
             x = self.node(
                 "AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2],
                 pads=[*shortcut.pool_padding] * 2, count_include_pad=1,
@@ -78,16 +79,16 @@ class Graph:
         return self._conv(x, layer, *self._conv_weights(layer, gain), out)
 
     def convs_1x1(self, x: str, first: Conv, second: Conv) -> str:
-        """Two 1x1 convolutions with nothing between them, as the one that they amount to."""
+        """Two 1x1 convolutions with nothing between them, merged into one."""
         (a, _), (b, bias) = self._conv_weights(first), self._conv_weights(second)
         both = (b[:, :, 0, 0] @ a[:, :, 0, 0])[:, :, None, None]
         return self._conv(x, replace(second, c_in=first.c_in), both, bias)
 
     def image(self, x: str, layer: Conv, normalisation: Normalisation) -> str:
-        """uint8 NHWC BGR -> stem. Channel order and 1 / std go into the stem's weights.
+        """uint8 NHWC BGR -> the stem's output; channel order and 1 / std go into its weights.
 
-        The mean is a node of its own: the convolution pads with zeros after normalisation, so a
-        mean folded into the bias would be wrong along the border.
+        A node of its own subtracts the mean: the convolution pads with zeros after normalisation,
+        so a mean folded into the bias would be wrong along the border.
         """
         weight, bias = self._conv_weights(layer)
         weight = weight / (255 * np.asarray(normalisation.std, np.float32)[:, None, None])
@@ -95,7 +96,7 @@ class Graph:
         if normalisation.channels == "rgb":
             weight, mean = weight[:, ::-1], mean[::-1]
         x = self.node("Cast", [x], to=TensorProto.FLOAT)
-        # planes first: one number for each is ten times as fast as three for each pixel
+        # transpose first: subtracting one number per plane is ten times as fast as three per pixel
         x = self.node("Transpose", [x], perm=[0, 3, 1, 2])
         x = self.node("Sub", [x, self.tensor("image.mean", mean[:, None, None])])
         return self._conv(x, layer, weight, bias)
@@ -115,7 +116,7 @@ class Graph:
         return name
 
     def tensor(self, name: str, value: NDArray[Any]) -> str:
-        """An initialiser: int64 (a shape) or else float32."""
+        """Add an initialiser: int64 if `value` is int64 (a shape), else float32."""
         whole = value.dtype == np.int64
         data = np.ascontiguousarray(value, np.int64 if whole else np.float32)
         dtype = TensorProto.INT64 if whole else TensorProto.FLOAT
@@ -144,7 +145,7 @@ class Graph:
         return x
 
     def _conv_weights(self, layer: Conv, gain: float = 1.0) -> Tuple[Array, Optional[Array]]:
-        """Weight and bias with BatchNorm folded in."""
+        """The weight and the bias, with BatchNorm folded in."""
         weight = self._weight(f"{layer.key}.weight", layer.weight_shape, gain)
         if not layer.norm:
             return weight, self._bias(f"{layer.key}.bias", layer.c_out) if layer.bias else None
@@ -173,8 +174,8 @@ _shared_noise: Dict[int, Array] = {}
 def _noise(half_octave: int, size: int) -> Array:
     """`size` normal numbers of std 2 ** (half_octave / 2), from a buffer that all layers share.
 
-    Timing does not depend on the values, only on their staying clear of denormals and infinities,
-    so a std within 20 % will do and nothing is computed twice.
+    Timing does not depend on the values as long as there are no denormals and infinities. So a
+    std within 20 % is good enough, and nothing is computed twice.
     """
     known = _shared_noise.get(half_octave)
     if known is None or known.size < size:

@@ -17,14 +17,14 @@ BN_EPS = 1e-5
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """Nearest multiple of `divisor`, not below it and not under 90 % of `value` (MobileNet)."""
+    """Nearest multiple of `divisor` above 0 that is at least 90 % of `value` (MobileNet)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, padded to keep its size, with what follows: BatchNorm or bias, activation."""
+    """A convolution, padded to keep the size, with its BatchNorm or bias and its activation."""
 
     key: str
     c_in: int
@@ -104,10 +104,10 @@ class SqueezeExcite:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """Identity, or 2x2 average pooling where the block strides, 1x1 where the width changes.
+    """2x2 average pooling if the block strides, then a 1x1 if the width changes; else identity.
 
-    The pooling pads each axis by its own parity and counts the padded zeros, so that odd sizes
-    meet the size of the strided convolution.
+    The pooling pads each axis of odd length and counts the padded zeros in its mean. This way it
+    gives the same size as the strided convolution.
     """
 
     pool: bool
@@ -116,8 +116,8 @@ class Shortcut:
 
 
 @dataclass(frozen=True)
-class Block:
-    """MBConv: expand 1x1, depthwise, squeeze-and-excite, project 1x1, shortcut added."""
+class MBConv:
+    """One block: expand 1x1, depthwise, squeeze-and-excite, project 1x1, plus the shortcut."""
 
     stage: int
     index: int
@@ -133,7 +133,7 @@ Layer = Union[Conv, Linear]
 
 @dataclass(frozen=True)
 class PartCost:
-    """A sum over layers, batch 1; elements are of inputs read and outputs written."""
+    """The added costs of some layers at batch 1; elements are inputs read and outputs written."""
 
     layers: int = 0
     macs: int = 0
@@ -146,7 +146,7 @@ class PartCost:
 
 
 class Costed(ABC):
-    """What the layers of a plan add up to."""
+    """The costs of a plan: sums over its layers."""
 
     @abstractmethod
     def layers(self) -> Iterator[Layer]:
@@ -159,7 +159,7 @@ class Costed(ABC):
 
     @property
     def macs_bn(self) -> int:
-        """`macs` plus two operations per BatchNorm element: the rule behind the paper's figures."""
+        """`macs` plus two operations per BatchNorm element, the rule behind the paper's figures."""
         normed = (layer for layer in self.layers() if isinstance(layer, Conv) and layer.norm)
         return self.macs + 2 * sum(layer.elements for layer in normed)
 
@@ -173,10 +173,10 @@ class Costed(ABC):
         return sum(layer.elements for layer in self.layers())
 
     def table(self) -> Dict[Tuple[str, str], PartCost]:
-        """(part, operator) -> cost; parts are stem, stages 1 to n and head.
+        """The costs by (part, operator); parts are stem, stage1 to stageN and head.
 
-        Operators are conv (full), pointwise, depthwise, se, shortcut and linear. This is what the
-        layer encoding of the surrogates sees.
+        The operators are conv (full), pointwise, depthwise, se, shortcut and linear. The layer
+        encoding of the surrogates is made from this table.
         """
         rows: Dict[Tuple[str, str], PartCost] = {}
         for layer in self.layers():
@@ -189,12 +189,12 @@ class Costed(ABC):
 
 @dataclass(frozen=True)
 class Plan(Costed):
-    """One classifier, ready to be built: by torch, as an ONNX graph, or only to be counted."""
+    """The plan of one classifier, from which torch or ONNX builds it and costs are counted."""
 
     arch_id: str
     input_hw: Tuple[int, int]
     stem: Conv
-    blocks: Tuple[Block, ...]
+    blocks: Tuple[MBConv, ...]
     head_expand: Conv
     head_mix: Conv
     classifier: Linear
@@ -206,7 +206,7 @@ class Plan(Costed):
         yield self.classifier
 
     def backbone_layers(self) -> Iterator[Conv]:
-        """Stem and blocks, which the heads of other tasks keep."""
+        """The layers of the stem and the blocks, which every task shares."""
         yield self.stem
         for block in self.blocks:
             if block.expand:
@@ -223,7 +223,7 @@ class Plan(Costed):
 def plan(
     space: Space, arch: Arch, *, num_classes: int = 1000, input_hw: Optional[Tuple[int, int]] = None
 ) -> Plan:
-    """Lay out `arch` of `space` for an input of `input_hw` pixels (default: its own resolution)."""
+    """Lay out `arch` of `space` for an input of `input_hw` pixels, by default its resolution."""
 
     def wide(width: int) -> int:
         return make_divisible(width * space.width_multiplier)
@@ -254,7 +254,7 @@ def plan(
 def _block(
     space: Space, stage: int, index: int, choice: StageArch, c_in: int, c_out: int,
     in_hw: Tuple[int, int],
-) -> Block:  # fmt: skip
+) -> MBConv:  # fmt: skip
     rule, key = space.stages[stage], f"stages.{stage}.{index}"
     stride = rule.stride if index == 0 else 1
     mid = make_divisible(round(c_in * choice.expand(index)))
@@ -264,7 +264,7 @@ def _block(
         depthwise=True, act=rule.act,
     )  # fmt: skip
     expanded = choice.expand(index) != 1
-    return Block(
+    return MBConv(
         stage=stage,
         index=index,
         expand=Conv(f"{key}.expand", c_in, mid, 1, 1, in_hw, act=rule.act) if expanded else None,
@@ -288,7 +288,7 @@ def _shortcut(space: Space, key: str, depthwise: Conv, c_in: int, c_out: int) ->
 
 
 def part_of(key: str) -> str:
-    """`stages.2.1.expand` -> `stage3`; all after the stages, whatever the task -> `head`."""
+    """`stages.2.1.expand` -> `stage3`; for every task, all that follows the stages is `head`."""
     first, *rest = key.split(".")
     if first == "stages":
         return f"stage{int(rest[0]) + 1}"
@@ -296,7 +296,7 @@ def part_of(key: str) -> str:
 
 
 def operator_of(layer: Layer) -> str:
-    """conv (full), pointwise, depthwise, se, shortcut or linear."""
+    """The operator of a layer: conv (full), pointwise, depthwise, se, shortcut or linear."""
     if isinstance(layer, Linear):
         return "linear"
     if ".se." in layer.key or layer.key.endswith("shortcut"):

@@ -1,7 +1,8 @@
-"""A float ONNX graph of ours -> the same graph in int8: QuantizeLinear and DequantizeLinear pairs.
+"""One of our float ONNX graphs -> the same in int8, by QuantizeLinear and DequantizeLinear pairs.
 
-Weights per output channel, activations per tensor, both symmetric: the one form that onnxruntime
-(int8 kernels) and TensorRT (explicit quantisation, zero points 0) run alike, but for the biases.
+Weights are quantised per output channel and activations per tensor, both symmetrically. That is the
+one form that onnxruntime (int8 kernels) and TensorRT (explicit quantisation, zero points 0) both
+run, except for the biases.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _WEIGHTED = ("Conv", "Gemm")
-# before the stem, or values only moved: nothing to quantise, unless a convolution ends there
+# these come before the stem or only move values: quantise one only if it follows a convolution
 _LAYOUT = ("Cast", "Sub", "Transpose", "Reshape", "Flatten", "Concat")
-# of 127: where x86 has no VNNI, onnxruntime's kernels add two products in 16 bits, which 8-bit
-# weights overflow (its tools call this reduce_range)
+# half of the 127 steps: on x86 without VNNI, onnxruntime's kernels add two products in 16 bits,
+# which weights of 8 bits would overflow (onnxruntime's own tools call this reduce_range)
 WEIGHT_STEPS = 63
-TIMING_RANGE = 8.0  # of our random networks' activations; what an engine does is the same for all
+TIMING_RANGE = 8.0  # suits our random networks; the range does not change what an engine does
 
 
 def quantised(
     model: ModelProto, ranges: Optional[Mapping[str, float]] = None, *, integer_bias: bool = True
 ) -> ModelProto:
-    """`model` in int8, input and output as they were.
+    """`model` in int8; its inputs and outputs keep their types.
 
-    `ranges`: largest magnitude of each activation by tensor name, from calibration images. Without
-    them one range stands for all: good for timing only, as random weights are.
+    `ranges` gives the largest magnitude of each activation by tensor name, from calibration images.
+    Without it, all activations share one range. Like random weights, that is good only for timing.
 
-    `integer_bias`: biases as int32 behind DequantizeLinear, without which onnxruntime 1.19 leaves
-    the convolutions in float. TensorRT refuses int32 there and takes them as floats: False.
+    `integer_bias` stores biases as int32 behind DequantizeLinear; otherwise onnxruntime 1.19 leaves
+    the convolutions in float. TensorRT refuses int32 there, so pass False to keep its biases float.
     """
     made = ModelProto()
     made.CopyFrom(model)
@@ -59,15 +60,15 @@ class _Quantising:
         self.floats = {t.name: t for t in model.graph.initializer}
         self.tensors: List[TensorProto] = []
         self.replaced: Dict[str, str] = {}
-        self._pairs: Dict[str, str] = {}  # activation -> what stands for it after the pair
+        self._pairs: Dict[str, str] = {}  # activation -> its name behind the pair of nodes
 
     def scale(self, name: str) -> float:
         return max(self.ranges.get(name, TIMING_RANGE), 1e-6) / 127
 
     def activation(self, name: str) -> str:
-        """The name of `name` after a pair of its own, made once; a constant stays as it is.
+        """The name of activation `name` behind its pair of nodes, which is added once.
 
-        So does the empty name, which stands for an input that is left out.
+        Constants keep their name. So does the empty name, which means an input that is left out.
         """
         if not name or name in self.floats or name in self._pairs:
             return self._pairs.get(name, name)
@@ -88,7 +89,7 @@ class _Quantising:
         inputs = [self.activation(x), self.constant(w, steps.astype(np.int8), scale)]
         if bias and not self.integer_bias:
             inputs.extend(bias)
-        elif bias:  # int32 in units of the product, as the accumulator is
+        elif bias:  # int32 in the unit of the accumulator: input scale times weight scale
             both = scale * np.float32(self.scale(x))
             steps = np.round(numpy_helper.to_array(self.floats[bias[0]]) / both)
             inputs.append(self.constant(bias[0], steps.astype(np.int32), both))
@@ -96,7 +97,7 @@ class _Quantising:
         self.graph.node.append(node)
 
     def constant(self, name: str, steps: NDArray[np.generic], scale: NDArray[np.float32]) -> str:
-        """An integer tensor with a scale for each of its rows, as DequantizeLinear reads it."""
+        """Replace tensor `name` by integers with one scale per row; returns its new name."""
         self.replaced[name] = f"{name}.real"
         inputs = [
             self.tensor(f"{name}.steps", steps),

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 
 def sample_by_macs(space: Space, rng: np.random.Generator, n: int) -> List[Arch]:
-    """`n` different archs spread evenly over ten bins of equal width in log MACs.
+    """Draw `n` different archs, spread evenly over ten bins of equal width in log MACs.
 
-    min() and max() are the first two. Uniform sampling almost never reaches the cheap bins
-    (0.08 % of uniform table1 archs cost 300 MMACs or less), so every draw leans all its
-    choices by one random amount towards the small or the large end.
+    The first two are min() and max(). Uniform sampling almost never reaches the cheap bins: 0.08 %
+    of uniform table1 archs cost 300 MMACs or less. So each draw shifts all of its choices by one
+    random amount towards the small or the large end.
+
+    SpaceError unless `n` lies between 2 and the size of the space.
     """
     if not 2 <= n <= space.size():
         raise SpaceError(
             f"cannot draw {n} different archs from space {space.name}: "
-            f"at least 2 (min and max), at most its size, {space.size()}"
+            f"take at least 2 (min and max) and at most its size, {space.size()}"
         )
     archs = [space.min(), space.max()]
     low, high = (math.log(plan(space, arch).macs) for arch in archs)
@@ -39,7 +41,7 @@ def sample_by_macs(space: Space, rng: np.random.Generator, n: int) -> List[Arch]
         arch = space.sample_leaning(rng, lean)
         macs = math.log(plan(space, arch).macs)
         bin_of = min(9, int(10 * (macs - low) / max(high - low, 1e-9)))
-        # a small space may have nothing in some bin: after many tries any new arch will do
+        # some bins of a small space may be empty, so after many tries any new arch is good enough
         if arch not in seen and (room[bin_of] > 0 or tries > 200 * n):
             room[bin_of] -= 1
             seen.add(arch)

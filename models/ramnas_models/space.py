@@ -16,7 +16,7 @@ from ramnas_models.errors import SpaceError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Rows = NDArray[np.int64]  # encodings, one a row
+    Rows = NDArray[np.int64]  # encodings, one per row
 
 Ints = Tuple[int, ...]
 ACTIVATIONS = ("relu", "swish", "hswish")
@@ -43,7 +43,7 @@ class StageArch(msgspec.Struct, frozen=True):
 
 
 class Arch(msgspec.Struct, frozen=True):
-    """One network of a space: a value, equal and hashable by content."""
+    """One network of a space; a value that is compared and hashed by its content."""
 
     resolution: int
     stem: int
@@ -88,7 +88,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """1x1 to `expand` x the last stage's width, pool, 1x1 to one of `widths`, classifier."""
+    """1x1 to `expand` times the last stage's width, pooling, 1x1 to a width, classifier."""
 
     widths: Ints
     expand: int
@@ -98,10 +98,10 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A search space (Table I of the paper is one); `load_space` reads it from YAML.
 
-    `granularity`: kernels and expands are chosen per `stage` or per `block`. `shortcut`: every
-    block has one (`projected`), or only those that keep size and width (`identity`). Widths count
-    before `width_multiplier` (then made divisible by 8). `*_rows` work on a matrix of encodings,
-    int64 [n, slots]: what a search moves around.
+    `granularity` says whether kernels and expands are chosen per `stage` or per `block`. With
+    `shortcut` `projected` every block has a shortcut, with `identity` only the blocks that keep
+    size and width. Widths are multiplied by `width_multiplier` and then made divisible by 8.
+    The methods `*_rows` work on a matrix of encodings, int64 [n, slots], as a search uses it.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits over all that shapes a network; name and source do not."""
+        """Twelve hex digits over all that shapes a network, so not over name and source."""
         shape = msgspec.structs.replace(self, name="", source="")
         return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:12]
 
@@ -129,11 +129,11 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.decode([slot.choices[-1] for slot in _slots(self)])
 
     def choices(self) -> Tuple[Ints, ...]:
-        """What may stand in each slot of the encoding, rising (0 besides, past the depth)."""
+        """The values allowed in each slot of the encoding, rising; past a depth there is also 0."""
         return tuple(slot.choices for slot in _slots(self))
 
     def size(self) -> int:
-        """How many different archs there are."""
+        """How many different archs the space has."""
         total = len(self.resolutions) * len(self.stem.widths) * len(self.head.widths)
         for stage in self.stages:
             block = len(stage.kernels) * len(stage.expands)
@@ -154,9 +154,9 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return np.array([arch.integers for arch in archs], dtype=np.int64)
 
     def decode(self, row: Union[Sequence[int], Rows]) -> Arch:
-        """int [slots] -> Arch, the inverse of `encode`; SpaceError names the choice at fault.
+        """int [slots] -> Arch, the inverse of `encode`.
 
-        Values in slots past the depth are read as 0.
+        Values in slots past the depth count as 0. SpaceError names a value that is not allowed.
         """
         slots = _slots(self)
         if len(row) != len(slots):
@@ -186,19 +186,19 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def check(self, arch: Arch) -> Arch:
-        """`arch` itself if it is in this space, else SpaceError naming the choice at fault."""
+        """`arch` itself if it is in this space; else a SpaceError that names the wrong value."""
         if self.decode(arch.integers) != arch:
             raise SpaceError(f"space {self.name}: arch {arch.id} is not in canonical form")
         return arch
 
-    # -- variation: always valid, a function of the rng alone ------------------------------------
+    # -- variation: the same rng gives the same archs, and every arch is valid -------------------
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """One arch, every choice uniform."""
+        """One arch; each choice is drawn uniformly."""
         return self.decode(self.sample_rows(1, rng)[0])
 
     def sample_rows(self, n: int, rng: np.random.Generator) -> Rows:
-        """`n` encodings, every choice uniform."""
+        """`n` encodings; each choice is drawn uniformly."""
         return _canonical(self, _pick(self, self._unit(n, rng)))
 
     def mutate(self, arch: Arch, p: float, rng: np.random.Generator) -> Arch:
@@ -207,23 +207,23 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def mutate_rows(self, rows: Rows, p: float, rng: np.random.Generator) -> Rows:
         fresh = _pick(self, rng.random(rows.shape))
-        # a slot that a greater depth wakes up has no old value to keep
+        # a slot that comes into use because the depth grew has no old value to keep
         return _canonical(self, np.where((rng.random(rows.shape) < p) | (rows == 0), fresh, rows))
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:
-        """Take each choice from `a` or `b`, evenly."""
+        """Take each choice from `a` or from `b`, with equal probability."""
         rows = self.encode(a)[None], self.encode(b)[None]
         return self.decode(self.crossover_rows(*rows, rng)[0])
 
     def crossover_rows(self, a: Rows, b: Rows, rng: np.random.Generator) -> Rows:
         child = np.where(rng.random(a.shape) < 0.5, a, b)
-        # a slot asleep in one parent and awake in the child takes the value of the other parent
+        # a slot that the child uses but one parent does not takes the value of the other parent
         return _canonical(self, np.where(child == 0, np.maximum(a, b), child))
 
     def sample_leaning(self, rng: np.random.Generator, lean: float) -> Arch:
-        """One arch; each choice is the unit sample to the power of `lean`, along its list.
+        """One arch; each choice lies at u ** `lean` along its list, with u uniform in [0, 1).
 
-        1 is uniform, above 1 leans towards the small end, below 1 towards the large end.
+        A `lean` of 1 is uniform; above 1 favours the small end, below 1 the large end.
         """
         return self.decode(_canonical(self, _pick(self, self._unit(1, rng) ** lean))[0])
 
@@ -232,7 +232,7 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Slot(msgspec.Struct, frozen=True):
-    """One place of the encoding: what may stand there, and which block (-1: none) it describes."""
+    """One place of the encoding: the values allowed there and the block it describes (-1: none)."""
 
     name: str
     choices: Ints
@@ -241,7 +241,7 @@ class _Slot(msgspec.Struct, frozen=True):
 
 
 def _per_stage(space: Space, stage: Stage) -> int:
-    """How many kernels (and expands) an arch holds for this stage."""
+    """How many kernels (and as many expands) an arch has for this stage."""
     return 1 if space.granularity == "stage" else max(stage.depths)
 
 
@@ -275,7 +275,7 @@ def _choice_matrix(space: Space) -> Tuple[Rows, Rows]:
 
 
 def _pick(space: Space, unit: NDArray[np.float64]) -> Rows:
-    """Numbers in [0, 1) [n, slots] -> the choice at that place of each slot's list."""
+    """Numbers in [0, 1), [n, slots] -> the choice at that place in each slot's list."""
     choices, counts = _choice_matrix(space)
     index = np.minimum((unit * counts).astype(np.int64), counts - 1)  # a power may round up to 1
     return choices[np.arange(len(counts)), index]
@@ -288,12 +288,12 @@ def _canonical(space: Space, rows: Rows) -> Rows:
     slots = _slots(space)
     depths = rows[:, len(space.stages) + 3 : 2 * len(space.stages) + 3]
     blocks = np.array([slot.block for slot in slots])
-    awake = blocks < depths[:, [slot.stage for slot in slots]]
-    return np.where(awake, rows, 0)
+    used = blocks < depths[:, [slot.stage for slot in slots]]
+    return np.where(used, rows, 0)
 
 
 def load_space(name_or_path: Union[str, Path]) -> Space:
-    """Read a space by name (`table1`, `micro`) or from a YAML file; SpaceError if it is bad."""
+    """Read a space by name (`table1`, `micro`) or from a YAML file; SpaceError if it is invalid."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = _FOLDER / f"{name_or_path}.yaml"
@@ -311,7 +311,7 @@ def load_space(name_or_path: Union[str, Path]) -> Space:
 
 
 def read_space(content: Any, where: str) -> Space:
-    """Plain data (from YAML) -> Space; SpaceError names `where`, the key and the fault."""
+    """Plain data (from YAML) -> Space; SpaceError names `where`, the key and what is wrong."""
     try:
         space = msgspec.convert(content, Space)
     except msgspec.ValidationError as error:
@@ -322,13 +322,13 @@ def read_space(content: Any, where: str) -> Space:
 
 
 def _faults(space: Space) -> Iterator[Tuple[str, str]]:
-    """(key, fault) of every value that has the right type and makes no sense."""
+    """(key, fault) of every value that has the right type but makes no sense."""
     if space.granularity not in ("stage", "block"):
         yield "granularity", f"'{space.granularity}' is not 'stage' or 'block'"
     if space.shortcut not in ("projected", "identity"):
         yield "shortcut", f"'{space.shortcut}' is not 'projected' or 'identity'"
     if not 0 < space.width_multiplier < 100:
-        yield "width_multiplier", f"{space.width_multiplier} must be above 0"
+        yield "width_multiplier", f"{space.width_multiplier} must be above 0 and below 100"
     if not space.stages:
         yield "stages", "must not be empty"
     parts: List[Tuple[str, msgspec.Struct]] = [("stem.", space.stem), ("head.", space.head)]

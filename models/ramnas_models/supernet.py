@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from ramnas_models.plan import (
     BN_EPS,
-    Block,
     Conv,
     Layer,
     Linear,
+    MBConv,
     Plan,
     Shortcut,
     SqueezeExcite,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _own(source: nn.Module | None, name: str, shape: tuple[int, ...], fill: float = 0.0) -> Tensor:
-    """A new tensor of `shape`: filled, or cut out of that of `source` as the forward slices it."""
+    """A new tensor: filled, or cut out of attribute `name` of `source` as `forward` slices it."""
     if source is None:
         return torch.full(shape, fill)
     whole: Tensor = getattr(source, name).detach()
@@ -46,18 +46,19 @@ def _own(source: nn.Module | None, name: str, shape: tuple[int, ...], fill: floa
 
 
 @dataclass(frozen=True)
-class Drop:
-    """What the max net leaves out at random in training, as shares (BigNAS; facts in AttentiveNAS).
+class DropRates:
+    """How much the max net leaves out at random in training (BigNAS, as AttentiveNAS does it).
 
-    `dropout`: of the features before the classifier. `connect`: of the images that a block of the
-    last two stages with a shortcut skips, at the very end; it grows in proportion to the block's
-    place in the network.
+    `dropout` is the share of the features before the classifier. `connect` is the share of the
+    images that skip a block, in blocks of the last two stages that have a shortcut. It grows in
+    proportion to the block's place in the network and would reach `connect` behind the last block.
     """
 
     dropout: float = 0.0
     connect: float = 0.0
 
-    def of_block(self, place: int, plan: Plan) -> float:
+    def skip_rate(self, place: int, plan: Plan) -> float:
+        """The share of images that skip block `place` of `plan`, if it has a shortcut."""
         late = plan.blocks[place].stage >= plan.blocks[-1].stage - 1
         return self.connect * place / len(plan.blocks) if late else 0.0
 
@@ -78,10 +79,10 @@ class BatchNorm(nn.Module):
 
 
 class ElasticConv(nn.Module):
-    """Conv, BatchNorm or bias, activation; `layer` says how much of the tensors to use.
+    """A convolution, BatchNorm or bias, activation; `layer` says how much of the tensors to use.
 
-    In training BatchNorm uses the statistics of the batch and leaves the running ones alone; only
-    `recalibrate` fills them, because subnets of different width do not share statistics.
+    In training BatchNorm uses the statistics of the batch and leaves the running ones alone. Only
+    `recalibrate` fills those, because subnets of different width do not share statistics.
     """
 
     bn: BatchNorm | None
@@ -93,7 +94,7 @@ class ElasticConv(nn.Module):
         self.bias = nn.Parameter(_own(source, "bias", shape)) if layer.bias else None
         bn = None if source is None else source.bn
         self.bn = BatchNorm(layer.c_out, bn) if layer.norm else None
-        self.momentum: float | None = None  # a number only while recalibrating
+        self.momentum: float | None = None  # a number only during `recalibrate`
         self.synchronised = False
 
     def forward(self, x: Tensor, layer: Conv) -> Tensor:
@@ -133,10 +134,10 @@ class ElasticConv(nn.Module):
 
 
 def _synchronised_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """BatchNorm with the statistics of all ranks' batches, which are of one size.
+    """BatchNorm with the statistics over the batches of all ranks, which must have one size.
 
-    nn.SyncBatchNorm has neither slices nor a CPU path. Every rank's mean and variance travel, not
-    their sums of squares, so that a large mean costs no digits.
+    nn.SyncBatchNorm can neither slice its tensors nor run on a CPU. The ranks exchange means and
+    variances, not sums of squares, so that a large mean costs no precision.
     """
     from torch.distributed.nn.functional import all_reduce
 
@@ -152,7 +153,7 @@ def _synchronised_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 class ElasticLinear(nn.Module):
-    """The classifier; a smaller one reads the first input features."""
+    """The classifier; a narrower network uses the weights of its first input features."""
 
     def __init__(self, layer: Linear, source: ElasticLinear | None) -> None:
         super().__init__()
@@ -166,7 +167,7 @@ class ElasticLinear(nn.Module):
 class Net(nn.Module):
     """The tensors of a set of layers, and the forward pass of any plan that they can serve.
 
-    Copies cut out of those of `source`, or new tensors where it has none.
+    The tensors are copies cut out of those of `source`, or new ones for layers that it lacks.
     """
 
     def __init__(self, layers: Iterable[Layer], source: Net | None = None) -> None:
@@ -188,9 +189,9 @@ class Net(nn.Module):
                 parent = getattr(parent, part)
             parent.add_module(name, module)
 
-    def run(self, x: Tensor, plan: Plan, drop: Drop | None = None) -> Tensor:
+    def run(self, x: Tensor, plan: Plan, drop: DropRates | None = None) -> Tensor:
         """Images [n, 3, h, w], normalised, of any size -> logits [n, classes]."""
-        drop = drop or Drop()
+        drop = drop or DropRates()
         (x,) = self.features(x, plan, [len(plan.blocks) - 1], drop)
         x = self._apply_layer(x, plan.head_expand)
         x = x.mean((2, 3), keepdim=True)
@@ -200,19 +201,19 @@ class Net(nn.Module):
         return self._apply_layer(x, plan.classifier)
 
     def features(
-        self, x: Tensor, plan: Plan, places: Sequence[int], drop: Drop | None = None
+        self, x: Tensor, plan: Plan, places: Sequence[int], drop: DropRates | None = None
     ) -> list[Tensor]:
         """Images [n, 3, h, w], normalised -> the outputs of the blocks at `places`, in order."""
-        drop, found = drop or Drop(), []
+        drop, found = drop or DropRates(), []
         x = self._apply_layer(x, plan.stem)
         for place, block in enumerate(plan.blocks):
-            x = self._block(x, block, drop.of_block(place, plan))
+            x = self._block(x, block, drop.skip_rate(place, plan))
             if place in places:
                 found.append(x)
         return found
 
     def synchronise_batchnorm(self) -> None:
-        """In training, let BatchNorm see the batches of all processes (torch.distributed)."""
+        """In training, make BatchNorm use the batches of all processes (torch.distributed)."""
         for module in self.modules():
             if isinstance(module, ElasticConv):
                 module.synchronised = True
@@ -221,7 +222,7 @@ class Net(nn.Module):
         out: Tensor = self._layers[layer.key](x, layer)
         return out
 
-    def _block(self, x: Tensor, block: Block, skip: float) -> Tensor:
+    def _block(self, x: Tensor, block: MBConv, skip: float) -> Tensor:
         shortcut = self._shortcut(x, block.shortcut) if block.shortcut else None
         if block.expand:
             x = self._apply_layer(x, block.expand)
@@ -231,7 +232,7 @@ class Net(nn.Module):
         x = self._apply_layer(x, block.project)
         if shortcut is None:
             return x
-        if skip:  # for these images the block adds nothing; the others make up for it
+        if skip:  # the block adds nothing to some images, and more to the others to make up for it
             kept = torch.rand(len(x), 1, 1, 1, dtype=x.dtype, device=x.device) >= skip
             x = x * kept / (1 - skip)
         return x + shortcut
@@ -253,7 +254,7 @@ class Standalone(Net):
 
     @torch.no_grad()
     def recalibrate(self, batches: Iterable[Tensor]) -> Self:
-        """Set the BatchNorm statistics to the mean over `batches` ([n, 3, h, w] each)."""
+        """Set the BatchNorm statistics to their mean over `batches`, each [n, 3, h, w]."""
         convs = [m for m in self.modules() if isinstance(m, ElasticConv) and m.bn is not None]
         self.eval()
         try:
@@ -267,7 +268,7 @@ class Standalone(Net):
         return self
 
     def numpy_weights(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-        """Tensors by key, float32, as `onnx_graph.build` takes them."""
+        """The tensors by key, float32, as `onnx_graph.build` takes them."""
         return {key: value.detach().cpu().numpy() for key, value in self.state_dict().items()}
 
 
@@ -293,10 +294,10 @@ class Supernet(Net):
         # on a CPU depthwise convolutions train about twice as fast in this layout
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, arch: Arch, drop: Drop | None = None) -> Tensor:
+    def forward(self, x: Tensor, arch: Arch, drop: DropRates | None = None) -> Tensor:
         """Images [n, 3, h, w], normalised, of any size -> logits [n, classes].
 
-        `drop` is for the max net in training.
+        `drop` is meant for the max net in training.
         """
         return self.run(x, self.plan(arch), drop)
 
@@ -305,7 +306,7 @@ class Supernet(Net):
 
     @torch.no_grad()
     def extract(self, arch: Arch) -> Subnet:
-        """A standalone copy of `arch`; its BatchNorm statistics are void until recalibrated."""
+        """A standalone copy of `arch`; its BatchNorm statistics are void until `recalibrate`."""
         return Subnet(self.plan(self.space.check(arch)), self).eval()
 
     def reset_parameters(self) -> None:

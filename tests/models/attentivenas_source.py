@@ -1,4 +1,4 @@
-"""The public supernet, written anew from its published facts: key list, random weights, forward."""
+"""The public supernet, rewritten from what is published: keys, random weights, forward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 State = Dict[str, Tensor]
 
-# the public supernet at its largest, per stage: width, depth, expand, stride, squeeze-and-excite
+# the largest network of the public supernet, per stage: width, depth, expand, stride, SE
 STAGES = [
     (24, 2, 1, 1, False),
     (32, 5, 6, 2, False),
@@ -40,11 +40,11 @@ def eights(value: float) -> int:
     return rounded + 8 if rounded < 0.9 * value else rounded
 
 
-# -- the public network, from its tensors' names and torch.nn.functional alone ---------------------
+# -- the public network, built only from its tensors' names and torch.nn.functional ----------------
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Every tensor of the public supernet, 802 of them: name -> shape."""
+    """The shapes of the 802 tensors of the public supernet, by name."""
     found: dict[str, tuple[int, ...]] = {}
 
     def conv(name: str, c_out: int, c_in: int, kernel: int = 1, norm: bool = True) -> None:
@@ -78,7 +78,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def random_state() -> State:
-    """No tensor at its initial value: a zero last gamma would hide whole branches."""
+    """Random values for every tensor; fresh gammas of 0 would make whole branches do nothing."""
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, shape in shapes().items():
@@ -98,7 +98,7 @@ def random_state() -> State:
 
 
 def reference(state: State, x: Tensor, integers: tuple[int, ...]) -> Tensor:
-    """Logits of the arch [resolution] + 9 widths + 7 depths + 7 kernels + 7 expands."""
+    """The logits of the arch [resolution] + 9 widths + 7 depths + 7 kernels + 7 expands."""
     widths, depths, kernels, expands = np.split(np.array(integers[1:]), [9, 16, 23])
     x = F.silu(norm(state, "first_conv", conv(state, "first_conv", x, widths[0], stride=2)))
     for stage, (_, _, _, stride, se) in enumerate(STAGES):

@@ -43,7 +43,7 @@ def tensors(state: State) -> State:
 
 @pytest.fixture(scope="module", params=["attentivenas", "table1"])
 def net(request: pytest.FixtureRequest, tensors: State) -> Supernet:
-    """Both spaces share the tensors; they differ in a resolution."""
+    """Both spaces have the same tensors and differ only in one resolution."""
     supernet = Supernet(load_space(request.param), 1000).eval()
     supernet.load_state_dict(tensors)
     return supernet
@@ -57,7 +57,7 @@ def archs(net: Supernet) -> dict[str, Arch]:
             found[name] = space.decode([int(choice) for choice in row.split()])
         found.update({f"random {i}": space.sample(rng) for i in range(5)})
         return found
-    for i in range(3):  # 276 halves to odd sizes, where the padding of the pooled shortcut shows
+    for i in range(3):  # halving 276 gives odd sizes, where the pooled shortcut's padding matters
         row = space.encode(space.sample(rng))
         row[0] = 276
         found[f"random {i} at 276"] = space.decode(row)
@@ -79,7 +79,7 @@ def test_logits_survive_the_import(state: State, net: Supernet) -> None:
 # -- the mapping -----------------------------------------------------------------------------------
 
 
-def test_dropped_are_counters_and_the_shortcuts_that_no_arch_uses(state: State) -> None:
+def test_only_counters_and_shortcuts_that_no_arch_uses_are_left_out(state: State) -> None:
     tracked = "blocks.3.mobile_inverted_conv.depth_conv.bn.bn_tracking.144.running_mean"
     _, dropped = to_supernet({**state, tracked: torch.zeros(144)})
     shortcuts = [name for name in dropped if "shortcut" in name]
@@ -89,7 +89,9 @@ def test_dropped_are_counters_and_the_shortcuts_that_no_arch_uses(state: State) 
     assert set(dropped) == {*shortcuts, *counters, tracked}
 
 
-def test_prefix_is_optional_and_tensors_are_float32_copies(state: State, tensors: State) -> None:
+def test_the_prefix_is_optional_and_the_tensors_are_float32_copies(
+    state: State, tensors: State
+) -> None:
     ours, _ = to_supernet({name: value.double() for name, value in state.items()})
     assert ours.keys() == tensors.keys()
     assert all(torch.equal(ours[key], tensors[key]) for key in ours)
@@ -111,12 +113,12 @@ def test_a_missing_and_a_misshapen_tensor_are_named(state: State) -> None:
     assert "more" not in message
 
 
-def test_of_another_network_the_first_five_problems_are_named() -> None:
+def test_for_another_network_the_first_five_problems_are_named() -> None:
     other = Supernet(load_space("micro"), 10).state_dict()
     with pytest.raises(DataError, match=f"and {661 + len(other) - 5} more") as caught:
         to_supernet(dict(other))
     assert str(caught.value).count("missing first_conv.") == 5
-    with pytest.raises(DataError, match="no AttentiveNAS or AlphaNet supernet"):
+    with pytest.raises(DataError, match="not an AttentiveNAS or AlphaNet supernet"):
         to_supernet({})
 
 
@@ -126,7 +128,7 @@ formats = pytest.mark.parametrize("as_zip", [False, True], ids=["older format", 
 
 
 class AttrDict(dict):
-    """What the publisher's config class is: a dict that is its own __dict__."""
+    """Like the publisher's config class: a dict that is its own __dict__."""
 
     def __init__(self, **items: Any) -> None:
         super().__init__(items)
@@ -150,7 +152,7 @@ class Payload:
 
 @contextmanager
 def publishers_code() -> Iterator[None]:
-    """While their module `utils.config` can be imported."""
+    """Inside the block, the publisher's module `utils.config` can be imported."""
     config = types.ModuleType("utils.config")
     config.AttrDict, config.Config = AttrDict, Config  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
@@ -162,7 +164,7 @@ def publishers_code() -> Iterator[None]:
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
     def write(content: Any, as_zip: bool) -> Path:
-        path = tmp_path / "attentive_nas.pth.tar"  # their name; it is no tar archive
+        path = tmp_path / "attentive_nas.pth.tar"  # the publisher's name; it is not a tar archive
         with publishers_code():
             torch.save(content, path, _use_new_zipfile_serialization=as_zip)
         return path
@@ -171,7 +173,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def checkpoint(args: Any) -> dict[str, Any]:
-    """What the publisher's saver puts into a file, with a few tensors."""
+    """What the publisher saves into a file, with only a few tensors."""
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     model(torch.ones(1, 3, 8, 8)).square().sum().backward()
@@ -193,7 +195,7 @@ def test_both_formats_are_read_without_the_publishers_code(
     monkeypatch: pytest.MonkeyPatch,
     as_zip: bool,
 ) -> None:
-    trap = tmp_path / "utils/config.py"  # a module of that name is there, and must not be imported
+    trap = tmp_path / "utils/config.py"  # a module of that name exists and must not be imported
     trap.parent.mkdir()
     trap.write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -210,7 +212,7 @@ def test_both_formats_are_read_without_the_publishers_code(
 def test_a_whole_supernet_comes_out_of_a_file(save: Save, state: State, tensors: State) -> None:
     path = save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, False)
     ours, _ = to_supernet(read_checkpoint(path))
-    path.unlink()  # 95 MB that pytest would keep
+    path.unlink()  # pytest would keep the 95 MB
     assert all(torch.equal(ours[key], tensors[key]) for key in tensors)
 
 
@@ -239,7 +241,7 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(
     assert not marker.exists()
     with publishers_code():
         torch.load(path, weights_only=False)
-    assert marker.exists()  # the payload was a live one
+    assert marker.exists()  # the payload does run where nothing stops it
 
 
 @pytest.mark.parametrize("part", range(5))
@@ -263,10 +265,10 @@ def test_a_payload_in_another_pickle_protocol_does_not_run(tmp_path: Path, proto
     assert not marker.exists()
 
 
-def test_a_config_class_called_with_arguments_makes_nothing_of_that_name(tmp_path: Path) -> None:
+def test_a_config_class_that_is_called_with_arguments_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(b"\x80\x02cutils.config\nConfig\nX\x06\x00\x00\x00/a.yml\x85R.")
-    with pytest.raises(DataError, match="damaged or no torch checkpoint"):
+    with pytest.raises(DataError, match="damaged or not a torch checkpoint"):
         read_checkpoint(path)
 
 
@@ -302,10 +304,10 @@ def test_a_truncated_checkpoint_is_refused(save: Save, as_zip: bool) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"hello, world\n", b"PK\x03\x04", b"\x80\x02}.", b"\0" * 100]
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="damaged or no torch checkpoint"):
+    with pytest.raises(DataError, match="damaged or not a torch checkpoint"):
         read_checkpoint(path)
 
 
@@ -321,17 +323,19 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         ([1, 2], "no entry 'state_dict'"),
         ({"model": {}}, "no entry 'state_dict'"),
         ({"state_dict": 3}, "no entry 'state_dict'"),
-        ({"state_dict": {"epoch": 3}}, "'epoch' of 'state_dict' is no tensor"),
-        ({"state_dict": {"x": torch.zeros(3, device="meta")}}, "x is not a plain, dense one"),
-        ({"state_dict": {"x": torch.eye(3).to_sparse()}}, "x is not a plain, dense one"),
+        ({"state_dict": {"epoch": 3}}, "'epoch' of 'state_dict' is not a tensor"),
+        ({"state_dict": {"x": torch.zeros(3, device="meta")}}, "x is not a plain, dense tensor"),
+        ({"state_dict": {"x": torch.eye(3).to_sparse()}}, "x is not a plain, dense tensor"),
     ],
 )
-def test_another_content_is_named(save: Save, content: Any, message: str) -> None:
+def test_a_checkpoint_with_other_content_is_refused_with_the_reason(
+    save: Save, content: Any, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         read_checkpoint(save(content, True))
 
 
-def test_reading_leaves_no_name_admitted_behind(save: Save) -> None:
+def test_reading_leaves_no_class_allowed_in_torch(save: Save) -> None:
     before = set(torch.serialization.get_safe_globals())
     read_checkpoint(save(checkpoint(Config()), True))
     assert set(torch.serialization.get_safe_globals()) == before

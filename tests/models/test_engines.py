@@ -1,4 +1,4 @@
-"""What engines, old and new, make of our graphs."""
+"""Old and new engines run our graphs and give the right outputs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ramnas_models.space import load_space
 SPACES = ("micro", "table1", "ofa_mbv3")
 PYTHON38 = Path(__file__).parents[2] / ".venv38/bin/python"
 
-# Operator -> version of it that opset 17 selects. Sources: onnxruntime's list of kernels (the CPU
-# and CUDA providers have every one of these versions since 1.12, JetPack 5's builds included) and
-# the operator table of the ONNX parser of TensorRT 8.5 (opset 17 or lower, no uint8).
+# Operator -> the version of it that opset 17 selects. Sources: onnxruntime's list of kernels (its
+# CPU and CUDA providers have all of these versions since 1.12, also in JetPack 5's builds), and
+# the operator table of TensorRT 8.5's ONNX parser (opset 17 or lower, no uint8).
 VERSIONS = {
     "Add": 14, "ArgMax": 13, "AveragePool": 11, "Cast": 13, "Concat": 13, "Conv": 11, "Flatten": 13,
     "Gemm": 13, "GlobalAveragePool": 1, "HardSigmoid": 6, "Mul": 14, "Relu": 14, "Reshape": 14,
@@ -56,7 +56,7 @@ def test_every_operator_that_we_emit_runs_on_every_engine(
     engine: str, name: str, kind: str
 ) -> None:
     limits, space = ENGINES[engine], load_space(name)
-    # an engine without uint8 is given float images, and one without ArgMax or uint8 the logits
+    # an engine without uint8 gets float images; one without ArgMax or uint8 is asked for the logits
     inputs = [False, True] if limits["uint8"] else [False]
     class_map = limits["uint8"] and "ArgMax" not in limits["lacks"]
     outputs = [True, False] if class_map else [True]
@@ -74,7 +74,7 @@ def test_every_operator_that_we_emit_runs_on_every_engine(
 
 
 @pytest.mark.parametrize("kind", PLANS)
-def test_float_form_has_no_integer_tensor_but_shapes(kind: str) -> None:
+def test_the_float_form_has_no_integers_except_shapes(kind: str) -> None:
     space = load_space("table1")
     model = onnx_graph.build(PLANS[kind](plan(space, space.max())), logits=True)
     types = {t.data_type for t in model.graph.initializer if not t.name.endswith(".shape")}
@@ -84,14 +84,14 @@ def test_float_form_has_no_integer_tensor_but_shapes(kind: str) -> None:
     assert shapes == {t.name for t in model.graph.initializer if t.name.endswith(".shape")}
 
 
-def test_uint8_enters_through_a_cast_that_is_the_first_node() -> None:
+def test_a_uint8_input_is_cast_by_the_first_node() -> None:
     space = load_space("table1")
     model = onnx_graph.build(plan(space, space.min()), image_input=True)
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert model.graph.node[0].op_type == "Cast"
 
 
-def test_real_photographs_give_what_torch_gives() -> None:
+def test_photographs_give_the_same_logits_as_in_torch() -> None:
     torch = pytest.importorskip("torch")
     datasets = pytest.importorskip("sklearn.datasets")
     import onnxruntime as ort
@@ -198,20 +198,20 @@ for i in range({len(forms)}):
             other = found[f"arr_{j}"]
             assert other.dtype == value.dtype
             if value.dtype == np.uint8:
-                assert (other != value).mean() < 1e-3  # where two logits are equal but for rounding
+                assert (other != value).mean() < 1e-3  # two logits may differ by rounding only
             else:
                 assert np.abs(other - value).max() <= 1e-4 * np.abs(value).max()
 
 
 def nvidia() -> Any:
-    """TensorRT-RTX, which parses ONNX without a GPU; its parser is NVIDIA's own."""
+    """TensorRT-RTX, which contains NVIDIA's own ONNX parser and needs no GPU for parsing."""
     reason = "pip install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings runs this test"
     pytest.importorskip("tensorrt_rtx_libs", reason=reason)
     return pytest.importorskip("tensorrt_rtx_bindings", reason=reason)
 
 
 def parsed(trt: Any, model: onnx.ModelProto) -> Any:
-    """NVIDIA's network of `model`, which the parser takes without a fault."""
+    """Parse `model` with NVIDIA's parser, which must report no error; returns its network."""
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(0)
@@ -220,7 +220,7 @@ def parsed(trt: Any, model: onnx.ModelProto) -> Any:
         str(parser.get_error(i)) for i in range(parser.num_errors)
     ]  # fmt: skip
     assert not faults
-    return network, builder  # the network lives as long as its builder
+    return network, builder  # the network lives only as long as its builder
 
 
 @pytest.mark.engines

@@ -82,7 +82,7 @@ def test_extra_levels_have_the_published_widths_and_halve_the_map() -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_segmenter_reads_stages_1_2_and_the_last_or_3_and_the_last(name: str) -> None:
+def test_segmenter_reads_the_last_stage_and_stages_1_and_2_or_3(name: str) -> None:
     backbone_plan = backbone(name, (512, 1024))
     for form, stages in (("three_input", [0, 1]), ("two_input", [2])):
         made = lraspp(backbone_plan, 19, form)
@@ -122,7 +122,7 @@ def test_segmenter_shapes_fit_together_at_any_size(name: str, hw: Tuple[int, int
 
 @pytest.mark.parametrize("make", [ssdlite, lraspp])
 @pytest.mark.parametrize("name", SPACES)
-def test_costs_are_backbone_and_head_and_add_up_by_part(name: str, make: Any) -> None:
+def test_costs_are_those_of_backbone_and_head_and_add_up_by_part(name: str, make: Any) -> None:
     backbone_plan = backbone(name)
     made = make(backbone_plan, 19)
     own = list(backbone_plan.backbone_layers())
@@ -134,20 +134,20 @@ def test_costs_are_backbone_and_head_and_add_up_by_part(name: str, make: Any) ->
     assert made.params == sum(layer.params for layer in (*own, *head))
     table = made.table()
     assert sum(table.values(), PartCost()).macs == made.macs
-    of_head = sum((cost for (part, _), cost in table.items() if part == "head"), PartCost())
-    assert of_head.macs == sum(layer.macs for layer in head) > 0
+    head_cost = sum((cost for (part, _), cost in table.items() if part == "head"), PartCost())
+    assert head_cost.macs == sum(layer.macs for layer in head) > 0
     assert made.arch_id == backbone_plan.arch_id
 
 
-def test_detector_head_costs_what_its_layers_cost_by_hand() -> None:
-    """One level of table1's smallest: 64 channels at stride 16 of 320 pixels, 80 classes."""
+def test_the_cost_of_a_detector_level_equals_a_count_by_hand() -> None:
+    """The level at stride 16 of table1's smallest arch: 64 channels, 320 pixels, 80 classes."""
     made = ssdlite(backbone("table1", largest=False), 80)
     level = made.class_heads[0]
     assert sum(layer.macs for layer in level.layers()) == 20 * 20 * (64 * 9 + 64 * 6 * 81)
     assert sum(layer.params for layer in level.layers()) == 64 * 9 + 2 * 64 + 6 * 81 * (64 + 1)
 
 
-def test_output_stride_16_has_the_same_weights_and_dilates_only_behind_the_last_stride() -> None:
+def test_output_stride_16_keeps_the_weights_and_dilates_only_behind_the_last_stride() -> None:
     backbone_plan = backbone("table1", (512, 1024))
     dense = dilated(backbone_plan, 16)
     assert dilated(backbone_plan, 32) == backbone_plan
@@ -157,7 +157,7 @@ def test_output_stride_16_has_the_same_weights_and_dilates_only_behind_the_last_
     for block in dense.blocks:
         dilations[block.stage].append(block.depthwise.dilation)
     assert all(d == 1 for stage in range(5) for d in dilations[stage])
-    assert dilations[5][0] == 1  # it strode: its own kernel sees the pixels that it saw
+    assert dilations[5][0] == 1  # it lost its stride, so its own kernel still sees the same pixels
     assert set(dilations[5][1:]) == set(dilations[6]) == {2}
     assert dense.blocks[-1].project.out_hw == (32, 64)
 
@@ -182,7 +182,7 @@ def test_a_space_without_the_strides_that_a_head_reads_is_refused(tmp_path: Path
         (lambda b: for_task("pose", b), "classification, detection, segmentation"),
     ],
 )
-def test_what_no_head_can_be_is_refused_with_the_way_out(call: Any, message: str) -> None:
+def test_impossible_heads_are_refused_with_the_way_out(call: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         call(backbone("micro"))
 

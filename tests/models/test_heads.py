@@ -41,8 +41,8 @@ def segmenter(form: str, hw: tuple[int, int] = (48, 80), stride: int = 32) -> Se
     return made
 
 
-def named(net: Any, key: str, x: torch.Tensor) -> torch.Tensor:
-    """One layer by torch's own operators, from the state dict."""
+def run_layer(net: Any, key: str, x: torch.Tensor) -> torch.Tensor:
+    """Run the layer `key` by torch's own operators, with the tensors of the state dict."""
     state = net.state_dict()
     layer = next(x for x in net.plan.layers() if x.key == key)
     x = F.conv2d(
@@ -58,7 +58,7 @@ def named(net: Any, key: str, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_detector_rows_are_the_places_of_its_anchors() -> None:
+def test_detector_rows_are_in_the_order_of_the_anchors() -> None:
     net = detector()
     x = torch.randn(2, 3, 48, 80)
     logits, deltas = net(x)
@@ -70,15 +70,15 @@ def test_detector_rows_are_the_places_of_its_anchors() -> None:
     for i in range(4):
         y = levels[-1]
         for part in ("reduce", "depthwise", "pointwise"):
-            y = named(net, f"ssd.extras.{i}.{part}", y)
+            y = run_layer(net, f"ssd.extras.{i}.{part}", y)
         levels.append(y)
     row = 0
     for i, (level, (height, width)) in enumerate(
         zip(levels, net.plan.anchors.feature_hw, strict=True)
     ):
         for name, found, columns in (("classes", logits, 11), ("boxes", deltas, 4)):
-            y = named(net, f"ssd.{name}.{i}.depthwise", level)
-            y = named(net, f"ssd.{name}.{i}.pointwise", y)
+            y = run_layer(net, f"ssd.{name}.{i}.depthwise", level)
+            y = run_layer(net, f"ssd.{name}.{i}.pointwise", y)
             for v, u, shape in ((0, 0, 0), (height - 1, width // 2, 5), (height // 2, 0, 3)):
                 expected = y[:, shape * columns : (shape + 1) * columns, v, u]
                 place = found[:, row + (v * width + u) * 6 + shape]
@@ -89,17 +89,17 @@ def test_detector_rows_are_the_places_of_its_anchors() -> None:
 
 @torch.no_grad()
 def test_three_input_segmenter_equals_concatenation_and_one_convolution() -> None:
-    """The sum of two 1x1 convolutions is one over both inputs side by side, as published."""
+    """As published: two 1x1 convolutions, added, equal one over both inputs concatenated."""
     net = segmenter("three_input")
     x = torch.randn(2, 3, 48, 80)
     fine, middle, top = net.features(x, net.plan.backbone, net.plan.taps)
-    gate = named(net, "lraspp.gate", top.mean((2, 3), keepdim=True)).sigmoid()
-    y = named(net, "lraspp.project", top) * gate
+    gate = run_layer(net, "lraspp.gate", top.mean((2, 3), keepdim=True)).sigmoid()
+    y = run_layer(net, "lraspp.project", top) * gate
     state = net.state_dict()
     for i, skip in enumerate((middle, fine)):
         key = f"lraspp.fusions.{i}"
         y = F.interpolate(y, skip.shape[2:], mode="bilinear", align_corners=False)
-        y = torch.cat([y, named(net, f"{key}.skip", skip)], 1)
+        y = torch.cat([y, run_layer(net, f"{key}.skip", skip)], 1)
         weight, bias = [], 0
         for part in ("coarse", "lift"):
             mean, var, gamma, beta = (
@@ -110,7 +110,7 @@ def test_three_input_segmenter_equals_concatenation_and_one_convolution() -> Non
             weight.append(state[f"{key}.{part}.weight"] * scale[:, None, None, None])
             bias = bias + beta - mean * scale
         y = F.relu(F.conv2d(y, torch.cat(weight, 1), bias))
-    expected = named(net, "lraspp.classify", y)
+    expected = run_layer(net, "lraspp.classify", y)
     found = net(x)
     assert found.shape == (2, 11, 24, 40)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -121,17 +121,17 @@ def test_two_input_segmenter_equals_classifying_after_the_interpolation() -> Non
     net = segmenter("two_input")
     x = torch.randn(2, 3, 48, 80)
     low, high = net.features(x, net.plan.backbone, net.plan.taps)
-    gate = named(net, "lraspp.gate", high.mean((2, 3), keepdim=True)).sigmoid()
-    y = named(net, "lraspp.project", high) * gate
+    gate = run_layer(net, "lraspp.gate", high.mean((2, 3), keepdim=True)).sigmoid()
+    y = run_layer(net, "lraspp.project", high) * gate
     y = F.interpolate(y, low.shape[2:], mode="bilinear", align_corners=False)
-    expected = named(net, "lraspp.classify", y) + named(net, "lraspp.classify_skip", low)
+    expected = run_layer(net, "lraspp.classify", y) + run_layer(net, "lraspp.classify_skip", low)
     found = net(x)
     assert found.shape == (2, 11, 6, 10)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @torch.no_grad()
-def test_backbone_is_the_subnets_and_the_classifier_stays_behind() -> None:
+def test_the_backbone_is_copied_from_the_subnet_without_its_classifier() -> None:
     net = supernet()
     subnet = net.extract(SPACE.min())
     made = Detector(subnet, ssdlite(net.plan(SPACE.min(), (48, 80)), 10))
@@ -144,8 +144,8 @@ def test_backbone_is_the_subnets_and_the_classifier_stays_behind() -> None:
 
 
 @torch.no_grad()
-def test_output_stride_16_sees_what_32_sees_on_a_denser_map(tmp_path: Path) -> None:
-    """Exact where no block mixes places apart from its kernel: no pooling, no SE."""
+def test_output_stride_16_gives_the_same_features_as_32_on_a_denser_map(tmp_path: Path) -> None:
+    """This is exact only if blocks mix places by their kernels alone, so without pooling and SE."""
     source = Path(load_space.__code__.co_filename).parent / "spaces/micro.yaml"
     text = source.read_text().replace("se: true", "se: false")
     path = tmp_path / "plain.yaml"
@@ -181,7 +181,7 @@ def test_every_tensor_has_a_gradient(make: Any) -> None:
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
-def test_new_heads_begin_with_a_guess_and_learn(task: str) -> None:
+def test_new_heads_start_at_the_loss_of_a_guess_and_learn(task: str) -> None:
     net, x = supernet(), torch.randn(8, 3, 48, 80)
     backbone, made = net.plan(SPACE.max(), (48, 80)), net.extract(SPACE.max())
     made = (

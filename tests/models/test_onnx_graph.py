@@ -25,7 +25,7 @@ def test_graph_is_valid_and_old_enough_for_jetpack_5(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["micro", "table1", "ofa_mbv3"])
-def test_random_weights_give_finite_logits_of_ordinary_size(name: str) -> None:
+def test_random_weights_give_finite_logits_of_a_normal_size(name: str) -> None:
     space = load_space(name)
     for arch in (space.min(), space.max()):
         layout = plan(space, arch, num_classes=10)
@@ -35,7 +35,7 @@ def test_random_weights_give_finite_logits_of_ordinary_size(name: str) -> None:
         assert 1e-3 < np.abs(logits).max() < 1e3  # denormals or infinities would falsify timing
 
 
-def test_symbolic_batch_runs_any_batch() -> None:
+def test_a_graph_with_a_symbolic_batch_runs_any_batch() -> None:
     space = load_space("micro")
     layout = plan(space, space.min(), num_classes=10)
     run = session(onnx_graph.build(layout, image_input=True, batch=None))

@@ -1,4 +1,4 @@
-"""Detection and segmentation graphs, built without torch, against the torch heads."""
+"""Detection and segmentation graphs, built without torch, are compared with the torch heads."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def torch_head(name: str, kind: str, hw: Tuple[int, int]) -> Any:
 
     net = supernet(name)
     made = HEADS[kind](net.plan(net.space.min(), hw))
-    kind_of = Detector if kind == "ssdlite" else Segmenter
-    whole = kind_of(net.extract(net.space.min()), made).eval()
+    head_class = Detector if kind == "ssdlite" else Segmenter
+    whole = head_class(net.extract(net.space.min()), made).eval()
     randomise(whole)
     return whole
 
@@ -67,7 +67,9 @@ def outputs(net: Any, x: np.ndarray) -> List[np.ndarray]:
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize(("name", "hw"), CASES)
-def test_graph_gives_what_torch_gives(name: str, kind: str, hw: Tuple[int, int]) -> None:
+def test_the_graph_gives_the_same_outputs_as_torch(
+    name: str, kind: str, hw: Tuple[int, int]
+) -> None:
     net = torch_head(name, kind, hw)
     rng = np.random.default_rng(0)
     norm = onnx_graph.Normalisation()
@@ -97,32 +99,34 @@ def test_class_map_is_the_argmax_of_the_logits(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", SPACES)
-def test_graph_is_valid_and_says_its_outputs_and_their_true_shapes(name: str, kind: str) -> None:
+def test_the_graph_is_valid_and_declares_the_true_shapes_of_its_outputs(
+    name: str, kind: str
+) -> None:
     for image_input in (False, True):
         for batch, logits in ((1, False), (3, True), (None, False)):
             made = head(name, kind)
             model = onnx_graph.build(made, image_input=image_input, batch=batch, logits=logits)
             onnx.checker.check_model(model, full_check=True)
             assert (model.opset_import[0].version, model.ir_version) == (17, 8)
-            said = {
+            declared = {
                 v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim]
                 for v in model.graph.output
             }
             if kind == "ssdlite":
-                assert list(said) == ["class_logits", "box_regression"]
+                assert list(declared) == ["class_logits", "box_regression"]
             else:
-                assert list(said) == ["class_logits" if logits else "class_map"]
+                assert list(declared) == ["class_logits" if logits else "class_map"]
             n = batch or 2
             image = np.zeros((n, 33, 47, 3) if image_input else (n, 3, 33, 47))
             image = image.astype(np.uint8 if image_input else np.float32)
             found = session(model).run(None, {"image": image})
-            for shape, value in zip(said.values(), found):
+            for shape, value in zip(declared.values(), found):
                 assert shape == [batch or "N", *value.shape[1:]]
                 assert value.shape[0] == n
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_symbolic_batch_runs_any_batch(kind: str) -> None:
+def test_a_graph_with_a_symbolic_batch_runs_any_batch(kind: str) -> None:
     run = session(onnx_graph.build(head("micro", kind), image_input=True, batch=None, logits=True))
     images = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), np.uint8)
     together = run.run(None, {"image": images})
@@ -134,14 +138,14 @@ def test_symbolic_batch_runs_any_batch(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", SPACES)
-def test_random_weights_give_finite_outputs_of_ordinary_size(name: str, kind: str) -> None:
+def test_random_weights_give_finite_outputs_of_a_normal_size(name: str, kind: str) -> None:
     made = head(name, kind, (96, 128))
     image = np.random.default_rng(0).standard_normal((1, 3, 96, 128), np.float32)
     for value in session(onnx_graph.build(made, logits=True)).run(None, {"image": image}):
         assert 1e-3 < np.abs(value).max() < 1e3  # denormals or infinities would falsify timing
 
 
-def test_every_resize_comes_to_its_size_whatever_an_engine_rounds_with() -> None:
+def test_every_resize_reaches_its_size_however_an_engine_rounds() -> None:
     for size in range(1, 400):
         for to in {2 * size, 2 * size - 1, 4 * size - 3, 8 * size - 5, 5 * size + 2} - {-1, 0, 1}:
             if to < size:

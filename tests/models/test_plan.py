@@ -5,8 +5,8 @@ import pytest
 from ramnas_models.plan import PartCost, make_divisible, plan
 from ramnas_models.space import load_space
 
-# Published networks of the public supernet with this search space: resolution, widths, depths,
-# kernels, expands, then MMACs by both rules (None where no figure was published).
+# Published networks of space attentivenas: resolution, widths, depths, kernels, expands, then MMACs
+# by both rules (None where no figure was published).
 NETWORKS = {
     "A0": (192, "16,16,24,32,64,112,192,216,1792", "1333331", "3333333", "1444466", 203.4, 211.3),
     "A1": (224, "16,16,24,32,64,112,192,216,1984", "1333331", "3335353", "1444466", 279.2, 290.0),
@@ -84,7 +84,7 @@ def test_table_by_part_and_operator_adds_up(name: str) -> None:
         assert (("stage1", "se") in table) == space.stages[0].se
 
 
-def test_ofa_widths_are_those_of_the_public_space() -> None:
+def test_ofa_widths_equal_those_of_the_public_space() -> None:
     space = load_space("ofa_mbv3")
     layout = plan(space, space.max())
     widths = [next(b for b in layout.blocks if b.stage == i).project.c_out for i in range(6)]

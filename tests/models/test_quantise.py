@@ -16,7 +16,7 @@ SPACE = load_space("micro")
 
 
 def run(model: onnx.ModelProto, image: np.ndarray, *extra: str) -> list[np.ndarray]:
-    """Logits, then the given activations."""
+    """The logits and then the activations named in `extra`."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
@@ -53,7 +53,7 @@ def test_int8_with_calibrated_ranges_gives_nearly_the_float_logits(image_input: 
         assert np.linalg.norm(rough - expected) > np.linalg.norm(found - expected)
 
 
-def test_weights_shrink_to_a_quarter_and_no_float_weight_stays() -> None:
+def test_the_graph_shrinks_and_no_float_weight_stays() -> None:
     layout = plan(SPACE, SPACE.max(), num_classes=10)
     model = onnx_graph.build(layout)
     small = quantised(model)
@@ -63,7 +63,7 @@ def test_weights_shrink_to_a_quarter_and_no_float_weight_stays() -> None:
 
 
 def optimised(model: onnx.ModelProto, tmp_path: Path) -> list[str]:
-    """The operators that onnxruntime makes of it, under the settings of our engine."""
+    """The operators that onnxruntime turns the graph into, with the settings of our engine."""
     settings = ort.SessionOptions()
     settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     settings.log_severity_level = 3
@@ -78,10 +78,10 @@ def test_onnxruntime_runs_every_convolution_and_swish_in_int8(tmp_path: Path) ->
     convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
     assert ops.count("QLinearConv") == len(convolutions)
     assert not {"Conv", "Gemm", "Sigmoid", "Add"} & set(ops)
-    assert ops.count("Mul") == 1  # of the last swish, whose output only changes its shape
+    assert ops.count("Mul") == 1  # in the last swish, whose output is only reshaped
 
 
-def test_float_biases_give_the_same_logits_and_leave_no_int32_for_nvidias_parser() -> None:
+def test_float_biases_give_the_same_logits_without_int32_tensors() -> None:
     layout = plan(SPACE, SPACE.max(), num_classes=10)
     weights = {
         layer.key + ".bias": np.linspace(-2, 2, layer.c_out, dtype=np.float32)
@@ -98,4 +98,4 @@ def test_float_biases_give_the_same_logits_and_leave_no_int32_for_nvidias_parser
     (found,), (expected,) = run(small, image), run(quantised(model), image)
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     (bare,) = run(quantised(onnx_graph.build(layout), integer_bias=False), image)
-    assert np.abs(found - bare).max() > 0.05 * np.abs(expected).max()  # the biases are there
+    assert np.abs(found - bare).max() > 0.05 * np.abs(expected).max()  # so the biases took part

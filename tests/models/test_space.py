@@ -19,7 +19,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def by_block(space: Space) -> Space:
-    """The same choices, made per block."""
+    """The same space with kernels and expands chosen per block."""
     return msgspec.structs.replace(space, name=f"{space.name}-block", granularity="block")
 
 
@@ -106,7 +106,7 @@ def test_sample_by_macs_fills_ten_bins(name: str) -> None:
     assert len(set(archs)) == 100
 
 
-def test_sample_by_macs_of_a_tiny_space_takes_what_there_is() -> None:
+def test_sample_by_macs_can_return_every_arch_of_a_tiny_space() -> None:
     space = small_space()
     archs = sample_by_macs(space, np.random.default_rng(0), space.size())
     assert len(set(archs)) == space.size()
@@ -130,12 +130,12 @@ def small_space(granularity: str = "stage") -> Space:
 
 @settings(max_examples=20)
 @given(st.sampled_from(ALL))
-def test_hash_changes_with_the_shape_and_not_with_the_name(space: Space) -> None:
+def test_the_hash_depends_on_the_shape_and_not_on_the_name(space: Space) -> None:
     assert msgspec.structs.replace(space, name="x", source="y").hash == space.hash
     assert msgspec.structs.replace(space, resolutions=(8,)).hash != space.hash
 
 
-def test_a_zero_in_a_block_that_is_there_is_refused() -> None:
+def test_a_zero_within_the_depth_is_refused() -> None:
     space = load_space("ofa_mbv3")
     row = space.encode(space.max())
     row[-1] = 0
@@ -143,7 +143,7 @@ def test_a_zero_in_a_block_that_is_there_is_refused() -> None:
         space.decode(row)
 
 
-def test_arch_outside_its_space_is_named_by_its_choice() -> None:
+def test_the_value_that_puts_an_arch_outside_its_space_is_named() -> None:
     space = load_space("table1")
     row = space.encode(space.min())
     row[12] = 9
@@ -174,7 +174,7 @@ def test_arch_outside_its_space_is_named_by_its_choice() -> None:
         (("head",), None, "Expected `object`, got `null` - at `head`"),
     ],
 )
-def test_bad_space_file_is_named_with_file_and_key(
+def test_a_bad_space_file_is_refused_with_file_and_key(
     tmp_path: Path, key: tuple[object, ...], value: object, message: str
 ) -> None:
     path = Path(load_space.__code__.co_filename).parent / "spaces/micro.yaml"
@@ -190,7 +190,7 @@ def test_bad_space_file_is_named_with_file_and_key(
     assert str(bad) in str(raised.value)
 
 
-def test_unknown_or_unreadable_space_says_what_is_known(tmp_path: Path) -> None:
+def test_an_unknown_or_unreadable_space_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"unknown space 'nano': known are .*micro.*table1"):
         load_space("nano")
     with pytest.raises(SpaceError, match="cannot read space"):

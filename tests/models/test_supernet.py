@@ -29,7 +29,7 @@ def archs(net: Supernet, n: int) -> list[Arch]:
 
 
 def many(net: Supernet) -> list[Arch]:
-    """20 random archs of each space with the smallest and the largest; 276 px among them."""
+    """The smallest, the largest and 20 random archs; some of table1 have 276 pixels."""
     return archs(net, 22)
 
 
@@ -146,7 +146,7 @@ def test_batch_of_one_runs_in_evaluation(tmp_path: Path) -> None:
         assert net(image(net.space.max(), 1), net.space.max()).shape == (1, 10)
 
 
-def test_only_used_shortcuts_have_weights() -> None:
+def test_only_shortcuts_that_some_arch_uses_have_weights() -> None:
     keys = Supernet(load_space("table1")).state_dict()
-    # widths can differ at the first block of a stage only
+    # only the first block of a stage can change the width
     assert {key.split(".")[2] for key in keys if "shortcut" in key} == {"0"}

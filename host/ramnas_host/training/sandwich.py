@@ -13,10 +13,10 @@ from torch import Tensor
 from ramnas_host.config import Distillation, Recipe
 from ramnas_host.training import distill
 from ramnas_models.space import Arch, Space
-from ramnas_models.supernet import Drop, Supernet
+from ramnas_models.supernet import DropRates, Supernet
 
 Images = Callable[[int], Tensor]  # resolution -> images [n, 3, r, r]
-Forward = Callable[[Tensor, Arch, "Drop | None"], Tensor]  # -> logits [n, classes]
+Forward = Callable[[Tensor, Arch, "DropRates | None"], Tensor]  # -> logits [n, classes]
 ROLES = ("max", "random1", "random2", "min")
 
 
@@ -47,7 +47,7 @@ def step(
         with autocast(recipe.precision, labels.device.type):
             x = images(arch.resolution)
             if student == 0:
-                out = forward(x, arch, Drop(recipe.dropout, recipe.drop_connect))
+                out = forward(x, arch, DropRates(recipe.dropout, recipe.drop_connect))
                 loss = F.cross_entropy(out, labels, label_smoothing=recipe.label_smoothing)
             else:
                 out = forward(x, arch, None)

@@ -25,7 +25,7 @@ from ramnas_host.training.evaluate import true_scores
 from ramnas_host.training.loop import Step
 from ramnas_host.training.run_folder import Kept, RunFolder
 from ramnas_models.space import Arch, Space
-from ramnas_models.supernet import Drop, Supernet
+from ramnas_models.supernet import DropRates, Supernet
 
 LAST = "supernet.safetensors"
 SCORES = ("top1_min", "top5_min", "top1_max", "top5_max")
@@ -121,7 +121,7 @@ def _compiled(net: Supernet) -> sandwich.Forward:
         for arch in (net.space.max(), net.space.min())
     }
 
-    def forward(x: Tensor, arch: Arch, drop: Drop | None = None) -> Tensor:
+    def forward(x: Tensor, arch: Arch, drop: DropRates | None = None) -> Tensor:
         logits: Tensor = fixed[arch](x, drop) if arch in fixed else net(x, arch, drop)
         return logits
 

@@ -1,1 +1,1 @@
-"""Public checkpoints, downloaded by the user, into tensors by the keys of our networks (torch)."""
+"""Public checkpoints, which the user downloaded -> tensors by the keys of our networks (torch)."""

@@ -1,7 +1,7 @@
-"""The user's own AttentiveNAS / AlphaNet supernet download -> tensors by the keys of our Supernet.
+"""A downloaded AttentiveNAS or AlphaNet supernet -> tensors by the keys of our Supernet.
 
-A checkpoint is a pickle, and a pickle can run anything. It is read by torch's `weights_only`
-unpickler, which knows tensors and plain containers and refuses every other name.
+A checkpoint is a pickle, and unpickling can run any code. So it is read by torch's `weights_only`
+unpickler, which knows tensors and plain containers and refuses everything else.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SOURCE = (
     "AttentiveNAS / AlphaNet supernet of Facebook, Inc. "
     "(github.com/facebookresearch/AttentiveNAS, github.com/facebookresearch/AlphaNet)"
 )
-_CLASSES = 1000  # ImageNet, the only classifier that they published
+_CLASSES = 1000  # ImageNet's; no other classifier was published
 
-# Classes that the `args` entry may be made of: their own (a dict whose __dict__ is itself, nested),
-# and what re-saved copies put in its place. An OrderedDict, which torch admits anyway, stands in
-# for each: it takes the items and the attributes, and nothing of that name is imported or called.
+# Classes that may appear in the entry `args`: the publisher's own (nested dicts whose __dict__ is
+# the dict itself), and those that re-saved copies use instead. An OrderedDict, which torch allows
+# anyway, stands in for each: it takes items and attributes, so no class is imported or called.
 _CONFIG_CLASSES = (
     "utils.config.Config",
     "utils.config.AttrDict",
@@ -38,7 +38,7 @@ _CONFIG_CLASSES = (
     "easydict.EasyDict",
 )
 
-# our layer -> theirs; within a block both start with the block's own name
+# our name of a layer -> theirs; within a block both names are preceded by the block's
 _LAYERS = {
     "stem": "first_conv.conv.conv",
     "expand": "mobile_inverted_conv.inverted_bottleneck.conv.conv",
@@ -54,7 +54,10 @@ _LAYERS = {
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The `state_dict` of a checkpoint file, zip or older format, on the CPU; DataError if none."""
+    """The `state_dict` of a checkpoint file, zip or older format, on the CPU.
+
+    DataError if the file is not a plain checkpoint, or if this torch cannot read it safely.
+    """
     if torch.__version__ < "2.7":  # compared as versions, not as strings (TorchVersion)
         raise DataError(
             f"importing {path} needs torch 2.7 or newer, this is {torch.__version__}: older ones "
@@ -70,17 +73,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     tensors = {}
     for key, value in dict.items(state):
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise DataError(f"{path}: entry {key!r} of 'state_dict' is no tensor")
+            raise DataError(f"{path}: entry {key!r} of 'state_dict' is not a tensor")
         if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
-            raise DataError(f"{path}: tensor {key} is not a plain, dense one")
+            raise DataError(f"{path}: tensor {key} is not a plain, dense tensor")
         tensors[key] = value
     return tensors
 
 
 def to_supernet(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Their tensors -> (ours, float32, for `Supernet(attentivenas, 1000)`; names of the dropped).
+    """Their tensors -> ours in float32 for `Supernet(attentivenas, 1000)`, and names left out.
 
-    DataError, with the first five problems, if a tensor is missing, too many or of another shape.
+    DataError with the first five problems if a tensor is missing, unknown or of another shape.
     """
     # DistributedDataParallel puts `module.` before every key
     prefix = "module." if all(key.startswith("module.") for key in state) else ""
@@ -92,7 +95,7 @@ def to_supernet(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DataError(
-            f"no AttentiveNAS or AlphaNet supernet: {'; '.join(problems[:5])}{more}. "
+            f"this is not an AttentiveNAS or AlphaNet supernet: {'; '.join(problems[:5])}{more}. "
             "Give the supernet checkpoint itself, not one of a single network"
         )
     tensors = {
@@ -106,7 +109,7 @@ def to_supernet(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
 
 
 def _unpickle(path: Path) -> Any:
-    """The object in a checkpoint file, made of tensors, plain containers and stand-ins only."""
+    """The object in a checkpoint file, made only of tensors, plain containers and stand-ins."""
     try:
         _refuse_other_archives(path)
         return _load(path)
@@ -117,10 +120,10 @@ def _unpickle(path: Path) -> Any:
 
 
 def _fault(error: Exception) -> str:
-    # without a file name it is a seek out of a file that was cut short
+    # an error without a file name comes from seeking beyond the end of a file that was cut short
     if isinstance(error, OSError) and error.filename:
         return f"cannot be read: {error.strerror}"
-    # torch's own text goes on to recommend weights_only=False: only its finding is passed on
+    # torch's own text goes on to recommend weights_only=False, so only its finding is passed on
     found = re.search(r"GLOBAL (\S+)", str(error))
     if found:
         return (
@@ -128,7 +131,7 @@ def _fault(error: Exception) -> str:
             "malicious or damaged; download it again from the publisher"
         )
     return (
-        f"is damaged or no torch checkpoint ({type(error).__name__}); "
+        f"is damaged or not a torch checkpoint ({type(error).__name__}); "
         "download it again, or save it again with torch.save and its default protocol"
     )
 
@@ -136,17 +139,19 @@ def _fault(error: Exception) -> str:
 def _load(path: Path) -> Any:
     stand_ins: list[Any] = [(OrderedDict, name) for name in _CONFIG_CLASSES]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they speak of torch.load's options, not of ours
-        # opened here: by its name torch would read a .safetensors file in another way
+        warnings.simplefilter(
+            "ignore"
+        )  # the warnings are about options of torch.load, which the user cannot set
+        # not by its path: torch would read one that ends in .safetensors in another way
         with path.open("rb") as file, torch.serialization.safe_globals(stand_ins):
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _refuse_other_archives(path: Path) -> None:
-    """Name the two that torch.load would treat in a way of its own (and refuse less clearly)."""
+    """Refuse the two kinds of archive that torch.load treats specially and refuses less clearly."""
     if tarfile.is_tarfile(path):
-        # the publisher's names end in .pth.tar as well, but their content is no archive
-        raise DataError(f"{path} is a tar archive, no checkpoint: unpack it first")
+        # the publisher's file names end in .pth.tar too, but those files are not archives
+        raise DataError(f"{path} is a tar archive, not a checkpoint: unpack it first")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
@@ -159,7 +164,7 @@ def _refuse_other_archives(path: Path) -> None:
 def _wanted() -> dict[str, tuple[str, torch.Size]]:
     """Their key -> (our key, shape), for every tensor of our supernet."""
     space = load_space("attentivenas")
-    with torch.device("meta"):  # the shapes alone
+    with torch.device("meta"):  # only the shapes are needed
         net = Supernet(space, _CLASSES)
     first, starts = 0, []
     for stage in space.stages:
@@ -181,10 +186,10 @@ def _their_key(ours: str, starts: list[int]) -> str:
 
 
 def _is_unused(key: str, wanted: dict[str, tuple[str, torch.Size]]) -> bool:
-    """Whether no forward pass of any arch reads this tensor of theirs."""
+    """Whether no arch's forward pass reads this tensor of theirs."""
     if key.endswith(".num_batches_tracked") or ".bn_tracking." in key:
         return True
-    # widths can change at the first block of a stage only; the other 30 shortcuts are identities
+    # only the first block of a stage can change the width; the other 30 shortcuts are identities
     shortcut = re.fullmatch(r"blocks\.(\d+)\.shortcut\.conv\.conv\.weight", key)
     return shortcut is not None and int(shortcut[1]) < 37 and key not in wanted
 
@@ -192,7 +197,7 @@ def _is_unused(key: str, wanted: dict[str, tuple[str, torch.Size]]) -> bool:
 def _faults(
     state: dict[str, Tensor], prefix: str, wanted: dict[str, tuple[str, torch.Size]]
 ) -> Iterator[str]:
-    """What is missing or of another shape."""
+    """The tensors that are missing or have another shape."""
     for theirs, (_, shape) in wanted.items():
         key = prefix + theirs
         if key not in state:

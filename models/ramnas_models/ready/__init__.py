@@ -1,6 +1,6 @@
-"""A small bundle that ships with ramnas, and frames to try it on: digits as boxes and as masks.
+"""A small bundle that ships with ramnas: it finds digits as boxes and as masks. And frames to try.
 
-docs/finetuning.md says how it was made and how good it is; its licences are in its manifest.
+docs/finetuning.md says how it was made and how good it is; its manifest names the licences.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """The bundle: detection and segmentation, two models each."""
+    """The bundle, with two models each for detection and segmentation."""
     return Path(__file__).parent / "bundle"
 
 
 def frames() -> Path:
-    """A folder of images of 320x240 that none of the models has seen."""
+    """A folder of 320x240 images that none of the models has seen."""
     return Path(__file__).parent / "frames"

@@ -14,7 +14,7 @@ from torch import Tensor
 from ramnas_host.config import Recipe, load_recipe
 from ramnas_host.training import sandwich
 from ramnas_models.space import Arch, load_space
-from ramnas_models.supernet import Drop, Supernet
+from ramnas_models.supernet import DropRates, Supernet
 from tests.saved_memory import saved_memory
 
 SPACE = load_space("micro")
@@ -85,7 +85,7 @@ def test_each_students_backward_adds_gradient_only_inside_its_own_slices(weighti
     images, labels = batch()
     seen = []
 
-    def forward(x: Tensor, arch: Arch, drop: Drop | None) -> Tensor:
+    def forward(x: Tensor, arch: Arch, drop: DropRates | None) -> Tensor:
         seen.append(gradients(net))  # all that the networks before this one have added
         out: Tensor = net(x, arch, drop)
         return out
@@ -165,7 +165,7 @@ def test_one_step_is_four_forwards_and_four_backwards() -> None:
     forwards: list[str] = []
     backwards = 0
 
-    def forward(x: Tensor, arch: Arch, drop: Drop | None) -> Tensor:
+    def forward(x: Tensor, arch: Arch, drop: DropRates | None) -> Tensor:
         forwards.append(arch.id)
         out: Tensor = net(x, arch, drop)
 
@@ -197,16 +197,16 @@ def test_memory_peaks_at_the_max_net() -> None:
 
 
 def test_drop_is_for_the_max_net_alone() -> None:
-    seen: list[Drop | None] = []
+    seen: list[DropRates | None] = []
     net, archs = supernet(), four()
     images, labels = batch()
 
-    def forward(x: Tensor, arch: Arch, drop: Drop | None) -> Tensor:
+    def forward(x: Tensor, arch: Arch, drop: DropRates | None) -> Tensor:
         seen.append(drop)
         return net(x, arch, drop)
 
     sandwich.step(forward, archs, images, labels, recipe(dropout=0.2, drop_connect=0.1))
-    assert seen == [Drop(0.2, 0.1), None, None, None]
+    assert seen == [DropRates(0.2, 0.1), None, None, None]
 
 
 def test_bf16_follows_fp32() -> None:
