@@ -33,7 +33,7 @@ RECORDS, POPULATION, GENERATIONS = 500, 5120, 30
 
 
 class Objectives:
-    """Both surrogates; counts the seconds that they take and remembers what they said."""
+    """Two surrogates, latency and top-1, that add up their seconds and keep all they predicted."""
 
     def __init__(self, space: Space) -> None:
         rng = np.random.default_rng(0)
@@ -60,13 +60,13 @@ class Objectives:
         return found
 
     def front(self) -> Floats:
-        """Of all since the start."""
+        """The non-dominated values among all predictions since `start`."""
         values = np.concatenate(self.values)
         return values[non_dominated(values)]
 
 
 class _Problem(Problem):  # type: ignore[misc]  # pymoo is untyped
-    """The same for pymoo: variables are indices into the choices of each slot."""
+    """The objectives as a problem of pymoo: its variables are indices into each slot's choices."""
 
     def __init__(self, space: Space, objectives: Objectives) -> None:
         sample = space.sample_rows(20_000, np.random.default_rng(0))
@@ -81,7 +81,10 @@ class _Problem(Problem):  # type: ignore[misc]  # pymoo is untyped
 
 
 def ours(space: Space, objectives: Objectives, population: int) -> None:
-    """The two columns come from one call: the second objective reads what the first one left."""
+    """Run our search.
+
+    One call gives both columns: the second objective reads what the first one stored.
+    """
     last: list[Floats] = []
 
     def ms(rows: Rows) -> Floats:
@@ -98,7 +101,7 @@ def ours(space: Space, objectives: Objectives, population: int) -> None:
 
 
 def stock(space: Space, objectives: Objectives, population: int) -> None:
-    """pymoo's NSGA-II as its documentation sets it up for integers, duplicates eliminated."""
+    """Run pymoo's NSGA-II as its documentation sets it up for integers, without duplicates."""
     algorithm = NSGA2(
         pop_size=population // 2,
         n_offsprings=population,
@@ -116,7 +119,7 @@ def _timed(
     objectives: Objectives,
     population: int,
 ) -> tuple[float, float, Floats]:
-    """Seconds in all, those outside the objectives, and the front."""
+    """Seconds in total, seconds outside the objectives, and the front."""
     objectives.start()
     start = time.perf_counter()
     call(space, objectives, population)
@@ -133,7 +136,10 @@ def _random_front(space: Space, objectives: Objectives, n: int, seed: int) -> Fl
 
 
 def run(random_archs: int = 1_000_000) -> dict[str, object]:
-    """table1. Hypervolumes are in the box around all fronts together, the costs in log."""
+    """Compare them on space `table1`.
+
+    Hypervolumes are taken in the box around all fronts together, with the logarithm of the costs.
+    """
     space = load_space("table1")
     start = time.perf_counter()
     objectives = Objectives(space)

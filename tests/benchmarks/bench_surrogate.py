@@ -1,4 +1,4 @@
-"""A surrogate of 500 records asked for 5,120 archs, against a `plan` each and scikit-learn's GP."""
+"""Predicting 5,120 archs from 500 records, against one `plan` per arch and scikit-learn's GP."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from ramnas_models.space import load_space
 from tests.benchmarks.timing import in_turn
 
 RECORDS, ARCHS = 500, 5120
-FEW = 256  # archs for the comparison: the peer takes milliseconds for each
+FEW = 256  # archs in the comparison, because the peer takes milliseconds for each
 
 
 def run() -> dict[str, float]:
-    """table1; both predict mean and standard deviation, encoding included.
+    """Time both on space `table1`: mean and standard deviation, encoding included.
 
-    The peer reads the same kind of costs, by part and operator, off one `plan` an arch.
+    The peer uses the same kind of costs, by part and operator, which it takes from one `plan` per
+    arch.
     """
     space = load_space("table1")
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""How many measurements a latency surrogate needs: every family, against the number of samples.
+"""How many measurements a latency surrogate needs: the score of each family by number of samples.
 
-Fig. 6 of the paper on data that can be had: `--data ofa_mbv3_latency.npz`, or `--store` of one's
-own. Prints tables, writes a JSON file and a plot.
+This is Fig. 6 of the paper, on data that anybody can get (`--data ofa_mbv3_latency.npz`) or on your
+own records (`--store`). It prints tables and writes a JSON file and a plot.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-PAPER_SHARE = 0.8  # of the records to learn from
+PAPER_SHARE = 0.8  # share of the records to learn from
 PRIOR_RECORDS, PRIOR_SIZES, PRIOR_SEEDS, PRIOR_TEST = 300, (10, 20, 50), 10, 1000
-NEAR = 0.01  # rho
+NEAR = 0.01  # in rho
 
 
 class Result(msgspec.Struct, frozen=True):
+    """The score of one fit: a family and encoding learnt from `n` archs of a device."""
+
     family: str
     encoding: str
     n: int
@@ -46,7 +48,7 @@ class Result(msgspec.Struct, frozen=True):
 def predicted(
     data: Measured, family: str, encoding: str, rows: Rows, ms: Floats, ask: Rows
 ) -> Floats:
-    """ms of `ask` after learning from `rows` alone."""
+    """Predicted ms for the encodings `ask`, learnt from `rows` and `ms`."""
     table = cost_table(data.space)
     if family == COST:
         return np.exp(CostGp(table).fit(rows, np.log(ms)).predict(ask)[0])
@@ -77,7 +79,10 @@ def _mean(found: list[Result]) -> str:
 
 
 def groups(data: Measured) -> dict[str, tuple[str, ...]]:
-    """Of devices whose scores are averaged: all, and of the public set the two quiet columns."""
+    """The groups of devices whose scores are averaged, by title.
+
+    All devices, each by itself, and in the public set the two columns with little noise.
+    """
     quiet = tuple(d for d in data.devices if d in ("titan_rtx_32", "titan_rtx_64"))
     every = {"all devices": data.devices} if len(data.devices) > 1 else {}
     return {
@@ -88,7 +93,7 @@ def groups(data: Measured) -> dict[str, tuple[str, ...]]:
 
 
 def tables(data: Measured, found: list[Result]) -> str:
-    """Markdown: Kendall tau, Spearman rho and MAPE, a line a model, a column a size."""
+    """Markdown tables of Kendall tau, Spearman rho and MAPE: a row per model, a column per size."""
     sizes = sorted({r.n for r in found})
     lines = []
     for name, devices in groups(data).items():
@@ -112,7 +117,7 @@ def tables(data: Measured, found: list[Result]) -> str:
 
 
 def plot(data: Measured, found: list[Result], path: Path) -> None:
-    """PNG: tau over the number of samples, the spread of the seeds' means as bars."""
+    """Write a PNG of tau over the number of samples; the bars are the spread over the seeds."""
     import io
 
     import matplotlib
@@ -147,7 +152,7 @@ def plot(data: Measured, found: list[Result], path: Path) -> None:
 
 
 def leave_one_gpu_out(data: Measured, seeds: int = PRIOR_SEEDS) -> str:
-    """Markdown: rho of a new GPU's columns without the other GPU's, with them, and mixed."""
+    """A Markdown table of rho on a new GPU: without the other GPU, with it, and mixed."""
     table = cost_table(data.space)
     train, _ = data.split(PRIOR_RECORDS, 1000)
     known = {
@@ -181,21 +186,38 @@ def leave_one_gpu_out(data: Measured, seeds: int = PRIOR_SEEDS) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="ofa_mbv3_latency.npz")
-    parser.add_argument("--store", type=Path, metavar="records.sqlite")
-    parser.add_argument("--run", default="calibration", help="of the store")
-    parser.add_argument("--test-run", help="of the store, to judge on; else what a draw leaves")
-    parser.add_argument("--space", default="table1", help="of the store")
-    parser.add_argument("--protocol", choices=("samples", "paper", "priors"), default="samples",
-                        help="paper: 80 %% to learn from; priors: leave one GPU out")  # fmt: skip
-    parser.add_argument("--samples", default="10,20,50,100,300,1000")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--families", default="cost,gp,rbf,mlp,cart")
-    parser.add_argument("--encodings", default="int", help="int,onehot,layer")
-    parser.add_argument("--out", type=Path, default=Path("runs/surrogates"))
+    parser.add_argument("--data", type=Path, metavar="ofa_mbv3_latency.npz", help="the public set")
+    parser.add_argument("--store", type=Path, metavar="records.sqlite", help="your own records")
+    parser.add_argument(
+        "--run", default="calibration", help="run of the store to learn from (default: calibration)"
+    )
+    parser.add_argument(
+        "--test-run", help="run of the store to judge on (default: the archs that were not drawn)"
+    )
+    parser.add_argument(
+        "--space", default="table1", help="space of the store's archs (default: table1)"
+    )
+    parser.add_argument(
+        "--protocol", choices=("samples", "paper", "priors"), default="samples",
+        help="samples: learn from each of --samples; paper: learn from 80 %% of the records; "
+        "priors: predict each GPU from the others (default: samples)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--samples", default="10,20,50,100,300,1000",
+        help="numbers of archs to learn from (default: 10,20,50,100,300,1000)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=5, help="draws of each size (default: 5)")
+    parser.add_argument(
+        "--families", default="cost,gp,rbf,mlp,cart", help="(default: cost,gp,rbf,mlp,cart)"
+    )
+    parser.add_argument("--encodings", default="int", help="of int,onehot,layer (default: int)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/surrogates"),
+        help="folder for the plot and the JSON file (default: runs/surrogates)",
+    )  # fmt: skip
     args = parser.parse_args()
     if (args.data is None) == (args.store is None):
-        parser.error("give --data or --store")
+        parser.error("give either --data or --store")
     data = (
         read_npz(args.data) if args.data
         else read_store(args.store, args.run, args.test_run, load_space(args.space))

@@ -1,8 +1,9 @@
-"""Encodings -> latency, energy or accuracy: a Gaussian process on what each part costs.
+"""Encodings -> latency, energy or accuracy: a Gaussian process over what each part costs.
 
-A latency is a sum, every layer takes its time: f = w . c. Its logarithm is nearly linear in the
-costs over a first guess b of it (log f = log b + f / b - 1 + ...), so that is what the process
-sees: log(y / b) against c / b. b is the best non-negative sum of a few totals.
+A latency is a sum, because every layer takes its time: f = w . c, with c the costs of the parts.
+The process works on logarithms. Relative to a first guess b, log f = log b + f / b - 1 + ..., which
+is nearly linear in c / b. So the process learns log(y / b) from c / b. The guess b is the best
+non-negative weighted sum of a few totals.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
 
 
 class Predictor(Protocol):
+    """Anything that predicts a log latency: encodings [n, slots] -> mean [n] and std [n]."""
+
     def predict(self, rows: Rows) -> tuple[Floats, Floats]: ...
 
 
 class CostGp:
-    """Of log latencies or energies; with other boards' predictors, what these do not explain.
+    """Predicts log latencies or log energies from the costs of an arch's parts.
 
-    The first guess is then a sum of their predictions alone, and few records are not to find in
-    their noise what is left: the variances begin small.
+    With `others`, predictors of other boards, the first guess is a weighted sum of their
+    predictions alone, and the process learns only what they leave unexplained. Its variances then
+    start small, so that a few noisy records are not mistaken for structure.
     """
 
     def __init__(self, table: CostTable, others: Sequence[Predictor] = ()) -> None:
@@ -42,7 +46,7 @@ class CostGp:
         self._widths = widths(table.space)
 
     def fit(self, rows: Rows, y: Floats) -> CostGp:
-        """Encodings [n, slots], log targets [n]."""
+        """Learn from encodings [n, slots] and log targets [n]."""
         parts, totals = self._costs(rows)
         columns, own = range(totals.shape[1]), totals.shape[1] - len(self._others)
         guessing = [0, *columns[own:]] if self._others else list(columns)
@@ -50,7 +54,8 @@ class CostGp:
         self._weights[guessing] = first_guess(totals[:, guessing], np.exp(y))
         guess = totals @ self._weights
         parts, totals = parts / guess[:, None, None], totals / guess[:, None]
-        # of common scale: all of a figure's parts together are 1 on average, as is each total
+        # A common scale: all parts of one kind of cost add up to 1 on average, and so does each
+        # total.
         self._scale = np.maximum(parts.sum(2).mean(0), 1e-30)[:, None]
         self._totals_scale = np.maximum(totals.mean(0), 1e-30)
         self._mean = parts.mean(0) / self._scale
@@ -60,7 +65,7 @@ class CostGp:
         return self
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
-        """Mean and standard deviation [n] of the log target, measured anew."""
+        """Mean and standard deviation [n] of a new measurement of the log target."""
         parts, totals = self._costs(rows)
         guess = totals @ self._weights
         parts, totals = parts / guess[:, None, None], totals / guess[:, None]
@@ -68,11 +73,14 @@ class CostGp:
         return mean + np.log(guess), std
 
     def held_out(self, folds: Sequence[Indices]) -> Floats:
-        """The log targets [n] as predicted without their fold; hyper-parameters are kept."""
+        """Each log target [n] as predicted without its fold; hyper-parameters stay as fitted."""
         return self._gp.held_out(folds, self._y - self._guess) + self._guess
 
     def _costs(self, rows: Rows) -> tuple[Floats, Floats]:
-        """Parts [n, figures, columns], totals [n, 1 + figures + others]: 1 is the call's own."""
+        """Parts [n, costs, columns] and totals [n, 1 + costs + others].
+
+        The first total is 1 for every arch: it stands for what a call costs by itself.
+        """
         costs = self._table(rows).transpose(2, 0, 1)
         named = dict(zip(COSTS, costs, strict=True))
         moved = named.pop("elements_in") + named.pop("elements_out")
@@ -86,7 +94,11 @@ class CostGp:
 
 
 def first_guess(totals: Floats, y: Floats, *, steps: int = 4) -> Floats:
-    """[n, t], [n] -> weights [t], none negative, of least relative errors; outliers count less."""
+    """Totals [n, t] and targets [n] -> non-negative weights [t] with the least relative errors.
+
+    Outliers count less: the weights are fitted `steps` times, each time with less weight for the
+    records that were far off.
+    """
     from scipy.optimize import nnls
 
     scale = totals.mean(0)
@@ -103,27 +115,28 @@ def first_guess(totals: Floats, y: Floats, *, steps: int = 4) -> Floats:
 
 
 class ChoiceGp:
-    """Of accuracies, which are no sum: of the choices themselves and the logarithms of the totals.
+    """Predicts accuracies, which are not a sum over parts.
 
-    The same process as `CostGp`, with totals log MACs and so on, and the choices as parts.
+    It is the same process as in `CostGp`, but its totals are logarithms (log MACs and so on) and
+    its parts are the scaled integers of the encoding.
     """
 
     def __init__(self, space: Space, table: CostTable) -> None:
         self._table, self._encode = table, integers(space, table)
 
     def fit(self, rows: Rows, y: Floats) -> ChoiceGp:
-        """Encodings [n, slots], targets [n]."""
+        """Learn from encodings [n, slots] and targets [n]."""
         self._totals, self._parts = self._features(rows)
         self._gp = RobustGp().fit(self._inputs(rows), y)
         self._y = y
         return self
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
-        """Mean and standard deviation [n] of the target, measured anew."""
+        """Mean and standard deviation [n] of a new measurement of the target."""
         return self._gp.predict(self._inputs(rows))
 
     def held_out(self, folds: Sequence[Indices]) -> Floats:
-        """The targets [n] as predicted without their fold; hyper-parameters are kept."""
+        """Each target [n] as predicted without its fold; hyper-parameters stay as fitted."""
         return self._gp.held_out(folds, self._y)
 
     def _features(self, rows: Rows) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""A new board from boards measured before: with them and without, mixed by what its samples say."""
+"""Latencies of a new board from boards measured before, as far as its own records support them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ FOLDS = 10
 
 
 class MixedGp:
-    """Two processes of log latencies: one to which other boards are totals like MACs, one without.
+    """A weighted mean of two processes: one that knows other boards, and one that does not.
 
-    The other boards' predictions enter the first guess, a non-negative sum, and the linear part.
-    The other boards have as large a share as the records held out allow: the mean absolute error
-    is within a standard error of the least one.
+    The first process uses the other boards' predictions as totals, like MACs: they enter its first
+    guess, a non-negative sum, and its linear part. The weight of the first process is the largest
+    whose mean absolute error on held-out records is within one standard error of the best weight's.
     """
 
     def __init__(self, table: CostTable, others: Sequence[Predictor]) -> None:
         self._table, self._others = table, others
 
     def fit(self, rows: Rows, y: Floats) -> MixedGp:
-        """Encodings [n, slots], log targets [n]."""
+        """Learn from encodings [n, slots] and log targets [n]."""
         order = np.random.default_rng(0).permutation(len(y))
         held_out = np.zeros((2, len(y)))
         for fold in np.array_split(order, min(len(y), FOLDS)):
@@ -48,7 +48,7 @@ class MixedGp:
         return self
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
-        """Mean and standard deviation [n] of the log target, measured anew."""
+        """Mean and standard deviation [n] of a new measurement of the log target."""
         (mean, std), (other, other_std) = (p.predict(rows) for p in (self.informed, self.plain))
         a, b = self._share, 1 - self._share
         found = a * mean + b * other
@@ -56,7 +56,10 @@ class MixedGp:
         return found, np.sqrt(a * std**2 + b * other_std**2 + apart)
 
     def held_out(self, folds: Sequence[Indices]) -> Floats:
-        """The log targets [n], each predicted by processes fitted without it, in its own folds."""
+        """Each log target [n] as predicted by processes fitted without it.
+
+        The folds are those of `fit`; `folds` is ignored.
+        """
         return self._held_out
 
     def _processes(self) -> tuple[CostGp, CostGp]:
@@ -64,8 +67,11 @@ class MixedGp:
 
 
 def _most_informed(errors: Floats) -> int:
-    """The last of the mixtures [m, n] that is not clearly worse than the best of them: a few noisy
-    records alone can hardly tell, and other boards were right more often than not."""
+    """The last row of errors [m, n] that is not clearly worse than the best row.
+
+    A few noisy records can hardly tell the rows apart, and other boards were right more often than
+    not. The rows are in the order of how much they use other boards.
+    """
     more = errors - errors[errors.mean(1).argmin()]
     unclear = more.mean(1) <= more.std(1) / np.sqrt(errors.shape[1])
     return int(np.flatnonzero(unclear)[-1])

@@ -1,4 +1,4 @@
-"""Encodings of archs for the regressors: `int`, `onehot`, `layer` -> float [n, features]."""
+"""Integers of archs -> features [n, f] for the regressors, as `int`, `onehot` or `layer`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ if TYPE_CHECKING:
 
 
 def integers(space: Space, table: CostTable) -> Encoding:
-    """Each integer scaled to [-1, 1] over its choices."""
+    """`int`: each integer, scaled to [-1, 1] between the smallest and the largest arch."""
     low, high = space.encode(space.min()), space.encode(space.max())
     return lambda rows: 2 * (rows - low) / np.maximum(high - low, 1) - 1.0
 
 
 def one_hot(space: Space, table: CostTable) -> Encoding:
-    """A column for each choice of each slot that has several; all 0 in a slot past the depth."""
+    """`onehot`: one column for each choice of each slot that has several choices.
+
+    In a slot past the depth all columns are 0.
+    """
     return _columns(space, slice(None))
 
 
 def widths(space: Space) -> Encoding:
-    """The same of the widths of stem, stages and head alone.
+    """One-hot columns for the widths of stem, stages and head alone.
 
-    Engines work on blocks of channels: 24 may take as long as 32, which no count of MACs tells.
+    Engines work on blocks of channels: 24 channels may take as long as 32, and no count of MACs
+    shows that.
     """
     return _columns(space, slice(1, len(space.stages) + 3))
 
@@ -47,9 +51,10 @@ def _columns(space: Space, slots: slice) -> Encoding:
 
 
 def layers(space: Space, table: CostTable) -> Encoding:
-    """MACs, elements moved and layers of each stage and operator, scaled to [-1, 1].
+    """`layer`: MACs, elements moved and layers of each stage and operator, scaled to [-1, 1].
 
-    The scale is that of 1,000 uniform archs and the ends; what never differs is left out.
+    The scale comes from 1,000 uniformly drawn archs, the smallest and the largest. Columns in which
+    these do not differ are left out.
     """
 
     def counted(rows: Rows) -> Floats:

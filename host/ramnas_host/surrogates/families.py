@@ -1,4 +1,4 @@
-"""The paper's four families of regressors, by name: features [n, d] and targets [n] -> targets."""
+"""The paper's four families of regressors by name: features and targets -> predicted targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Regressor(Protocol):
-    """Of targets with mean 0 and variance 1."""
+    """A regressor whose targets have mean 0 and variance 1."""
 
     def fit(self, x: Floats, y: Floats) -> object: ...
 
@@ -26,7 +26,7 @@ class Regressor(Protocol):
 
 
 class _Gp:
-    """Matern 5/2 of one length scale, and noise; both of the highest evidence."""
+    """A Gaussian process: Matern 5/2 with one length scale, plus noise, both by evidence."""
 
     def fit(self, x: Floats, y: Floats) -> _Gp:
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -43,8 +43,11 @@ class _Gp:
         return values
 
     def held_out(self, folds: Sequence[Indices]) -> Floats:
-        """Hyper-parameters are kept, as those of our family: to find them six times is what takes
-        long."""
+        """Each target as predicted without its fold, with the hyper-parameters of all records.
+
+        The family `cost` does the same. Fitting them again for each fold would take six times as
+        long.
+        """
         from scipy.linalg import cho_solve
 
         inverse = cho_solve((self._gp.L_, True), np.eye(len(self._y)))
@@ -68,15 +71,16 @@ def _cart() -> Regressor:
 
 
 class _Rbf:
-    """Radial basis functions with a linear tail, smoothed as the measurements are noisy.
+    """Radial basis functions with a linear tail, smoothed because the measurements are noisy.
 
-    The tail is constant where there are fewer records than a linear one needs.
+    With fewer records than a linear tail needs, the tail is constant.
     """
 
     def fit(self, x: Floats, y: Floats) -> _Rbf:
         from scipy.interpolate import RBFInterpolator
 
-        # a column that never varied, or says what others say, would make the linear tail singular
+        # A column that never varies, or that follows from others, would make the linear tail
+        # singular.
         self._varies = np.ptp(x, axis=0) > 0
         seen = x[:, self._varies]
         tail = np.column_stack([np.ones(len(seen)), seen])
@@ -96,7 +100,7 @@ FAMILIES: dict[str, Callable[[], Regressor]] = {"gp": _Gp, "rbf": _Rbf, "mlp": _
 def cross_validated(
     family: str, x: Floats, y: Floats, folds: Sequence[Indices]
 ) -> tuple[Fitted, Floats]:
-    """Fit one on all; and the targets [n], each as predicted without its fold."""
+    """A regressor fitted on all records, and each target [n] as predicted without its fold."""
     whole = Fitted(family, x, y)
     if isinstance(whole.regressor, _Gp):
         return whole, whole.regressor.held_out(folds) * whole.scale + whole.centre
@@ -108,7 +112,7 @@ def cross_validated(
 
 
 class Fitted:
-    """One of a family, fitted; targets of any mean and scale."""
+    """A fitted regressor of a family, for targets of any mean and scale."""
 
     def __init__(self, family: str, x: Floats, y: Floats) -> None:
         from sklearn.exceptions import ConvergenceWarning
@@ -116,7 +120,8 @@ class Fitted:
         self.centre, self.scale = float(y.mean()), float(y.std()) or 1.0
         self.regressor = FAMILIES[family]()
         with warnings.catch_warnings():
-            # hyper-parameters at a bound, or a capped optimiser: cross-validation judges the result
+            # The optimiser may stop at a bound or at its limit of steps. Cross-validation judges
+            # the result.
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.regressor.fit(x, (y - self.centre) / self.scale)
 

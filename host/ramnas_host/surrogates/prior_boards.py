@@ -1,4 +1,4 @@
-"""Records of boards measured before -> a latency surrogate of each: what a new one starts from."""
+"""Records of boards measured before -> a latency surrogate of each, from which a new one starts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 def prior_boards(
     records: Sequence[LatencyRecord], space: Space
 ) -> dict[tuple[str, str], Surrogate]:
-    """(device class, task) -> surrogate; the first target of each that has enough valid records.
+    """Fit a surrogate for each device class and task, from the first target with enough records.
 
-    DataError for records of another space, or if no board has enough.
+    Only valid records count. DataError for records of another space, or if no board has enough.
     """
     groups: dict[tuple[str, Target], list[LatencyRecord]] = {}
     for record in records:
@@ -37,13 +37,13 @@ def prior_boards(
         rows = space.encode_all(list(archs.values()))
         values = np.array([ms[arch_id] for arch_id in archs])
         if (device, target.task) in found or len(rows) < surrogate.MIN_RECORDS:
-            log.info("%d records of %s, %s, are left aside", len(rows), device, target.task)
+            log.info("not used: %d records of %s, %s", len(rows), device, target.task)
             continue
         found[device, target.task] = surrogate.fit(
             space, rows, values, surrogate.COST, log=True, input_hw=target.input_hw
         )
     if not found:
         raise DataError(
-            f"no board to start from: {surrogate.MIN_RECORDS} valid records of one are needed"
+            f"no board to start from: none has {surrogate.MIN_RECORDS} valid records for one task"
         )
     return found

@@ -1,6 +1,6 @@
-"""Encodings -> predicted latency, energy or accuracy: families compared by Kendall tau.
+"""Encodings -> predicted latency, energy or accuracy, by the family with the best Kendall tau.
 
-START HERE. The family `cost` is ours (`cost_gp.py`); `gp`, `rbf`, `mlp` and `cart` are the paper's,
+START HERE. The family `cost` is ours (`cost_gp.py`). `gp`, `rbf`, `mlp` and `cart` are the paper's,
 over the encodings `int`, `onehot` and `layer`.
 """
 
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 COST = "cost"
 FAMILIES = (COST, *families.FAMILIES)
 MIN_RECORDS = 20
-MIN_OF_FAMILY = {COST: 8}  # of all else MIN_RECORDS: cross-validation says little before
+MIN_OF_FAMILY = {COST: 8}  # the others need MIN_RECORDS: with fewer, cross-validation says little
 FOLDS = 5
 
 
 class Score(msgspec.Struct, frozen=True):
-    """Cross-validated: Kendall tau, Spearman rho, mean absolute percentage error (0.01 = 1 %)."""
+    """Agreement of predictions with the truth.
+
+    Kendall tau, Spearman rho, and the mean absolute percentage error (0.01 is 1 %).
+    """
 
     tau: float
     rho: float
@@ -48,7 +51,7 @@ class Score(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A fitted family; it predicts what it was fitted on."""
+    """A fitted family, with its cross-validated score."""
 
     family: str
     log: bool
@@ -58,11 +61,11 @@ class Surrogate:
     _predict: Callable[[Rows], tuple[Floats, Floats]]
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
-        """Encodings [n, slots] -> mean [n], std [n] in the unit of the targets.
+        """Encodings [n, slots] -> mean [n] and std [n] in the unit of the targets.
 
-        std is that of the target measured anew: of our family as the process knows it for each
-        arch, of the others the cross-validated residual; where `log`, of the logarithm, turned
-        relative.
+        std is the standard deviation of a new measurement. For our family it is what the process
+        knows about each arch; for the others it is the cross-validated residual, the same for all
+        archs. With `log` it is the deviation of the logarithm, times the mean.
         """
         mean, std = self._predict(rows)
         if self.log:
@@ -77,12 +80,15 @@ def fit(
 ) -> Surrogate:  # fmt: skip
     """Fit one family on encodings [n, slots] and targets [n] (ms or mJ with `log`, or accuracies).
 
-    `input_hw`: of all networks, where it is not the arch's own resolution. `priors`: the same
-    target's surrogates of other boards, which our family starts from. DataError for too few
-    records, and for targets that nothing can be learnt from.
+    `input_hw` is the input size of all networks, if it is not each arch's own resolution. `priors`
+    are surrogates of the same target on other boards, from which the family `cost` starts.
+    DataError for too few records, and for targets from which nothing can be learnt.
     """
     if priors and (family != COST or not log):
-        raise DataError("other boards say something of latencies and energies, to family cost only")
+        raise DataError(
+            "priors, other boards' surrogates, are only for latencies and energies, and "
+            "only for the family cost"
+        )
     if family not in FAMILIES:
         raise DataError(f"unknown family '{family}': known are {', '.join(FAMILIES)}")
     _check(rows, y, log, MIN_OF_FAMILY.get(family, MIN_RECORDS))
@@ -111,10 +117,11 @@ def fit_best(
     space: Space, rows: Rows, y: Floats, *, log: bool, encodings: Sequence[str] = ("int",),
     input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
 ) -> tuple[Surrogate, dict[str, Score]]:  # fmt: skip
-    """Fit all families; the one with the best cross-validated tau, and every family's score.
+    """Fit all families; return the one with the best cross-validated tau, and every score.
 
-    Of several `encodings` each family takes its best. With `priors`, other boards' surrogates, ours
-    alone is fitted: it needs fewer records than could tell families apart.
+    Each family takes the best of `encodings`. With `priors`, other boards' surrogates, only the
+    family `cost` is fitted, because it needs fewer records than it would take to tell the families
+    apart.
     """
     if priors:
         ours = fit(space, rows, y, COST, log=log, input_hw=input_hw, priors=priors)
@@ -143,7 +150,7 @@ def score(truth: Floats, predicted: Floats) -> Score:
 
 @functools.lru_cache(maxsize=8)
 def cost_table(space: Space, input_hw: tuple[int, int] | None = None) -> CostTable:
-    """The one of this process: what was counted once is known."""
+    """The cost table of a space. This process keeps it, so that each part is counted once."""
     return CostTable(space, input_hw=input_hw)
 
 
@@ -156,17 +163,17 @@ def _encoding(space: Space, name: str, input_hw: tuple[int, int] | None) -> Enco
 
 @dataclass(frozen=True)
 class _Logarithm:
-    """Of what another surrogate predicts."""
+    """Predicts the logarithm of what a surrogate predicts."""
 
-    of: Surrogate
+    surrogate: Surrogate
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
-        mean, std = self.of.predict(rows)
+        mean, std = self.surrogate.predict(rows)
         return np.log(mean), std / mean
 
 
 def _tau(surrogate: Surrogate) -> float:
-    # a constant prediction has none
+    # a constant prediction has no tau
     return -1.0 if np.isnan(surrogate.score.tau) else surrogate.score.tau
 
 
@@ -178,8 +185,8 @@ def _predictor(
 
 def _check(rows: Rows, y: Floats, log: bool, needed: int) -> None:
     if len(rows) < needed:
-        raise DataError(f"a surrogate needs {needed} records or more, there are {len(rows)}")
+        raise DataError(f"a surrogate needs {needed} records or more, and there are {len(rows)}")
     if not np.isfinite(y).all() or (log and (y <= 0).any()):
-        raise DataError("a surrogate needs finite targets, and latencies above 0")
+        raise DataError("a surrogate needs finite targets, and latencies and energies above 0")
     if np.ptp(y) == 0:
-        raise DataError(f"all {len(y)} targets are {y[0]:g}: there is nothing to learn")
+        raise DataError(f"all {len(y)} targets are {y[0]:g}, so there is nothing to learn")

@@ -1,4 +1,4 @@
-"""A board with few records, from boards measured before."""
+"""A board with few records is predicted from boards measured before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OLD = [
 ]
 
 
-def test_ten_records_do_where_others_were_measured() -> None:
+def test_ten_records_are_enough_where_other_boards_were_measured() -> None:
     boards = prior_boards(OLD, SPACE)
     assert set(boards) == {("old", "classification"), ("new", "classification")}
     few = [record(r.arch, 3 * ms_of(r.arch), device="new", run="few") for r in records(10)]
@@ -27,15 +27,15 @@ def test_ten_records_do_where_others_were_measured() -> None:
         Predictors(SPACE, known, ())
     predictors = Predictors(SPACE, known, (), boards)
     best, scores = predictors.fitted["latency@new"]
-    assert best.priors == (boards["old", "classification"],)  # not its own records of before
+    assert best.priors == (boards["old", "classification"],)  # not the records of the board itself
     assert set(scores) == {surrogate.COST}
     asked = [r.arch for r in records(40, seed=3)]
     mean, _ = best.predict(SPACE.encode_all(asked))
     assert mean == pytest.approx([3 * ms_of(arch) for arch in asked], rel=0.15)
 
 
-def test_boards_that_say_nothing_are_named() -> None:
-    with pytest.raises(DataError, match="20 valid records of one are needed"):
+def test_records_that_no_board_can_start_from_are_refused() -> None:
+    with pytest.raises(DataError, match="none has 20 valid records for one task"):
         prior_boards(records(19, device="old"), SPACE)
     with pytest.raises(DataError, match="another space than micro"):
         prior_boards(records(20, space="elsewhere"), SPACE)

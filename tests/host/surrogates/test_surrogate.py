@@ -14,7 +14,7 @@ from ramnas_models.space import Arch, load_space
 SPACE, TABLE1 = load_space("micro"), load_space("table1")
 ARCHS = sample_by_macs(SPACE, np.random.default_rng(0), 150)
 ROWS = SPACE.encode_all(ARCHS)
-# smooth in the choices, and with a little noise, as latency is
+# like a latency: smooth in the choices, with a little noise
 MS = np.array([0.02 * len(plan(SPACE, a).blocks) + plan(SPACE, a).macs / 2e7 for a in ARCHS])
 MS *= np.exp(np.random.default_rng(1).normal(0, 0.02, len(MS)))
 
@@ -33,7 +33,7 @@ def test_each_family_ranks_archs_it_has_not_seen(family: str, least: float) -> N
 
 
 def blocks_of_16_ms(arch: Arch) -> float:
-    """As engines do that compute blocks of 16 channels: 24 take as long as 32."""
+    """Latency on an engine that computes blocks of 16 channels: 24 take as long as 32."""
     return sum(
         -(-layer.c_in // 16) * -(-layer.c_out // 16) * layer.macs / (layer.c_in * layer.c_out)
         for layer in plan(TABLE1, arch).layers()
@@ -41,8 +41,8 @@ def blocks_of_16_ms(arch: Arch) -> float:
     )
 
 
-def test_widths_that_an_engine_likes_are_learnt_from_50_records() -> None:
-    """As seen on AVX-512: without a number for each width tau stays at 0.93, of 100 too."""
+def test_which_widths_an_engine_runs_well_is_learnt_from_50_records() -> None:
+    """On AVX-512 tau stayed at 0.93, even with 100 records, without a number for each width."""
     rng = np.random.default_rng(0)
     archs = [TABLE1.sample(rng) for _ in range(250)]
     rows, ms = TABLE1.encode_all(archs), np.array([blocks_of_16_ms(arch) for arch in archs])
@@ -51,27 +51,27 @@ def test_widths_that_an_engine_likes_are_learnt_from_50_records() -> None:
     assert score(ms[50:], mean).tau > 0.955
 
 
-def test_best_family_by_cross_validated_tau_is_taken() -> None:
+def test_the_family_with_the_best_cross_validated_tau_is_taken() -> None:
     best, scores = fit_best(SPACE, ROWS, MS, log=True)
     assert set(scores) == set(FAMILIES)
     assert best.score.tau == max(s.tau for s in scores.values())
 
 
-def test_std_is_about_the_error_on_new_archs() -> None:
+def test_std_is_close_to_the_error_on_new_archs() -> None:
     surrogate = fit(SPACE, ROWS[:100], MS[:100], "rbf", log=True)
     mean, std = surrogate.predict(ROWS[100:])
     error = np.sqrt(np.mean(((mean - MS[100:]) / std) ** 2))
     assert 0.4 < error < 2.5
 
 
-def test_score_of_a_perfect_and_a_reversed_order() -> None:
+def test_a_perfect_order_scores_1_and_a_reversed_one_minus_1() -> None:
     truth = np.arange(1.0, 11.0)
     assert score(truth, truth).tau == pytest.approx(1.0)
     assert score(truth, truth).mape == 0.0
     assert score(truth, -truth).rho == pytest.approx(-1.0)
 
 
-def test_same_data_same_prediction() -> None:
+def test_the_same_data_give_the_same_prediction() -> None:
     first, second = (fit(SPACE, ROWS, MS, "gp", log=True).predict(ROWS)[0] for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
@@ -79,14 +79,14 @@ def test_same_data_same_prediction() -> None:
 @pytest.mark.parametrize(
     ("rows", "y", "message"),
     [
-        (ROWS[:19], MS[:19], "needs 20 records or more, there are 19"),
+        (ROWS[:19], MS[:19], "needs 20 records or more, and there are 19"),
         (ROWS, np.full(len(ROWS), 2.0), "all 150 targets are 2"),
         (ROWS, np.where(np.arange(len(ROWS)) == 3, np.nan, MS), "finite targets"),
-        (ROWS, np.where(np.arange(len(ROWS)) == 3, 0.0, MS), "latencies above 0"),
+        (ROWS, np.where(np.arange(len(ROWS)) == 3, 0.0, MS), "latencies and energies above 0"),
     ],
     ids=["too few", "constant", "nan", "zero"],
 )
-def test_targets_nothing_can_be_learnt_from_are_named(
+def test_targets_from_which_nothing_can_be_learnt_are_refused(
     rows: np.ndarray, y: np.ndarray, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -100,10 +100,10 @@ def test_the_papers_families_learn_from_every_encoding(family: str, encoding: st
     assert score(MS[100:], surrogate.predict(ROWS[100:])[0]).tau > 0.3
 
 
-def test_few_records_do_for_the_cost_family_and_it_says_how_few() -> None:
+def test_the_cost_family_needs_8_records_and_says_so() -> None:
     few = fit(SPACE, ROWS[:12], MS[:12], "cost", log=True)
     assert score(MS[100:], few.predict(ROWS[100:])[0]).tau > 0.85
-    with pytest.raises(DataError, match="needs 8 records or more, there are 7"):
+    with pytest.raises(DataError, match="needs 8 records or more, and there are 7"):
         fit(SPACE, ROWS[:7], MS[:7], "cost", log=True)
 
 
@@ -123,7 +123,7 @@ def test_accuracies_are_learnt_by_the_cost_family_too() -> None:
     assert (std > 0).all()
 
 
-def test_std_of_the_cost_family_grows_away_from_the_records_and_fits_the_error() -> None:
+def test_std_of_the_cost_family_is_close_to_the_error_and_grows_away_from_the_records() -> None:
     surrogate = fit(SPACE, ROWS[:100], MS[:100], "cost", log=True)
     mean, std = surrogate.predict(ROWS[100:])
     assert 0.4 < np.sqrt(np.mean(((mean - MS[100:]) / std) ** 2)) < 2.5
@@ -140,7 +140,7 @@ def test_another_boards_surrogate_helps_a_new_board_with_few_records() -> None:
         assert set(scores) == {"cost"}
         return score(board[100:], surrogate.predict(ROWS[100:])[0]).tau
 
-    known = np.exp(np.sin(ROWS @ np.linspace(0.1, 0.4, ROWS.shape[1]))) * MS  # no sum of costs
+    known = np.exp(np.sin(ROWS @ np.linspace(0.1, 0.4, ROWS.shape[1]))) * MS  # not a sum of costs
     board = 3 * known * np.exp(np.random.default_rng(2).normal(0, 0.01, len(MS)))
     prior = fit(SPACE, ROWS, known, "rbf", log=True)
     without = fit(SPACE, ROWS[:10], board[:10], "cost", log=True).predict(ROWS[100:])[0]

@@ -1,4 +1,4 @@
-"""The study of sample efficiency, small: on a set in the public one's form, and on a store."""
+"""The study of sample efficiency on small data: a set in the public format, and a store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OFA = load_space("ofa_mbv3")
 
 @pytest.fixture(scope="module")
 def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two GPUs whose latencies are sums of costs; past the depth stands anything."""
+    """A .npz with two GPUs whose latencies are sums of costs; slots past the depth are random."""
     path = tmp_path_factory.mktemp("data") / "latency.npz"
     rng = np.random.default_rng(0)
     rows = OFA.sample_rows(340, rng)
@@ -53,7 +53,7 @@ def test_the_public_set_is_read_into_encodings_of_the_space(public: Path) -> Non
     assert data.sizes([10, 140, 141]) == [10, 140]
 
 
-def test_tables_json_and_plot_of_the_families(
+def test_the_study_writes_tables_json_and_a_plot(
     public: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -72,7 +72,7 @@ def test_tables_json_and_plot_of_the_families(
     assert (tmp_path / "surrogates.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_new_gpu_is_predicted_from_the_other(
+def test_a_new_gpu_is_predicted_from_the_other_one(
     public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(surrogates, "PRIOR_SIZES", (10,))
@@ -84,20 +84,20 @@ def test_a_new_gpu_is_predicted_from_the_other(
         assert float(mixed) >= min(float(without), float(informed)) - 0.01 > 0.8
 
 
-def test_a_store_is_judged_on_another_run(tmp_path: Path) -> None:
+def test_a_surrogate_of_one_run_is_judged_on_another(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     store = Store(path)
     for record in (*records(30), *records(220, seed=1, run="uniform")):
         store.add(record)
     store.close()
     data = read_store(path, "run", "uniform", SPACE)
-    assert len(data.test) >= 200  # an arch of both runs is learnt from or judged on, not both
+    assert len(data.test) >= 200  # no arch of both runs is both learnt from and judged on
     train, test = data.split(20, 0)
     assert not set(train) & set(test)
     assert data.sizes([20, 50]) == [20]
     (found,) = surrogates.results(data, [("cost", "")], [20], 1)
     assert found.score.tau > 0.9
-    with pytest.raises(DataError, match="30 archs on every board, 210 are needed"):
+    with pytest.raises(DataError, match="every board has 30 archs, and 210 are needed"):
         read_store(path, "run", None, SPACE)
 
 
