@@ -1,4 +1,4 @@
-"""A camera in a process of its own: numbered frames, whose content follows from their number.
+"""A camera in its own process, which sends numbered frames; the number determines the pixels.
 
 python -m tests.ros2.real.camera TOPIC RATE_HZ FRAMES HEIGHT WIDTH [best_effort]
 """
@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 
 
 def frame(number: int, height: int, width: int) -> np.ndarray:
-    """uint8 RGB [height, width, 3]."""
+    """The pixels of a frame: uint8 RGB [height, width, 3]."""
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -32,13 +32,13 @@ def main(topic: str, rate_hz: float, frames: int, hw: tuple[int, int], best_effo
     try:
         for number in range(frames):
             time.sleep(max(0.0, due_s - time.monotonic()))
-            # one that was held up does not catch up: no camera sends faster than its rate
+            # after a delay it does not catch up: no camera sends faster than its rate
             due_s = max(due_s, time.monotonic()) + 1 / rate_hz
             message.header.stamp = node.get_clock().now().to_msg()
             message.header.frame_id = str(number)
             message.data = some[number % len(some)]
             publisher.publish(message)
-        while True:  # a camera that leaves takes what it has sent with it
+        while True:  # when a publisher goes, images that are still on their way are lost
             time.sleep(0.1)
     except KeyboardInterrupt:
         pass

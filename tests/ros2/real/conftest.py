@@ -1,4 +1,4 @@
-"""What every test with real ROS 2 needs: a domain of its own, on this machine alone."""
+"""Fixtures of the tests with real ROS 2: a domain of their own, a bundle, a station."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # rclpy's own parser (lark 0.12) imports modules that Python 3.11 and later call deprecated
+    # the parser that rclpy uses (lark 0.12) imports modules that are deprecated since Python 3.11
     config.addinivalue_line("filterwarnings", "ignore:module 'sre_:DeprecationWarning")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_domain() -> Iterator[None]:
-    """Two test runs on one machine do not hear each other; child processes inherit it."""
+    """Set a domain, so that two test runs on one machine do not hear each other.
+
+    Child processes inherit it.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        # 0 to 101 leave the ephemeral ports of Linux alone
+        # domains 0 to 101 do not use the ephemeral ports of Linux
         patch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         yield
@@ -30,7 +33,7 @@ def own_domain() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two detectors and two segmenters, random weights."""
+    """A bundle of two detectors and two segmenters with random weights."""
     from tests.models.bundles import heads, written
 
     path = tmp_path_factory.mktemp("bundles") / "both"
@@ -40,16 +43,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def station(own_domain: None) -> Iterator[Station]:
-    yield from _opened()
+    yield from _open_station()
 
 
 @pytest.fixture
 def fresh_station(own_domain: None) -> Iterator[Station]:
-    """One that has heard nothing yet."""
-    yield from _opened()
+    """A station that has received nothing yet."""
+    yield from _open_station()
 
 
-def _opened() -> Iterator[Station]:
+def _open_station() -> Iterator[Station]:
     from tests.ros2.real.station import Station
 
     made = Station()

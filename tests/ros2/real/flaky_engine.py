@@ -1,7 +1,8 @@
-"""The node beside an engine that is the fastest, until its device is lost after three frames.
+"""Runs the node with an extra engine: the fastest one, until it loses its device after some frames.
 
-Real sessions of onnxruntime; what is made up is the loss, that empty images take no time, and that
-dark ones take until there is a file HOLD_UNTIL.
+It runs real sessions of onnxruntime. Three things are made up: the device is lost after
+FRAMES_UNTIL_LOSS frames (3 unless that variable is set), empty images take no time, and a dark
+image takes until the file HOLD_UNTIL exists.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 from ramnas_edge.engines import backends
 from ramnas_models.errors import BackendError
 
-NAME, FRAMES = "onnxruntime-flaky", 3
+NAME = "onnxruntime-flaky"
+FRAMES = int(os.environ.get("FRAMES_UNTIL_LOSS", "3"))
 
 
 class Flaky:
-    """A session of the CPU's engine, and how often it ran on something."""
+    """A session of the CPU engine that counts its runs on images that are not empty."""
 
     def __init__(self, session: Any) -> None:
         self._session, self._empty, self._runs = session, None, 0
@@ -29,7 +31,7 @@ class Flaky:
         self.close = session.close
 
     def infer(self, feeds: Mapping[str, Any]) -> Any:
-        if not any(feed.any() for feed in feeds.values()):  # the look of `auto` at every engine
+        if not any(feed.any() for feed in feeds.values()):  # engine `auto` compares the engines
             self._empty = self._empty or self._session.infer(feeds)
             return self._empty
         if all(feed.max() < 2 for feed in feeds.values()):

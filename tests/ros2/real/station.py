@@ -1,4 +1,4 @@
-"""The other side of a robot's perception node: starts it, feeds it, listens to it, asks it."""
+"""The tests' side of a perception node: starts it, sends it images, listens and calls services."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 ROOT = Path(__file__).parents[3]
-LIMIT_S = 90.0  # for what should take a moment, on a machine that is busy with other things
+LIMIT_S = 90.0  # only bounds a hang: on a busy machine a short wait may take long
 _FILE = str(ROOT / "ros2_pkg/config/fastdds_image.xml")
 PROFILE = {"FASTRTPS_DEFAULT_PROFILES_FILE": _FILE, "FASTDDS_DEFAULT_PROFILES_FILE": _FILE}
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4  # lifecycle_msgs/Transition
 
 
-def until(true: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -> Any:
-    """What `true` gives once it is that; the test fails if it does not come."""
+def until(condition: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -> Any:
+    """Wait until `condition` returns something true, and return that; fail after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while True:
-        found = true()
+        found = condition()
         if found:
             return found
-        assert time.monotonic() < deadline, f"waited {limit_s:g} s in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {limit_s:g} s in vain for {what}"
         time.sleep(0.005)
 
 
 @contextmanager
 def process(module: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m module`, ended with the block whatever happens."""
+    """Run `python -m module` until the end of the block."""
     child = subprocess.Popen(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, env={**os.environ, **environment}
     )
@@ -63,7 +63,7 @@ def perception(
     *, namespace: str = "", module: str = "ramnas_ros.perception_node", remap: str = "",
     environment: dict[str, str] | None = None, **parameters: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
-    """The node in a process of its own, as launch starts it."""
+    """Run the node in its own process, as launch starts it."""
     arguments = ["--ros-args", "-r", f"__ns:=/{namespace}"]
     for rule in remap.split():
         arguments += ["-r", rule]
@@ -75,7 +75,7 @@ def perception(
 
 
 def image(frame: np.ndarray, stamp_s: float = 0.0, encoding: str = "bgr8") -> Image:
-    """A message of a frame [h, w] or [h, w, channels] whose bytes are those of the encoding."""
+    """Put a frame, [h, w] or [h, w, channels] with the bytes of the encoding, into a message."""
     message = Image(height=frame.shape[0], width=frame.shape[1], encoding=encoding)
     message.step = frame.nbytes // frame.shape[0]
     message.header.stamp.sec = int(stamp_s)
@@ -95,7 +95,7 @@ def stamp_s(message: Any) -> float:
 
 
 class Station:
-    """A node of the test's own process, spun by a thread."""
+    """A ROS node in the process of the tests, spun by a thread."""
 
     def __init__(self) -> None:
         self._context = rclpy.Context()
@@ -104,7 +104,7 @@ class Station:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._statuses: dict[str, list[DiagnosticStatus]] = {}
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()
@@ -117,52 +117,56 @@ class Station:
         self._context.try_shutdown()
 
     def listen(self, kind: Any, topic: str, depth: int = 100, **qos: Any) -> list[Any]:
-        """The messages of `topic`, which come in as they come, once somebody publishes there."""
+        """Subscribe to a topic that has a publisher; the list grows as messages arrive."""
         found = self.listen_before(kind, topic, depth, **qos)
-        until(lambda: self.node.count_publishers(topic), f"nobody has {topic}")
+        until(lambda: self.node.count_publishers(topic), f"a publisher on {topic}")
         return found
 
     def listen_before(self, kind: Any, topic: str, depth: int = 100, **qos: Any) -> list[Any]:
-        """The messages of `topic`, whoever will publish there."""
+        """Subscribe to a topic that may not have a publisher yet; the list grows as in `listen`."""
         found: list[Any] = []
         self.node.create_subscription(kind, topic, found.append, QoSProfile(depth=depth, **qos))
         return found
 
     def camera(self, topic: str, best_effort: bool = False, kind: Any = Image) -> Any:
-        """A publisher that somebody listens to."""
+        """Create a publisher and wait until it has a subscriber."""
         reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
         publisher = self.node.create_publisher(
             kind, topic, QoSProfile(depth=10, reliability=reliability)
         )
-        until(publisher.get_subscription_count, f"nobody listens to {topic}")
+        until(publisher.get_subscription_count, f"a subscriber on {topic}")
         return publisher
 
     def destroy(self, publisher: Any) -> None:
-        """In the thread that spins, which else may be about to wait for the publisher's events."""
-        self._spun(self.node.destroy_publisher, publisher)
+        """Destroy a publisher in the thread that spins.
+
+        From another thread it could vanish while the executor is about to wait for its events.
+        """
+        self._in_spin_thread(self.node.destroy_publisher, publisher)
 
     def answer(self, camera: Any, message: Any, results: list[Any]) -> Any:
-        """The result of `message`, by its stamp; shown again until it comes, as it may be lost."""
-        wanted, shown_s = message.header.stamp, 0.0
+        """Publish an image until its result, which has the same stamp, arrives; any may be lost."""
+        shown_s = 0.0
 
-        def found() -> Any:
+        def result() -> Any:
             nonlocal shown_s
             if time.monotonic() - shown_s > 0.5:
                 camera.publish(message)
                 shown_s = time.monotonic()
-            return next((r for r in results if r.header.stamp == wanted), None)
+            return next((r for r in results if r.header.stamp == message.header.stamp), None)
 
-        return until(found, f"the result of the image of {stamp_s(message):g} s")
+        return until(result, f"the result of the image of {stamp_s(message):g} s")
 
     def ask(self, kind: Any, service: str, request: Any) -> Any:
+        """Call a service and return its response."""
         client = self.node.create_client(kind, service)
         try:
-            until(client.service_is_ready, f"no service {service}")
+            until(client.service_is_ready, f"the service {service}")
             future = client.call_async(request)
-            until(future.done, f"no answer from {service}")
+            until(future.done, f"the response of {service}")
             return future.result()
         finally:
-            self._spun(self.node.destroy_client, client)
+            self._in_spin_thread(self.node.destroy_client, client)
 
     def change(self, transition: int, node: str = "/perception") -> bool:
         request = ChangeState.Request()
@@ -174,7 +178,7 @@ class Station:
         return str(answer.current_state.label)
 
     def set(self, node: str = "/perception", **values: Any) -> str:
-        """Why the node refuses the values, all at once; empty: it takes them."""
+        """Set parameters in one atomic request; returns why the node refuses, or an empty text."""
         request = SetParametersAtomically.Request(
             parameters=[Parameter(n, value=v).to_parameter_msg() for n, v in values.items()]
         )
@@ -188,32 +192,36 @@ class Station:
         return answer.descriptors[0]
 
     def statuses(self, node: str = "/perception") -> list[DiagnosticStatus]:
-        """All that it has said on /diagnostics."""
+        """All statuses of the node on /diagnostics so far."""
         return self._statuses.setdefault(f"{node}: perception", [])
 
-    def status(self, true: Callable[[DiagnosticStatus], Any], what: str, node: str = "/perception"
-               ) -> tuple[int, str, dict[str, str]]:  # fmt: skip
-        """(level, message, values) of the first status from now on for which it is `true`."""
+    def status(
+        self,
+        true_of: Callable[[DiagnosticStatus], Any],
+        what: str,
+        node: str = "/perception",
+    ) -> tuple[int, str, dict[str, str]]:
+        """Wait for a new status with that property; returns its (level, message, values)."""
         statuses = self.statuses(node)
         seen = len(statuses)
 
         def found() -> DiagnosticStatus | None:
-            return next((status for status in statuses[seen:] if true(status)), None)
+            return next((status for status in statuses[seen:] if true_of(status)), None)
 
         try:
             status = until(found, what)
         except AssertionError as error:
             last = statuses[-1].message if statuses else "nothing"
-            raise AssertionError(f"{error}; it said: {last}") from None
+            raise AssertionError(f"{error}; its last status: {last}") from None
         return status.level[0], status.message, values_of(status)
 
-    def _spun(self, call: Callable[[Any], Any], of: Any) -> None:
-        until(self._executor.create_task(call, of).done, f"{call.__name__} is not done")
+    def _in_spin_thread(self, call: Callable[[Any], Any], entity: Any) -> None:
+        until(self._executor.create_task(call, entity).done, f"the end of {call.__name__}")
 
     def _spin(self) -> None:
-        while not self._closing.is_set():  # an executor that is shut down while it spins may raise
+        while not self._closing.is_set():  # shutting it down while it spins may raise
             self._executor.spin_once(timeout_sec=0.1)
 
-    def _diagnosed(self, message: DiagnosticArray) -> None:
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             self._statuses.setdefault(status.name, []).append(status)

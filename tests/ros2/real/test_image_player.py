@@ -26,24 +26,22 @@ def parameters(**values: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six images, and between them a file that is none."""
+    """A folder of six images and, between them, a file that is not an image."""
     path = tmp_path_factory.mktemp("images")
     for i, frame in enumerate(FRAMES):
         assert cv2.imwrite(str(path / f"{i}.png"), frame)
-    (path / "3a.png").write_bytes(b"no image")
+    (path / "3a.png").write_bytes(b"not an image")
     return path
 
 
 def shown(messages: list[Image]) -> list[int]:
-    """Which of FRAMES each message is most like."""
+    """For each message the index of the most similar of FRAMES."""
     pixels = [to_bgr(message).astype(float) for message in messages]
     return [min(range(6), key=lambda i: float(np.abs(FRAMES[i] - p).mean())) for p in pixels]
 
 
 @pytest.mark.timeout(300)
-def test_a_folder_is_published_in_order_again_and_again(
-    fresh_station: Station, folder: Path
-) -> None:
+def test_a_folder_is_published_in_order_and_repeated(fresh_station: Station, folder: Path) -> None:
     start_s = time.time()
     with process(PLAYER, *parameters(source=folder, rate_hz=40, frame_id="front")):
         found = fresh_station.listen(Image, "/image")
@@ -57,7 +55,7 @@ def test_a_folder_is_published_in_order_again_and_again(
     stamps = [stamp_s(message) for message in found]
     assert start_s < stamps[0]
     assert stamps[-1] < time.time()
-    # a late image is not followed by a hurried one
+    # after a delay it does not catch up: the mean rate stays at most 40 Hz
     assert (stamps[-1] - stamps[0]) * 40 > 0.9 * (len(stamps) - 1)
 
 
@@ -81,14 +79,16 @@ def played(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
 
 
-def test_without_loop_it_ends_after_the_last_image(folder: Path) -> None:
+def test_without_loop_the_player_ends_after_the_last_image(folder: Path) -> None:
     done = played(*parameters(source=folder, rate_hz=100, loop="false"))
     assert done.returncode == 0
     assert "3a.png cannot be read as an image" in done.stderr
 
 
 @pytest.mark.timeout(300)
-def test_images_that_vanish_end_it(fresh_station: Station, folder: Path, tmp_path: Path) -> None:
+def test_the_player_ends_when_the_images_vanish(
+    fresh_station: Station, folder: Path, tmp_path: Path
+) -> None:
     images = shutil.copytree(folder, tmp_path / "images")
     command = [sys.executable, "-m", PLAYER, *parameters(source=images)]
     player = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -96,27 +96,25 @@ def test_images_that_vanish_end_it(fresh_station: Station, folder: Path, tmp_pat
         found = fresh_station.listen(Image, "/image")
         until(lambda: found, "an image")
         shutil.rmtree(images)
-        _, said = player.communicate(timeout=LIMIT_S)
+        _, errors = player.communicate(timeout=LIMIT_S)
     finally:
         player.kill()
         player.wait()
     assert player.returncode == 2
-    assert said.splitlines()[-1].startswith("error: ")
-    assert str(images) in said.splitlines()[-1]
+    assert errors.splitlines()[-1].startswith("error: ")
+    assert str(images) in errors.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     ("values", "error"),
     [
         ({"source": "/nowhere"}, "/nowhere does not exist"),
-        ({"source": ".", "rate_hz": -1.0}, "rate_hz -1.0 is no number above 0"),
+        ({"source": ".", "rate_hz": -1.0}, "rate_hz -1.0 is not a number above 0"),
         ({"source": ".", "reliability": "some"}, "'some' is not reliable or best_effort"),
         ({"source": ".", "loop": 3}, "expecting type 'BOOL'"),
     ],
 )
-def test_what_cannot_be_played_is_one_line_and_exit_code_2(
-    values: dict[str, object], error: str
-) -> None:
+def test_a_bad_parameter_is_one_line_and_exit_code_2(values: dict[str, object], error: str) -> None:
     done = played(*parameters(**values))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

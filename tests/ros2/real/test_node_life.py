@@ -1,4 +1,4 @@
-"""The life cycle of the node and its parameters, asked for over services as a robot does."""
+"""The node's life cycle and parameters, changed through services as on a robot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FRAME = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def node(station: Station, bundle: Path) -> Iterator[None]:
-    """A node that has not been configured."""
+    """A running node that is not configured."""
     with perception(bundle=bundle, engine="onnxruntime-cpu", score_threshold=0.26):
         assert station.state() == "unconfigured"
         yield
@@ -45,8 +45,8 @@ def unconfigured(station: Station, node: None) -> Iterator[None]:
         assert station.change(CLEANUP)
 
 
-def test_it_works_only_while_active_and_its_models_stay_open_meanwhile(station: Station) -> None:
-    station.status(lambda s: s.message == "not configured", "nothing is wrong yet")
+def test_the_node_works_only_while_active_and_keeps_its_models_open(station: Station) -> None:
+    station.status(lambda s: s.message == "not configured", "the message of an unconfigured node")
     assert station.change(CONFIGURE)
     assert station.state() == "inactive"
     found = station.listen(Detection2DArray, "/perception/detections")
@@ -55,10 +55,10 @@ def test_it_works_only_while_active_and_its_models_stay_open_meanwhile(station: 
     camera = station.camera("/image")
     first = station.answer(camera, image(FRAME, 1.0), found)
     assert station.change(DEACTIVATE)
-    until(lambda: not camera.get_subscription_count(), "it still listens")
+    until(lambda: not camera.get_subscription_count(), "the end of the subscription")
     camera.publish(image(FRAME, 2.0))
     assert station.change(ACTIVATE)
-    until(camera.get_subscription_count, "it listens again")
+    until(camera.get_subscription_count, "the new subscription")
     second = station.answer(camera, image(FRAME, 3.0), found)
     assert {stamp_s(message) for message in found} == {1.0, 3.0}
     assert first.header.frame_id == first.detections[0].header.frame_id == "camera"
@@ -68,7 +68,7 @@ def test_it_works_only_while_active_and_its_models_stay_open_meanwhile(station: 
     station.destroy(camera)
 
 
-def test_labels_are_told_to_those_who_come_late(station: Station) -> None:
+def test_a_late_subscriber_receives_the_labels(station: Station) -> None:
     from rclpy.qos import DurabilityPolicy
 
     assert station.change(CONFIGURE)
@@ -77,16 +77,16 @@ def test_labels_are_told_to_those_who_come_late(station: Station) -> None:
     found = station.listen(Detection2DArray, "/perception/detections")
     station.answer(camera, image(FRAME, 4.0), found)
     latched = DurabilityPolicy.TRANSIENT_LOCAL
-    told = station.listen(LabelInfo, "/perception/label_info", durability=latched)
-    until(lambda: told, "the labels")
-    assert [(c.class_id, c.class_name) for c in told[0].class_map] == [
+    labels = station.listen(LabelInfo, "/perception/label_info", durability=latched)
+    until(lambda: labels, "the labels")
+    assert [(c.class_id, c.class_name) for c in labels[0].class_map] == [
         (0, "a"), (1, "b"), (2, "c"),
     ]  # fmt: skip
-    assert told[0].threshold == pytest.approx(0.26)
+    assert labels[0].threshold == pytest.approx(0.26)
     station.destroy(camera)
 
 
-def test_a_transition_that_does_not_exist_now_is_refused_and_the_node_lives(
+def test_a_transition_that_the_state_does_not_have_is_refused_and_the_node_lives(
     station: Station,
 ) -> None:
     assert not station.change(ACTIVATE)
@@ -96,7 +96,7 @@ def test_a_transition_that_does_not_exist_now_is_refused_and_the_node_lives(
     assert station.state() == "inactive"
 
 
-def test_a_bundle_that_vanished_is_said_and_another_one_can_be_named(
+def test_a_missing_bundle_is_reported_and_another_can_be_set(
     station: Station, bundle: Path, tmp_path: Path
 ) -> None:
     gone = tmp_path / "gone"
@@ -110,10 +110,10 @@ def test_a_bundle_that_vanished_is_said_and_another_one_can_be_named(
     assert f"{gone} is not a bundle" in message
     assert station.set(bundle=str(bundle)) == ""
     assert station.change(CONFIGURE)
-    station.status(lambda s: s.level == b"\x00", "nothing is wrong any more")
+    station.status(lambda s: s.level == b"\x00", "a status without warnings")
 
 
-def test_parameters_are_described(station: Station) -> None:
+def test_parameters_have_descriptions_and_ranges(station: Station) -> None:
     budget, policy = station.describe("latency_budget_ms"), station.describe("policy")
     assert "p90" in budget.description
     assert (budget.floating_point_range[0].from_value, budget.floating_point_range[0].to_value) == (
@@ -126,23 +126,23 @@ def test_parameters_are_described(station: Station) -> None:
 def test_bad_values_are_refused_with_a_reason(station: Station) -> None:
     assert "out of range" in station.set(latency_budget_ms=-1.0)
     assert "is not between 0 and 60000" in station.set(latency_budget_ms=-1)
-    assert "is no number" in station.set(latency_budget_ms="fast")
+    assert "is not a number" in station.set(latency_budget_ms="fast")
     assert "out of range" in station.set(max_detections=0)
     assert "is not one of" in station.set(task="classification")
-    assert "names two cameras alike" in station.set(image_topics=["/a/image", "/a/color"])
+    assert "gives two cameras the same name" in station.set(image_topics=["/a/image", "/a/color"])
     assert station.set(image_topics=["/left/image", "/right/image"]) == ""
     assert station.set(image_topics=["image"]) == ""
     assert station.change(CONFIGURE)
     assert "clean the node up first" in station.set(task="segmentation")
-    assert "set latency_budget_ms too" in station.set(policy="adaptive")
+    assert "needs a budget to keep" in station.set(policy="adaptive")
     assert "no model fits 0.001 ms: the fastest" in station.set(latency_budget_ms=0.001)
     assert station.set(latency_budget_ms=60_000, policy="adaptive") == ""
     now = {"budget (ms)": "6e+04", "policy": "adaptive"}
-    station.status(lambda s: now.items() <= values_of(s).items(), "both")
+    station.status(lambda s: now.items() <= values_of(s).items(), "the budget and the policy")
     assert station.set(latency_budget_ms=0.0, policy="fixed") == ""
     station.status(
         lambda s: values_of(s).get("policy") == "fixed" and "budget (ms)" not in values_of(s),
-        "neither",
+        "policy fixed without a budget",
     )
 
 

@@ -1,4 +1,4 @@
-"""What is computed for whom: real messages, publishers that count."""
+"""The outputs of the node, with real messages and fake publishers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FOUND = Detections(
 MASK = Mask(np.array([[0, 1, 2]] * 2, np.uint8).repeat(2, 0).repeat(2, 1), NAMES, TIMING)
 
 
-class Publisher:
-    """Somebody listens or not; what was sent."""
+class FakePublisher:
+    """Has as many subscribers as a test sets, and keeps what was sent."""
 
     def __init__(self, kind: Any, topic: str) -> None:
-        self.kind, self.topic, self.listeners, self.sent = kind, topic, 0, []  # type: ignore[var-annotated]
+        self.kind, self.topic, self.subscribers, self.sent = kind, topic, 0, []  # type: ignore[var-annotated]
 
     def get_subscription_count(self) -> int:
-        return self.listeners
+        return self.subscribers
 
     def publish(self, message: Any) -> None:
         if isinstance(message, bytes):
@@ -43,7 +43,7 @@ class Publisher:
 
 
 def made() -> Outputs:
-    return Outputs(Publisher, TYPES, "~/", ("detection", "segmentation"))
+    return Outputs(FakePublisher, TYPES, "~/", ("detection", "segmentation"))
 
 
 def publish(out: Outputs, stamp: int = 5, overlay: bool = True) -> None:
@@ -55,27 +55,29 @@ def publish(out: Outputs, stamp: int = 5, overlay: bool = True) -> None:
 
 
 @pytest.mark.parametrize("name", ["detections", "mask", "mask_color", "overlay"])
-def test_only_what_somebody_listens_to_is_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made_of = {
+def test_only_outputs_with_a_subscriber_are_computed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed_by = {
         "detections": (cdr, "detection_array"),
         "mask_color": (messages, "coloured"),
         "overlay": (outputs, "annotated"),
     }
-    for other, (module, function) in made_of.items():
+    for other, (module, function) in computed_by.items():
         if other != name:
             monkeypatch.setattr(module, function, None)
     out = made()
-    out.publishers[name].listeners = 1
+    out.publishers[name].subscribers = 1
     publish(out)
     always = {"pipeline_latency_ms", "processing_time_ms"}
     assert {n for n, p in out.publishers.items() if p.sent} == {name} | always
     assert out.publishers[name].topic == f"~/{name}"
 
 
-def test_every_message_has_the_header_of_the_image() -> None:
+def test_every_message_carries_the_header_of_its_image() -> None:
     out = made()
     for publisher in out.publishers.values():
-        publisher.listeners = 1
+        publisher.subscribers = 1
     publish(out)
     for name in ("detections", "mask", "mask_color", "overlay"):
         (message,) = out.publishers[name].sent
@@ -84,7 +86,7 @@ def test_every_message_has_the_header_of_the_image() -> None:
 
 
 def by_hand(header: Header, found: Detections) -> Detection2DArray:
-    """As messages are usually made."""
+    """The message as it is usually built, from Python objects."""
     array = Detection2DArray(header=header)
     for (x0, y0, x1, y1), score, index in zip(
         found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True
@@ -99,7 +101,7 @@ def by_hand(header: Header, found: Detections) -> Detection2DArray:
     return array
 
 
-def test_boxes_are_centre_and_size_in_pixels() -> None:
+def test_boxes_are_given_by_centre_and_size_in_pixels() -> None:
     (one,) = by_hand(Header(), FOUND).detections
     box, (hypothesis,) = one.bbox, one.results
     assert (box.center.position.x, box.center.position.y) == (2.5, 2.75)
@@ -109,7 +111,7 @@ def test_boxes_are_centre_and_size_in_pixels() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
 @pytest.mark.parametrize("frame", ["", "c", "camera", "caméra"])
-def test_bytes_of_detections_are_those_of_the_message(count: int, frame: str) -> None:
+def test_the_serialised_detections_equal_the_message(count: int, frame: str) -> None:
     rng = np.random.default_rng(count)
     names = ("a", "ab", "abc", "traffic light", "größer")
     found = Detections(
@@ -123,12 +125,12 @@ def test_bytes_of_detections_are_those_of_the_message(count: int, frame: str) ->
     header.stamp.sec, header.stamp.nanosec = 1_795_000_000, 999_999_999
     made, expected = cdr.detection_array(header, found), by_hand(header, found)
     assert deserialize_message(made, Detection2DArray) == expected
-    assert len(made) == len(serialize_message(expected))  # padding apart they are the same
+    assert len(made) == len(serialize_message(expected))  # only the padding bytes may differ
 
 
-def test_masks_are_indices_and_colours_with_a_black_background() -> None:
+def test_a_mask_is_published_as_indices_and_in_colours_with_a_black_background() -> None:
     out = made()
-    out.publishers["mask"].listeners = out.publishers["mask_color"].listeners = 1
+    out.publishers["mask"].subscribers = out.publishers["mask_color"].subscribers = 1
     publish(out)
     (mask,), (colour,) = (out.publishers[name].sent for name in ("mask", "mask_color"))
     assert (mask.encoding, mask.height, mask.width, mask.step) == ("mono8", 4, 6, 6)
@@ -138,7 +140,7 @@ def test_masks_are_indices_and_colours_with_a_black_background() -> None:
     assert (pixels[0, 2] != pixels[0, 4]).any()
 
 
-def test_without_a_stamp_there_is_no_latency() -> None:
+def test_an_image_without_a_stamp_gives_no_pipeline_latency() -> None:
     out = made()
     publish(out, stamp=0)
     assert not out.publishers["pipeline_latency_ms"].sent
@@ -147,7 +149,7 @@ def test_without_a_stamp_there_is_no_latency() -> None:
 
 def test_the_overlay_can_be_switched_off() -> None:
     out = made()
-    out.publishers["overlay"].listeners = 1
+    out.publishers["overlay"].subscribers = 1
     publish(out, overlay=False)
     assert not out.publishers["overlay"].sent
     publish(out)

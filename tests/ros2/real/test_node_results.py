@@ -1,4 +1,4 @@
-"""Images from a camera through the node to a listener, against the runtime called directly."""
+"""Images sent through the node, compared with the results of the runtime called directly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCORE = 0.26  # random weights give scores around a quarter
 
 @pytest.fixture(scope="module")
 def direct(bundle: Path) -> Iterator[Perception]:
-    """What the node runs."""
+    """The same models as in the node, called directly."""
     limits = Limits(score=SCORE)
     engine = "onnxruntime-cpu"
     with Perception.open(bundle, tasks=TASKS, engine=engine, limits=limits) as opened:
@@ -69,10 +69,10 @@ def pixels(message: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("best_effort", [False, True])
-def test_a_camera_in_a_process_of_its_own_gets_what_the_runtime_gives(
+def test_images_of_another_process_get_the_results_of_the_runtime(
     station: Station, node: None, direct: Perception, best_effort: bool
 ) -> None:
-    """Every result of either task, on publishers of either reliability."""
+    """For all topics of both tasks, with a reliable and with a best-effort camera."""
     topics = {
         name: station.listen(kind, f"/perception/{name}")
         for name, kind in (
@@ -81,16 +81,21 @@ def test_a_camera_in_a_process_of_its_own_gets_what_the_runtime_gives(
         )
     }  # fmt: skip
     rest = ["best_effort"] if best_effort else []
-    with process("tests.ros2.real.camera", "/image", "10", "40", *map(str, HW), *rest):
-        until(lambda: min(map(len, topics.values())) >= 12, "twelve results on every topic")
-    seen = 0
-    masks, colours, overlays = (
-        {m.header.frame_id: m for m in topics[t]} for t in ("mask", "mask_color", "overlay")
-    )
-    for message in topics["detections"][:20]:
-        number = message.header.frame_id
-        if not (number in masks and number in colours and number in overlays):
-            continue  # lost on its way here
+
+    def received(topic: str) -> dict[str, Any]:
+        return {message.header.frame_id: message for message in list(topics[topic])}
+
+    def complete() -> set[str]:
+        """The frames of which no message was lost on its way here."""
+        return set.intersection(
+            *(set(received(t)) for t in ("detections", "mask", "mask_color", "overlay"))
+        )
+
+    with process("tests.ros2.real.camera", "/image", "10", "100000", *map(str, HW), *rest):
+        until(lambda: len(complete()) >= 8, "eight frames with a message on every topic")
+    masks, colours, overlays = map(received, ("mask", "mask_color", "overlay"))
+    for number in complete():
+        message = received("detections")[number]
         bgr = frame(int(number) % 16, *HW)[..., ::-1]
         found, mask = direct([bgr])[0]
         assert isinstance(found, Detections)
@@ -103,15 +108,13 @@ def test_a_camera_in_a_process_of_its_own_gets_what_the_runtime_gives(
         np.testing.assert_array_equal(pixels(overlays[number]), drawn)
         assert masks[number].encoding == "mono8"
         assert masks[number].header == colours[number].header == message.header
-        seen += 1
-    assert seen >= 8
     latency, processing = (topics[t] for t in ("pipeline_latency_ms", "processing_time_ms"))
     assert all(p.data > 0 for p in processing)
-    # sent one after the other of each frame: the whole way takes longer than the part in here
+    # the way from the camera contains the time that the node needs
     assert np.median([m.data for m in latency]) >= np.median([m.data for m in processing])
 
 
-def test_every_encoding_gives_what_the_runtime_gives_on_the_converted_image(
+def test_every_encoding_gives_the_results_of_the_converted_image(
     station: Station, node: None, direct: Perception
 ) -> None:
     found = station.listen(Detection2DArray, "/perception/detections")
@@ -122,7 +125,7 @@ def test_every_encoding_gives_what_the_runtime_gives_on_the_converted_image(
         rows = HW[0] * 3 // 2 if encoding.startswith("nv") else HW[0]
         bytes_ = np.random.default_rng(number).integers(
             0, 256, (rows, HW[1] * samples * wide + 6), np.uint8
-        )  # 6: rows are padded
+        )  # the rows have 6 bytes of padding
         message = image(bytes_, 100.0 + number, encoding)
         message.height, message.width = HW
         answer = station.answer(camera, message, found)
@@ -130,7 +133,7 @@ def test_every_encoding_gives_what_the_runtime_gives_on_the_converted_image(
     station.destroy(camera)
 
 
-def test_the_threshold_and_the_number_of_detections_change_at_once(
+def test_score_threshold_and_max_detections_take_effect_at_once(
     station: Station, node: None, direct: Perception
 ) -> None:
     found = station.listen(Detection2DArray, "/perception/detections")
@@ -149,7 +152,7 @@ def test_the_threshold_and_the_number_of_detections_change_at_once(
     station.destroy(camera)
 
 
-def test_compressed_images_of_the_remapped_topic(
+def test_remapping_the_image_topic_moves_the_compressed_topic_too(
     station: Station, bundle: Path, direct: Perception
 ) -> None:
     with perception(
@@ -169,7 +172,7 @@ def test_compressed_images_of_the_remapped_topic(
 
 
 @pytest.mark.parametrize("how", ["in_turn", "batch"])
-def test_each_of_several_cameras_has_outputs_of_its_own(
+def test_each_of_several_cameras_has_its_own_outputs(
     station: Station, bundle: Path, direct: Perception, how: str
 ) -> None:
     with perception(
@@ -189,24 +192,26 @@ def test_each_of_several_cameras_has_outputs_of_its_own(
                 got = boxes(station.answer(cameras[name], message, found[name]))
                 wanted = expected(direct([shown[name]])[0][0])
                 assert [box[4] for box in got] == [box[4] for box in wanted]
-                # sums of a batch may be added in another order
+                # with a batch the engine may add in another order
                 for numbers in (slice(0, 4), slice(5, 6)):
                     np.testing.assert_allclose(
                         [box[numbers] for box in got], [box[numbers] for box in wanted], rtol=1e-3
                     )
         station.status(
             lambda s: all(int(values_of(s).get(f"{n}: frames in", 0)) >= 3 for n in names),
-            "three images of each",
+            "three images from each camera",
         )
         for camera in cameras.values():
             station.destroy(camera)
 
 
-def test_reliable_input_from_a_best_effort_camera_is_said(station: Station, bundle: Path) -> None:
+def test_reliable_input_from_a_best_effort_camera_is_a_warning(
+    station: Station, bundle: Path
+) -> None:
     with perception(bundle=bundle, engine="onnxruntime-cpu", input_qos="reliable", autostart=True):
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         publisher = station.node.create_publisher(Image, "/image", best_effort)
         level, message, _ = station.status(lambda s: "offer" in s.message, "the mismatch")
         assert level == 1
-        assert "/image: a publisher does not offer the reliability asked for" in message
+        assert "/image: a publisher does not offer the requested reliability" in message
         station.destroy(publisher)

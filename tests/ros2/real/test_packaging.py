@@ -17,7 +17,8 @@ from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import Image
 
 from ramnas_ros.transport import SEGMENT_BYTES, VARIABLES
-from tests.ros2.real.station import LIMIT_S, Station, until
+from tests import house
+from tests.ros2.real.station import Station, until
 from tests.ros2.recorded_launch import record
 
 ROOT = Path(__file__).parents[3]
@@ -25,22 +26,22 @@ EXECUTABLES = {"perception_node", "image_player", "ramnas", "ramnas-edge"}
 
 
 def sourced(install: Path, *command: str) -> list[str]:
-    """`command` in a shell that has sourced the workspace, whose process it replaces."""
+    """Run `command` in a shell that has sourced the workspace; exec replaces the shell."""
     return ["bash", "-c", f'source "{install}/setup.bash" && exec "$@"', "bash", *command]
 
 
 @pytest.fixture(scope="module", params=[(), ("--symlink-install",)], ids=["plain", "symlinks"])
 def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The install folder of a workspace with a copy of this repository in it."""
+    """Build a workspace with a copy of this repository; returns its install folder."""
     workspace = tmp_path_factory.mktemp("workspace")
-    left_out = shutil.ignore_patterns(".*", "runs", "build", "install", "log", "__pycache__",
+    ignored = shutil.ignore_patterns(".*", "runs", "build", "install", "log", "__pycache__",
                                       "*.egg-info", "tests", "docs")  # fmt: skip
-    shutil.copytree(ROOT, workspace / "src" / "ramnas", ignore=left_out)
+    shutil.copytree(ROOT, workspace / "src" / "ramnas", ignore=ignored)
     command = [sys.executable, "-m", "colcon", "build", *request.param]
-    # the environment that stands for /opt/ros where ROS 2 comes from PyPI
+    # with ROS 2 from PyPI the virtual environment plays the part of /opt/ros
     environment = {"AMENT_PREFIX_PATH": sys.prefix, **os.environ}
     done = subprocess.run(
-        command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=LIMIT_S
+        command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return workspace / "install"
@@ -48,7 +49,7 @@ def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @contextmanager
 def started(command: list[str], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Ended with the block, away from the repository's own folder."""
+    """Run a command outside of the repository until the end of the block."""
     child = subprocess.Popen(command, cwd="/", env={**os.environ, **environment})
     try:
         yield child
@@ -61,12 +62,12 @@ def started(command: list[str], **environment: str) -> Iterator[subprocess.Popen
             child.wait()
 
 
-def test_executables_are_where_ros2_run_looks_for_them(install: Path) -> None:
+def test_the_executables_are_where_ros2_run_looks_for_them(install: Path) -> None:
     folder = install / "ramnas/lib/ramnas"
     assert {path.name for path in folder.iterdir() if os.access(path, os.X_OK)} >= EXECUTABLES
 
 
-def test_the_ament_index_has_the_package_and_its_files(
+def test_the_ament_index_finds_the_package_and_its_files(
     install: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(install / "ramnas"))
@@ -85,15 +86,25 @@ def test_ros2_pkg_lists_the_executables(install: Path) -> None:
     assert {line.split()[1] for line in listed.splitlines()} >= EXECUTABLES
 
 
-def test_the_installed_package_comes_before_the_repository(install: Path) -> None:
-    code = "import ramnas_ros.image_player as m, os; print(os.path.realpath(m.__file__))"
-    command = sourced(install, sys.executable, "-c", code)
-    found = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True).stdout
-    assert Path(found.strip()).is_relative_to(install.parent.resolve())
+def test_every_module_of_every_room_is_imported_from_the_installed_package(install: Path) -> None:
+    code = (
+        "import sys, os, importlib.util\n"
+        "for name in sys.argv[1:]:\n"
+        "    spec = importlib.util.find_spec(name)\n"
+        "    print(os.path.realpath(spec.origin) if spec else name)"
+    )
+    modules = [house.module_of(file) for file in house.files()]
+    command = sourced(install, sys.executable, "-c", code, *modules)
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.splitlines()
+    assert len(found) == len(modules) > 100
+    elsewhere = [m for m in found if not Path(m).is_relative_to(install.parent.resolve())]
+    assert elsewhere == []
 
 
 @pytest.mark.timeout(300)
-def test_the_installed_player_publishes(
+def test_the_installed_image_player_publishes(
     install: Path, fresh_station: Station, tmp_path: Path
 ) -> None:
     assert cv2.imwrite(str(tmp_path / "0.png"), np.zeros((48, 64, 3), np.uint8))
@@ -104,14 +115,14 @@ def test_the_installed_player_publishes(
 
 
 def largest_segment(pid: int) -> int:
-    """Bytes of the largest shared-memory segment that Fast DDS has in that process."""
+    """The size in bytes of the largest shared-memory segment of Fast DDS in that process."""
     maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
     segments = {line.split()[-1] for line in maps if "/dev/shm/fastrtps_" in line}
     return max((os.stat(name).st_size for name in segments), default=0)
 
 
 @pytest.mark.timeout(300)
-def test_the_installed_node_starts_as_the_launch_file_says(
+def test_the_installed_node_starts_with_the_command_line_of_the_launch_file(
     install: Path, fresh_station: Station, tmp_path: Path
 ) -> None:
     share = install / "ramnas/share/ramnas"
@@ -133,5 +144,5 @@ def test_the_installed_node_starts_as_the_launch_file_says(
     assert budget.double_value == 20.0
     assert task.string_value == "detection"
     assert autostart.bool_value is False
-    # the profile is in force, unless this machine has no room for it or has one of its own
+    # the profile is in force, unless this machine has no room for it or sets its own profile
     assert segment >= SEGMENT_BYTES or context.messages or VARIABLES[0] in os.environ
