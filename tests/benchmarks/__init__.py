@@ -1,1 +1,1 @@
-"""Benchmarks against named peers in the same run; `python -m tests.benchmarks` runs them all."""
+"""Benchmarks, each against a named peer in the same run; `python -m tests.benchmarks` runs all."""

@@ -1,4 +1,7 @@
-"""Run every benchmark of this folder, print its ratios, write benchmarks.json; or some by name."""
+"""Run the named benchmarks, or all, and print their results.
+
+A run of all also writes benchmarks.json.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ def main(names: list[str]) -> None:
         results[file.stem] = found = module.run()
         for key, value in found.items():
             print(f"   {key}: {value:.3g}" if isinstance(value, float) else f"   {key}: {value}")
-    if names:  # the file is of a whole run
+    if names:  # benchmarks.json holds only whole runs
         return
     device = this_device()
     machine = {"module": device.module, "cores": device.cores, "python": platform.python_version()}
     content = {"machine": machine, "results": results}
     write_file(Path("benchmarks.json"), json.dumps(content, indent=1).encode() + b"\n")
-    print("written: benchmarks.json")
+    print("results written to benchmarks.json")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Arch -> ONNX without torch, against torch.onnx.export of the same networks."""
+"""Building ONNX graphs without torch, against torch.onnx.export of the same networks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ CPU = ["CPUExecutionProvider"]
 
 
 def run() -> dict[str, float]:
-    """Random table1 archs, each built by us and exported by torch in turn.
+    """Take random table1 archs; build each ourselves, then export it with torch.
 
-    Two peers: torch.onnx.export as it is called by default, and its older TorchScript exporter.
+    There are two peers: torch.onnx.export with its defaults, and its older TorchScript exporter.
     """
     logging.disable(logging.WARNING)
     space, rng = load_space("table1"), np.random.default_rng(0)
     net = Supernet(space)
-    onnx_graph.build(plan(space, space.max()))  # fills the shared buffers, once per process
+    onnx_graph.build(
+        plan(space, space.max())
+    )  # fills the shared buffers, which happens once per process
     seconds: dict[str, list[float]] = {}
     for _ in range(NETWORKS):
         arch = space.sample(rng)

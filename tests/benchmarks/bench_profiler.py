@@ -1,4 +1,4 @@
-"""Two calibrations of the same table1 archs, quiet and busy, against one visit an arch."""
+"""How well two calibrations of the same table1 archs agree, against one visit per arch."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ while os.getppid() == parent:
 
 
 def run() -> dict[str, float]:
-    """Tau and spread (standard deviation of the log ratio) between two passes, on one thread.
+    """Kendall tau and standard deviation of the log ratio between two passes, on one thread.
 
-    The peer is what is usually done: one visit an arch, the median of 15 runs after 3 to warm up.
+    It is done on a quiet machine and on a busy one. The peer is the usual method: one visit per
+    arch, the median of 15 runs after 3 warm-up runs.
     """
     space = load_space("table1")
     rng = np.random.default_rng(0)
@@ -76,7 +77,7 @@ def run() -> dict[str, float]:
 
 @contextlib.contextmanager
 def _bursts() -> Iterator[None]:
-    """Another process that keeps one core busy, 5 seconds on and 5 off."""
+    """Run a process that keeps one core busy, 5 seconds on and 5 seconds off."""
     process = subprocess.Popen([sys.executable, "-c", _BURSTS])
     try:
         yield
@@ -98,7 +99,10 @@ def _one_visit(archs: dict[str, Arch], seed: int) -> dict[str, float]:
 
 
 def _seconds(records: list[LatencyRecord]) -> tuple[float, float]:
-    """Warm-up and timed inference, and timed inference alone; each visit of an anchor once."""
+    """Seconds of warm-up and timed inference together, and of timed inference alone.
+
+    A visit of an anchor is part of several records; it counts once.
+    """
     visits = visits_of(records)
     whole = sum(v.end_s - v.start_s for v in visits)
     return whole, sum(sum(v.times_ms) for v in visits) / 1e3

@@ -1,6 +1,6 @@
-"""The perception node between real ROS 2 processes: its own time, the age of frames, a plain node.
+"""The perception node between real ROS 2 processes: its own time, the age of frames, its CPU.
 
-Runs where rclpy is: `make bench-ros`.
+The peer is a plain node. Needs rclpy: `make bench-ros`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from tests.benchmarks.one_model import write_one_model
 
 HW = ("480", "640")
 SECONDS = 20
-LEFT_OUT = 10  # results of the beginning
-TOO_FAST = 1.25  # times what a node that does nothing else could follow
+WARM_UP = 10  # results at the start that do not count
+TOO_FAST = 1.25  # rate of the camera over the rate at which the runtime alone could work
 
 
 class Run(NamedTuple):
-    """What a node noted of its frames, in ms, and the share of a core that it took."""
+    """The times of a node's frames, in ms, and how many cores the node used."""
 
-    pipeline: Any  # stamp to published
-    age: Any  # stamp to the begin of the runtime's call
-    call: Any
-    own: Any  # arrived to published, without waiting for its turn and the call
-    around: Any  # stamp to published, without waiting for its turn and the call
+    pipeline: Any  # from the stamp until the result is published
+    age: Any  # from the stamp until the runtime's call begins
+    call: Any  # the runtime's call
+    own: Any  # from arrival until published, without the call and the wait for the frame before
+    around: Any  # from the stamp until published, again without the call and that wait
     cpu: float
     frames: int
 
 
 def run() -> dict[str, float | str]:
-    """table1's smallest detector, 320 px, 100 boxes of 90 classes; 640x480 rgb8; one thread."""
+    """Run table1's smallest detector: 320 px, 100 boxes, 90 classes, 640x480 rgb8, one thread."""
     if not importlib.util.find_spec("rclpy"):
-        return {"skipped": "no rclpy here: make bench-ros"}
+        return {"skipped": "rclpy is missing here: run make bench-ros"}
     os.environ.update(ROS_DOMAIN_ID="99", ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
     space = load_space("table1")
     layout = for_task("detection", plan(space, space.min(), num_classes=90, input_hw=(320, 320)))
@@ -76,7 +76,7 @@ def run() -> dict[str, float | str]:
 
 
 def _run(which: str, bundle: Path, rate_hz: float) -> Run:
-    """A camera, the node and a listener for SECONDS, each in a process of its own."""
+    """Run a camera, the node and a listener for SECONDS, each in its own process."""
     from vision_msgs.msg import Detection2DArray
 
     from tests.ros2.real.station import PROFILE, Station, process, until
@@ -88,13 +88,13 @@ def _run(which: str, bundle: Path, rate_hz: float) -> Run:
         node = process("tests.benchmarks.ros_nodes", which, str(bundle), str(out), **PROFILE)
         camera = ("tests.ros2.real.camera", "/image", str(rate_hz), "1000000", *HW)
         with node, process(*camera, **PROFILE):
-            until(lambda: len(found) > LEFT_OUT, "the first results")
+            until(lambda: len(found) > WARM_UP, "the first results")
             time.sleep(SECONDS)
-        rows = np.array(json.loads(out.read_text()), np.int64)[LEFT_OUT:]
+        rows = np.array(json.loads(out.read_text()), np.int64)[WARM_UP:]
     finally:
         station.close()
     stamp, arrived, begun, ended, published, cpu = rows.T / 1e6
-    # before its turn came the worker was busy with the frame before
+    # while a frame waited, the worker was busy with the frame before
     free = np.concatenate([[0.0], published[:-1]])
     waited = np.clip(free - arrived, 0, None)
     call = ended - begun
@@ -110,7 +110,7 @@ def _run(which: str, bundle: Path, rate_hz: float) -> Run:
 
 
 def _alone(bundle: Path, frames: int) -> float:
-    """Cores that the runtime alone takes for as many frames in SECONDS."""
+    """How many cores the runtime alone needs for that number of frames in SECONDS."""
     from ramnas_edge.runtime.perception import Perception
 
     frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)

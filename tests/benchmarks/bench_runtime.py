@@ -1,4 +1,4 @@
-"""One runtime(frame) call: against a classifier by hand, and what it costs around a detector."""
+"""One runtime(frame) call, against a classifier by hand; and its time around a detector's run."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ BOXES = 100
 
 
 def run() -> dict[str, float]:
-    """table1's smallest arch, 640x480 frames, one thread."""
+    """Use table1's smallest arch and 640x480 frames, on one thread."""
     return {**_classifier(), **_detector()}
 
 
 def _classifier() -> dict[str, float]:
-    """The peer is what a node does without ramnas.
+    """The peer does what a node does without ramnas.
 
-    Resize, colour order and normalisation in numpy, then a float graph.
+    It resizes, swaps the colour channels and normalises in numpy, then runs a float graph.
     """
     space = load_space("table1")
     layout, norm = plan(space, space.min()), Normalisation()
@@ -64,7 +64,7 @@ def _classifier() -> dict[str, float]:
 
 
 def _detector() -> dict[str, float]:
-    """320 px, 90 classes: everything around the engine's run, over the run."""
+    """At 320 px and 90 classes: the time of everything around the engine's run, over the run."""
     space = load_space("table1")
     layout = for_task("detection", plan(space, space.min(), num_classes=90, input_hw=(320, 320)))
     results, stages = [], []

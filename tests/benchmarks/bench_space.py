@@ -1,4 +1,4 @@
-"""Archs spread over ten bins of log MACs, against uniform sampling with as many draws."""
+"""Sampling archs spread over ten bins of log MACs, against uniform sampling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ramnas_models.space import load_space
 
 
 def run() -> dict[str, float]:
-    """table1, 100 archs; the peer draws 1,000 archs uniformly and bins them in the same way."""
+    """Sample 100 archs of table1; the peer draws 1,000 uniformly, and the same bins count both."""
     space = load_space("table1")
     start = time.perf_counter()
     archs = sample_by_macs(space, np.random.default_rng(0), 100)

@@ -1,4 +1,4 @@
-"""Frames to boxes and to masks: ours against torchvision, eager and through ONNX Runtime."""
+"""Frames to boxes and masks, against torchvision: eager, and exported to ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -41,22 +41,24 @@ CLASSES = {"detection": 90, "segmentation": 19}  # COCO, Cityscapes
 DETECTOR_HW = (320, 320)
 LIMITS = Limits()
 SPACE = load_space("table1")
-# of the paper's table; its own resolution gives way to that of the task, and table1 has no 256
+# from the paper's table; the task sets the resolution anyway, and table1 does not have A4's 256
 A4 = msgspec.structs.replace(find_arch(load_space("attentivenas"), "A4"), resolution=288)
-ROUNDS = {"detection": (30, 5), "segmentation": (20, 1)}  # and calls of each in a round
+ROUNDS = {"detection": (30, 5), "segmentation": (20, 1)}  # (rounds, calls per round)
 
-Timer = Callable[[int], Sequence[float]]  # so many calls -> the seconds of each
+Timer = Callable[[int], Sequence[float]]  # number of calls -> the seconds of each call
 
 
 def run(rounds: Mapping[str, tuple[int, int]] = ROUNDS) -> dict[str, float | str]:
-    """One thread each, random weights. A call: uint8 frame in, what the task finds in it out.
+    """Time whole calls, uint8 frame in and detections or mask out: random weights, one thread each.
 
-    Everybody is timed in every round, so that all see the same machine; a ratio is the median over
-    the rounds. Of our detector 600 anchors see an object, and of torchvision's the same ones, at
-    the same limits; 100 boxes are left on both sides.
+    Every candidate is timed in every round, so that all see the same machine; a ratio is the median
+    over the rounds. In our detector 600 anchors see an object, in torchvision's the same ones, and
+    both have the same limits; 100 boxes remain on both sides.
     """
     if not PYTHON.exists():
-        return {"skipped": f"no {PYTHON.parents[1].name}: make bench-torchvision builds it"}
+        return {
+            "skipped": f"no {PYTHON.parents[1].name}: run make bench-torchvision, which makes it"
+        }
     with tempfile.TemporaryDirectory() as name, _peer(Path(name)) as (sizes, eager):
         found: dict[str, float | str] = {k: sizes[k] for k in ("torch", "torchvision")}
         found["onnxruntime"] = ort.__version__
@@ -102,7 +104,7 @@ def _compare(
 
 
 def _networks(folder: Path, count: int, calls: int) -> dict[str, float]:
-    """Both detectors without what is before and after the engine's run, which the goals include."""
+    """Time only the network of both detectors, without the steps before and after it."""
     image = RNG.random((1, 3, *DETECTOR_HW), np.float32)
     network = _exported(folder / "network.onnx")
     bundle = open_bundle(folder / "ours")
@@ -132,7 +134,10 @@ def _detectors(sizes: Mapping[str, Any]) -> dict[str, tuple[Arch, AnyPlan]]:
 
 
 def least(macs: int, cost: Callable[[Arch], int]) -> Arch:
-    """The smallest arch of `SPACE`, or one choice above it: of at least `macs`, the least."""
+    """The cheapest arch that costs at least `macs`.
+
+    Taken from the smallest arch of `SPACE` and all archs that differ from it in one slot.
+    """
     low, high = SPACE.encode(SPACE.min()), SPACE.encode(SPACE.max())
     archs = [SPACE.min()]
     for slot in range(len(low)):
@@ -141,13 +146,13 @@ def least(macs: int, cost: Callable[[Arch], int]) -> Arch:
             row[slot] = value
             try:
                 archs.append(SPACE.decode(row))
-            except SpaceError:  # not one of the slot's choices
+            except SpaceError:  # the value is not a choice of that slot
                 continue
     return min((arch for arch in archs if cost(arch) >= macs), key=cost)
 
 
 def _segmenters() -> dict[str, tuple[Arch, AnyPlan]]:
-    """Both forms of the head at both output strides; torchvision's has two inputs and stride 16."""
+    """Both forms of the head at both strides; torchvision's form is two_input at stride 16."""
 
     def segmenter(arch: Arch, form: str, stride: int) -> tuple[Arch, AnyPlan]:
         hw, classes = FRAMES["segmentation"].shape[:2], CLASSES["segmentation"]
@@ -166,7 +171,10 @@ def _segmenters() -> dict[str, tuple[Arch, AnyPlan]]:
 
 @contextmanager
 def _peer(folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[str, int], list[float]]]]:
-    """torchvision in its own process: its sizes, and the seconds of so many eager calls."""
+    """Run torchvision in its own process.
+
+    Yields the sizes of its models and a function that returns the seconds of n eager calls.
+    """
     classes = CLASSES["detection"]
     layout = ssdlite(plan(SPACE, SPACE.min(), input_hw=DETECTOR_HW), classes)
     np.savez(
@@ -182,7 +190,7 @@ def _peer(folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[str, int], l
 
         def answer() -> Any:
             line = process.stdout.readline()
-            assert line, f"{PEER.name} ended: what it says is above"
+            assert line, f"{PEER.name} ended; its error is above"
             return json.loads(line)
 
         def eager(task: str, calls: int) -> list[float]:
@@ -204,14 +212,16 @@ def _exported(path: Path) -> Callable[[Any], list[Any]]:
 
 
 def _tensor(frame: Any) -> Any:
-    """What torchvision's graphs take, by the fastest way from a frame that OpenCV has."""
+    """The input of torchvision's graphs, made in OpenCV's fastest way."""
     return cv2.dnn.blobFromImage(frame, 1 / 255, swapRB=True)[0]
 
 
 def _check_same(task: str, exported: Sequence[Any], eager: Mapping[str, Any]) -> None:
-    """The exported graph finds what the model does; else its time would stand for nothing."""
+    """Check that the exported graph finds what the model finds; else its time means nothing."""
     if task == "segmentation":
-        assert (exported[0] == eager["arr_0"]).mean() > 0.99  # random logits lie close
+        assert (
+            exported[0] == eager["arr_0"]
+        ).mean() > 0.99  # with random weights some logits are nearly equal
         return
     for ours, theirs in zip(exported, eager.values(), strict=True):
         assert len(ours) == LIMITS.count
@@ -224,7 +234,7 @@ def _check_same(task: str, exported: Sequence[Any], eager: Mapping[str, Any]) ->
 def _in_rounds(
     timers: Mapping[str, Timer], rounds: int, calls: int
 ) -> dict[str, list[Sequence[float]]]:
-    """Of each timer the seconds of every round; the round before them warms up."""
+    """The seconds of every round, by timer; one round before them warms up and does not count."""
     seconds: dict[str, list[Sequence[float]]] = {name: [] for name in timers}
     for _ in range(1 + rounds):
         for name, timer in timers.items():
@@ -233,7 +243,7 @@ def _in_rounds(
 
 
 def _times(peer: Sequence[Sequence[float]], ours: Sequence[Sequence[float]]) -> float:
-    """How many times the frame rate of the peer: the median over the rounds."""
+    """Our frame rate over the peer's: the median of the ratios of the rounds."""
     pairs = zip(peer, ours, strict=True)
     return statistics.median(statistics.median(a) / statistics.median(b) for a, b in pairs)
 

@@ -1,7 +1,7 @@
-"""A training step of the supernet, against the same four networks copied out and trained plainly.
+"""A training step of the supernet, against the same four networks copied and trained plainly.
 
-Besides: subnets mutual distillation against in-place distillation, and recalibration against a
-plain forward pass of the same images.
+It also compares mutual distillation of the subnets with in-place distillation, and recalibration
+of BatchNorm with a plain forward pass of the same images.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Case = tuple[Supernet, sandwich.Images, Tensor]  # network, images, labels
 
 
 def run() -> dict[str, float]:
-    """`table1` with batches of 8 at up to 288 px, `micro` with 64 at up to 48 px, no dropout.
+    """Train `table1` with batches of 8 at up to 288 px and `micro` with 64 at up to 48 px.
 
-    The four archs of a step are drawn anew for every pair; one thread, so that the threads' own
-    scheduling is not what is compared.
+    Dropout is off. Each pair of steps draws four new archs. One thread, so that the scheduling of
+    threads is not part of the comparison.
     """
     recipe = msgspec.structs.replace(load_recipe("fashion"), dropout=0.0, drop_connect=0.0)
     threads = torch.get_num_threads()
@@ -52,7 +52,8 @@ def _case(space_name: str, batch: int) -> Case:
     space = load_space(space_name)
     torch.manual_seed(0)
     net = Supernet(space, 10).train()
-    with torch.no_grad():  # a last gamma of 0 would hide most of the gradient
+    # the last gamma of each block starts at 0, which would hide most of the gradient
+    with torch.no_grad():
         for key, parameter in net.named_parameters():
             if key.endswith("bn.weight"):
                 parameter.uniform_(0.5, 1.5)
@@ -65,7 +66,7 @@ def _case(space_name: str, batch: int) -> Case:
 
 
 def _against_copies(case: Case, recipe: Recipe, pairs: int) -> dict[str, float]:
-    """The peer: deep copies of the four networks, all losses summed, one backward."""
+    """The peer trains deep copies of the four networks: all losses summed, one backward."""
     net, images, labels = case
     ours_s, peer_s, copy_s, errors, memory = [], [], [], [], []
     for pair in range(pairs + 1):
@@ -79,12 +80,13 @@ def _against_copies(case: Case, recipe: Recipe, pairs: int) -> dict[str, float]:
             ("ours", lambda a=archs: sandwich.step(net, a, images, labels, recipe)),
             ("peer", lambda c=copies: _plain_step(c, images, labels, recipe)),
         ]
-        for name, step in steps if pair % 2 else reversed(steps):  # neither is always the second
+        # in alternating order, so that neither always comes second
+        for name, step in steps if pair % 2 else reversed(steps):
             start = time.perf_counter()
             step()
             seconds[name] = time.perf_counter() - start
         if pair == 0:
-            continue  # the first is slow for both
+            continue  # the first pair is slow for both
         ours_s.append(seconds["ours"])
         peer_s.append(seconds["peer"])
         copy_s.append(copying)
@@ -124,9 +126,10 @@ def _plain_step(
 
 
 def _largest_error(net: Supernet, archs: list[Arch], copies: list[Subnet]) -> float:
-    """Largest difference of a gradient from the sum over the copies, relative to its tensor.
+    """The largest error of a gradient, compared with the sum over the copies.
 
-    Tensors whose gradient is below a thousandth of the largest count as that thousandth.
+    It is relative to the largest gradient of the same tensor, or to a thousandth of the largest
+    gradient of all, whichever is larger.
     """
     expected = {key: torch.zeros_like(p) for key, p in net.named_parameters()}
     for copy in copies:
@@ -149,7 +152,7 @@ def _largest_error(net: Supernet, archs: list[Arch], copies: list[Subnet]) -> fl
 
 
 def _against_in_place(case: Case, recipe: Recipe) -> dict[str, float]:
-    """30 pairs of steps, mutual distillation and in-place distillation, on the same archs."""
+    """Time 30 pairs of steps on the same archs: mutual and in-place distillation."""
     net, images, labels = case
     how = recipe.distillation
     off = msgspec.structs.replace(
@@ -165,7 +168,7 @@ def _against_in_place(case: Case, recipe: Recipe) -> dict[str, float]:
 
 
 def _recalibration(case: Case) -> dict[str, float]:
-    """Eight batches of 64; the peer is the same subnet in evaluation."""
+    """Recalibrate on eight batches of 64; the peer is a plain forward pass through the subnet."""
     net, images, _ = case
     ratios = []
     for seed in range(5):

@@ -1,4 +1,4 @@
-"""A plan of random weights -> a bundle of one model, for the runtime to open."""
+"""The plan of a network -> a bundle with that one model, with random weights."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ from ramnas_models.head_plan import AnyPlan, LRASPPPlan, SSDLitePlan
 from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.space import Arch, Space
 
-SEEN = 600  # anchors that see an object: more than the runtime is asked to let stand
+SEEN = 600  # anchors that see an object: more than the runtime keeps
 
 
 def write_one_model(path: Path, task: str, space: Space, arch: Arch, layout: AnyPlan) -> None:
-    """`layout` is the plan of `task` on `arch`; a detector sees objects on every frame."""
+    """Write a bundle whose only model is `layout`, the plan of `task` on `arch`.
+
+    A detector finds objects on every frame.
+    """
     model = onnx_graph.build(layout, image_input=True)
     anchors = None
     if isinstance(layout, SSDLitePlan):
         anchors = layout.anchors
         graph = model.graph
-        for tensor in graph.initializer:  # noise that would outdo the objects
+        for tensor in graph.initializer:  # else its noise would exceed the objects
             if tensor.name.startswith("ssd.classes.") and tensor.name.endswith("pointwise.weight"):
                 tensor.raw_data = (1e-2 * numpy_helper.to_array(tensor)).tobytes()
         for node in graph.node:
@@ -54,9 +57,9 @@ def write_one_model(path: Path, task: str, space: Space, arch: Arch, layout: Any
 
 
 def objects(anchors: int, classes: int) -> NDArray[np.float32]:
-    """[1, anchors, 1 + classes], to be added to a detector's logits: `SEEN` anchors see one class.
+    """Logits [1, anchors, 1 + classes] to add to a detector's: `SEEN` anchors see an object each.
 
-    Background is the first class, and what the other anchors see. No two scores are equal.
+    The first class is the background, which all other anchors see. No two scores are equal.
     """
     rng = np.random.default_rng(0)
     logits = np.zeros((1, anchors, 1 + classes), np.float32)

@@ -1,7 +1,8 @@
-"""A perception node, ours or a plain one, that notes when each frame came, ran and left.
+"""A perception node, ours or a plain one, that records the times of every frame.
 
-python -m tests.benchmarks.ros_nodes ours|plain BUNDLE OUT: SIGINT ends it and writes OUT, a list of
-rows in JSON: stamp, arrived, begun, ended, published (ns since 1970), CPU time of the process (ns).
+python -m tests.benchmarks.ros_nodes ours|plain BUNDLE OUT: on SIGINT it ends and writes OUT, a JSON
+list with one row per frame. A row holds five times in ns since 1970 (stamp, arrival, begin and end
+of the runtime's call, publication) and the CPU time of the process in ns.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def stamp_ns(header: Any) -> int:
     return int(header.stamp.sec * 10**9 + header.stamp.nanosec)
 
 
-class Noted:
-    """Calls of the runtime, noted by the frame that is being worked on."""
+class FrameTimes:
+    """The times of every frame; it wraps Perception.__call__ to time the runtime's calls."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -32,42 +33,42 @@ class Noted:
         self._call = (0, 0)
         call = Perception.__call__
 
-        def noted(perception: Perception, frames: Any) -> Any:
+        def timed(perception: Perception, frames: Any) -> Any:
             begun = time.time_ns()
             results = call(perception, frames)
             self._call = (begun, time.time_ns())
             return results
 
-        Perception.__call__ = noted  # type: ignore[method-assign]
+        Perception.__call__ = timed  # type: ignore[method-assign]
 
     def published(self, header: Any) -> None:
         stamp, cpu = stamp_ns(header), time.process_time_ns()
         self.rows.append((stamp, self.arrived[stamp], *self._call, time.time_ns(), cpu))
 
 
-def ours(bundle: str, noted: Noted) -> None:
+def ours(bundle: str, times: FrameTimes) -> None:
     from ramnas_ros import perception_node
-    from ramnas_ros.newest import Newest
+    from ramnas_ros.inbox import Inbox
     from ramnas_ros.outputs import Outputs
 
-    put, publish = Newest.put, Outputs.publish
+    put, publish = Inbox.put, Outputs.publish
 
-    def arrived(inbox: Newest, camera: int, message: Any) -> None:
-        noted.arrived[stamp_ns(message.header)] = time.time_ns()
+    def arrived(inbox: Inbox, camera: int, message: Any) -> None:
+        times.arrived[stamp_ns(message.header)] = time.time_ns()
         put(inbox, camera, message)
 
     def published(outputs: Outputs, header: Any, *rest: Any, **options: Any) -> None:
         publish(outputs, header, *rest, **options)
-        noted.published(header)
+        times.published(header)
 
-    Newest.put, Outputs.publish = arrived, published  # type: ignore[method-assign]
+    Inbox.put, Outputs.publish = arrived, published  # type: ignore[method-assign]
     values = {"bundle": bundle, "engine": "onnxruntime-cpu", "autostart": "true"}
     arguments = [word for name, value in values.items() for word in ("-p", f"{name}:={value}")]
     perception_node.main(["--ros-args", *arguments])
 
 
-def plain(bundle: str, noted: Noted) -> None:
-    """As such nodes are usually written: the work in the callback, a reliable queue of ten."""
+def plain(bundle: str, times: FrameTimes) -> None:
+    """A node as it is usually written: the work in the callback, a reliable queue of ten."""
     import cv2
     import numpy as np
     import rclpy
@@ -81,7 +82,7 @@ def plain(bundle: str, noted: Noted) -> None:
     with Perception.open(bundle, tasks=TASKS, engine="onnxruntime-cpu") as perception:
 
         def on_image(message: Any) -> None:
-            noted.arrived[stamp_ns(message.header)] = time.time_ns()
+            times.arrived[stamp_ns(message.header)] = time.time_ns()
             rgb = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
             frame = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
             found: Any = perception([frame])[0][0]
@@ -98,7 +99,7 @@ def plain(bundle: str, noted: Noted) -> None:
                 one.results.append(hypothesis)
                 array.detections.append(one)
             publisher.publish(array)
-            noted.published(message.header)
+            times.published(message.header)
 
         node.create_subscription(Image, "/image", on_image, 10)
         with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
@@ -106,9 +107,9 @@ def plain(bundle: str, noted: Noted) -> None:
 
 
 def main(which: str, bundle: str, out: str) -> None:
-    noted = Noted()
-    (ours if which == "ours" else plain)(bundle, noted)
-    Path(out).write_text(json.dumps(noted.rows))
+    times = FrameTimes()
+    (ours if which == "ours" else plain)(bundle, times)
+    Path(out).write_text(json.dumps(times.rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Twenty changes between two models of a bundle: memory at its peak and after, over one model's."""
+"""Twenty switches between two models of a bundle: peak and final memory, relative to one model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SWITCHES, EVERY = 20, 10  # calls
 
 
 class Alternating(Policy):
-    """Wishes for the other model every few calls, until it has had SWITCHES."""
+    """Asks for the other model every few calls, until there have been SWITCHES switches."""
 
     def add(self, call_ms: float, now_s: float) -> int:
         super().add(call_ms, now_s)
@@ -52,10 +52,10 @@ def main(path: str) -> None:
     for _ in range(EVERY // 2):
         switching([frame], Limits())
     one = _kib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present value
     while not policy.done:
         switching([frame], Limits())
-    for _ in range(2 * WINDOW):  # until the model before has been let go
+    for _ in range(2 * WINDOW):  # until the previous model has been freed
         switching([frame], Limits())
     print(_kib("VmHWM") / one, _kib("VmRSS") / one)
     switching.close()

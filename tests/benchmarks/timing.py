@@ -1,4 +1,4 @@
-"""Time two calls in turn, so that a machine whose speed drifts treats both alike."""
+"""Times two calls in turn, so that a machine whose speed drifts treats both alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 def in_turn(
     ours: Callable[[], object], peer: Callable[[], object], pairs: int
 ) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of the pairwise ratios ours / peer."""
+    """Return the median seconds of both calls and the median of the pairwise ratios ours / peer."""
     ours(), peer()  # warm up
     seconds: list[tuple[float, float]] = []
     for _ in range(pairs):

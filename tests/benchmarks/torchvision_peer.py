@@ -1,8 +1,8 @@
-"""Run by torchvision's own Python: its models, exported once and timed as often as it is told.
+"""torchvision's models, exported once and timed on request, in torchvision's own Python.
 
-`torchvision_peer.py FOLDER`: reads FOLDER/given.npz, writes FOLDER/*.onnx and what the models find
-in the frames, says their size as a line of JSON; then answers lines such as "detection 5" with the
-seconds of five calls. Imports nothing of ramnas.
+`torchvision_peer.py FOLDER` reads FOLDER/given.npz and writes the exported models and their results
+on the frames to FOLDER. Then it prints the sizes of the models as a line of JSON, and answers each
+line such as "detection 5" with the seconds of five calls. It imports nothing of ramnas.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Outputs = tuple[torch.Tensor, ...]
 class Detector(torch.nn.Module):
     """SSDLite320 MobileNetV3-Large: float [3, h, w] -> boxes, scores, labels.
 
-    Resizing, normalisation and suppression are torchvision's. `objects` is added to the logits:
-    random weights see nothing, or everything.
+    torchvision does the resizing, normalisation and suppression. `objects` is added to the logits,
+    because random weights see either nothing or objects everywhere.
     """
 
     def __init__(self, objects: torch.Tensor, score: float, iou: float, count: int) -> None:
@@ -42,7 +42,7 @@ class Detector(torch.nn.Module):
 
 
 class Network(torch.nn.Module):
-    """What of the detector lies between resizing and decoding: float [1, 3, 320, 320]."""
+    """The detector without resizing and decoding: float [1, 3, 320, 320] -> raw outputs."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Segmenter(torch.nn.Module):
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    warnings.simplefilter("ignore")  # the exporter's, about shapes that it takes as constants
+    warnings.simplefilter("ignore")  # the exporter warns about shapes that it takes as constants
     given = np.load(folder / "given.npz")
     score, iou, count = given["limits"].tolist()
     detector = Detector(torch.from_numpy(given["objects"]), score, iou, int(count)).eval()
@@ -85,7 +85,7 @@ def main(folder: Path) -> None:
         sizes[task] = size(model, frames[task])
         export(model, tensor(frames[task]), folder / f"{task}.onnx")
         np.savez(folder / f"{task}.npz", *call(model, frames[task]))
-    say({"torch": torch.__version__, "torchvision": torchvision.__version__, **sizes})
+    send({"torch": torch.__version__, "torchvision": torchvision.__version__, **sizes})
     for line in sys.stdin:
         task, calls = line.split()
         seconds = []
@@ -93,14 +93,14 @@ def main(folder: Path) -> None:
             start = time.perf_counter()
             call(models[task], frames[task])
             seconds.append(time.perf_counter() - start)
-        say(seconds)
+        send(seconds)
 
 
 def recalibrate(model: torch.nn.Module) -> None:
-    """BatchNorm statistics of random images: without them fresh weights let all values fade."""
+    """Set BatchNorm statistics from random images: without them, values of fresh weights fade."""
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = None  # the mean over the batches seen
+            layer.momentum = None  # use the plain mean over the batches
             layer.reset_running_stats()
     model.train()
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def recalibrate(model: torch.nn.Module) -> None:
 
 
 def call(model: torch.nn.Module, frame: Any) -> list[Any]:
-    """uint8 BGR [h, w, 3] -> what the model finds, as numpy."""
+    """Run the model on a uint8 BGR frame [h, w, 3]; returns its outputs in numpy."""
     with torch.inference_mode():
         return [found.numpy() for found in model(tensor(frame))]
 
@@ -120,12 +120,12 @@ def tensor(frame: Any) -> torch.Tensor:
 
 
 def export(model: torch.nn.Module, image: torch.Tensor, path: Path) -> None:
-    """By the older exporter: the one by default refuses the detector, whose sizes are data."""
+    """Use the older exporter, as the default one refuses the data-dependent sizes of a detector."""
     torch.onnx.export(model, (image,), path, input_names=["image"], opset_version=17, dynamo=False)
 
 
 def size(model: torch.nn.Module, frame: Any) -> dict[str, int]:
-    """Multiply-adds of all convolutions in one call (nothing else has any), and parameters."""
+    """Count the MACs of all convolutions in one call (nothing else has any) and the parameters."""
     macs = 0
 
     def count(layer: torch.nn.Module, _: object, out: torch.Tensor) -> None:
@@ -140,8 +140,8 @@ def size(model: torch.nn.Module, frame: Any) -> dict[str, int]:
     return {"macs": macs, "params": sum(p.numel() for p in model.parameters())}
 
 
-def say(what: object) -> None:
-    print(json.dumps(what), flush=True)
+def send(answer: object) -> None:
+    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

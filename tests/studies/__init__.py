@@ -1,1 +1,1 @@
-"""Studies of the paper's claims: minutes to hours, run by hand, written up in docs/."""
+"""Studies of the paper's claims. They take minutes to hours; docs/ has their results."""

@@ -1,7 +1,7 @@
-"""Table V and Fig. 5 of the paper, small: `micro` on Fashion-MNIST, on CPUs.
+"""Table V and Fig. 5 of the paper on a small scale: `micro` on Fashion-MNIST, on CPUs.
 
-Every training is a folder below --out and every evaluation a file, so that a study that was
-interrupted goes on where it was; the tables are printed from these files.
+Every training has a folder below --out and every evaluation a file there, so an interrupted study
+continues where it stopped. The tables are printed from these files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ramnas_models.files import write_file
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, load_space
 
-# name -> smd_weighting, pair_loss (Table V)
+# row of Table V -> (smd_weighting, pair_loss)
 VARIANTS = {
     "Baseline": ("off", "kl"),
     "EXP1 SMD": ("per_student", "kl"),
@@ -45,12 +45,16 @@ SPACE = load_space("micro")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST's IDX files")
+    parser.add_argument("--data", type=Path, help="folder with the IDX files of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=10_000, help="training images, 0 for all")
+    parser.add_argument(
+        "--images", type=int, default=10_000, help="number of training images, 0: all"
+    )
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="one thread each")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="parallel processes of one thread"
+    )
     args = parser.parse_args()
     recipe = load_recipe("fashion")
     recipe = msgspec.structs.replace(
@@ -77,7 +81,7 @@ def main() -> None:
 
 
 def archs() -> list[Arch]:
-    """Min, max and 20 random subnets spread over the MACs of the space, the same everywhere."""
+    """Min, max and 20 random subnets spread over the MACs of the space, the same on every call."""
     return sample_by_macs(SPACE, np.random.default_rng(0), RANDOM + 2)
 
 
@@ -101,7 +105,7 @@ def _train_and_score(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
     where = folder(out, name, seed)
     weights, scores = where / train.LAST, where / "scores.json"
     if scores.exists():
-        return f"{where} (before)"
+        return f"{where} (done earlier)"
     dataset = _dataset(recipe, data)
     if not weights.exists():
         train.train(SPACE, dataset, recipe, folder=where)
@@ -115,11 +119,11 @@ def _train_and_score(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
 
 
 def _finetune_one(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
-    """The paper's fine-tuning: 4 epochs at a learning rate of 0.02."""
+    """Fine-tune one random subnet as in the paper: 4 epochs at a learning rate of 0.02."""
     name, part, recipe, out, data = task
     where = folder(out, name, 0) / f"finetuned-{part:02d}.json"
     if where.exists():
-        return f"{where} (before)"
+        return f"{where} (done earlier)"
     short = msgspec.structs.replace(
         recipe,
         epochs=4,
@@ -143,7 +147,10 @@ def _scores(out: Path, name: str, seed: int) -> list[float]:
 
 
 def table_v(out: Path, seeds: int) -> str:
-    """Top-1 in %, mean and standard deviation over the seeds; differences paired by seed."""
+    """A table of top-1 in %: mean and standard deviation over the seeds.
+
+    The differences from Baseline are paired by seed and have their standard error.
+    """
     lines = [
         "| | min | max | mean of 20 random | min - Baseline | max - Baseline | random - Baseline |",
         "|---|---|---|---|---|---|---|",
@@ -171,7 +178,7 @@ def table_v(out: Path, seeds: int) -> str:
 
 
 def fig_5(out: Path) -> str:
-    """Inherited against fine-tuned top-1 of the 20 random subnets, seed 0."""
+    """A table of inherited and fine-tuned top-1 of the 20 random subnets, for seed 0."""
     columns = {}
     for name in CONSISTENCY:
         inherited = _scores(out, name, 0)[2:]

@@ -1,4 +1,4 @@
-"""Top-1 and seconds against the number of images that BatchNorm is recalibrated on."""
+"""Top-1 and seconds by the number of images on which BatchNorm is recalibrated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--supernet", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST's IDX files")
+    parser.add_argument("--data", type=Path, help="folder with the IDX files of Fashion-MNIST")
     args = parser.parse_args()
     net = checkpoint.load(args.supernet).net
     images = msgspec.structs.replace(load_recipe("fashion").images, calibration=max(SIZES))
@@ -33,7 +33,9 @@ def main() -> None:
         calibration = dataset.calibration.take(np.arange(size))
         seconds, found = 0.0, []
         for arch in archs:
-            calibration.at(arch.resolution)  # prepared once a resolution, outside of the time
+            calibration.at(
+                arch.resolution
+            )  # prepared once per resolution, outside of the measured time
             subnet = net.extract(arch)
             start = time.perf_counter()
             recalibrated(subnet, calibration)

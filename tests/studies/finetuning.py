@@ -1,9 +1,9 @@
-"""Scenes by a `micro` detector and segmenter, and what the supernet's weights are worth to them.
+"""A `micro` detector and segmenter on the scenes, and how much the supernet's weights help them.
 
     python -m tests.studies.finetuning figures --supernet FILE --scenes DIR --out DIR
     python -m tests.studies.finetuning weights --supernet FILE --scenes DIR --out DIR
 
-print the tables of docs/finetuning.md. Each run goes on where it was stopped.
+Both print tables of docs/finetuning.md. A run that was interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ramnas_host.config import Finetuning, load_finetuning
 from ramnas_host.data.cityscapes import load_cityscapes
 from ramnas_host.finetuning.prepare import PreparedRun, prepare
 from ramnas_host.finetuning.segmentation import evaluate_segmenter
-from ramnas_host.finetuning.segmentation_metrics import foreground, mean_iou, of_the_majority
+from ramnas_host.finetuning.segmentation_metrics import always_majority, foreground, mean_iou
 from ramnas_host.training import checkpoint
 from ramnas_host.training.distributed import Ranks
 from ramnas_models.named import find_arch
@@ -31,13 +31,15 @@ FORMATS = {"detection": "coco", "segmentation": "cityscapes"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("figures", "weights"))
-    parser.add_argument("--task", choices=tuple(FORMATS), help="one of them alone")
+    parser.add_argument("--task", choices=tuple(FORMATS), help="run only this task")
     parser.add_argument("--supernet", type=Path, required=True)
     parser.add_argument("--scenes", type=Path, required=True, help="made by `ramnas scenes`")
     parser.add_argument("--arch", default="tests/studies/ready_large.yaml")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=4, help="of `weights`")
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="epochs of each training of `weights`"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)  # small layers: more threads mostly wait for each other
     tasks = [args.task] if args.task else list(FORMATS)
@@ -63,7 +65,7 @@ def _figures(args: argparse.Namespace, task: str) -> None:
 def _train(
     args: argparse.Namespace, task: str, recipe: Finetuning, out: Path, *, from_scratch: bool
 ) -> tuple[PreparedRun, dict[str, float], float]:
-    """The run, its figures on the test scenes and the CPU minutes of this process."""
+    """Train, and return the run, its scores on the test scenes and the CPU minutes it took."""
     supernet = checkpoint.load(args.supernet)
     arch = find_arch(supernet.net.space, args.arch)
     data = args.scenes / FORMATS[task]
@@ -75,18 +77,18 @@ def _train(
 
 
 def _print_majority(args: argparse.Namespace, run: PreparedRun) -> None:
-    """What taking every pixel for the most frequent class, the background, would score."""
+    """Print the score of calling every pixel background, which is the most frequent class."""
     test = load_cityscapes(args.scenes / "cityscapes").test
     assert test is not None
     net: object = run.net
     matrix = evaluate_segmenter(net, test, run.about.preprocessing)  # type: ignore[arg-type]
-    majority = of_the_majority(matrix)
+    majority = always_majority(matrix)
     print(f"| majority class | mIoU | {100 * mean_iou(majority):.1f} | |")
     print(f"| majority class | mIoU-foreground | {100 * mean_iou(foreground(majority)):.1f} | |")
 
 
 def _weights(args: argparse.Namespace, task: str) -> None:
-    """Equal steps, schedule and examples; the weights at the start differ."""
+    """Compare two trainings per seed that differ only in their initial weights."""
     both: list[list[float]] = []
     for seed in range(args.seeds):
         recipe = msgspec.structs.replace(
