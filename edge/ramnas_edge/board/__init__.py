@@ -1,1 +1,1 @@
-"""This board: which one it is, how it runs now, and its clocks."""
+"""This board: which one it is, what its sensors read, and its clocks and power modes."""

@@ -1,4 +1,4 @@
-"""What the sources of telemetry of this board answer now, in words."""
+"""The telemetry sources of this board -> what each of them reads at this moment, in words."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ramnas_edge.board import sensors
 
 
 class Sensor(msgspec.Struct, frozen=True):
-    """A source of telemetry and what it answers, such as `acpitz 41.0 C`; empty: nothing."""
+    """A telemetry source and what it says now, such as `acpitz 41.0 C`; empty if no answer."""
 
     name: str
     says: str
 
 
 def answers(root: Path) -> Iterable[Sensor]:
-    """jtop's service, and what the kernel's files say now."""
-    if importlib.util.find_spec("jtop"):  # not imported: it changes how processes start
+    """Look for jtop's service and read the kernel's files below `root`."""
+    if importlib.util.find_spec("jtop"):  # an import would change how processes start
         there = (root / "run/jtop.sock").exists()
         yield Sensor("jtop", "service is running" if there else "")
     for name, look, unit in (

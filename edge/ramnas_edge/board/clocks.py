@@ -1,6 +1,6 @@
-"""Lock the clocks or choose the power mode for a measurement, and put back what was found.
+"""Lock the clocks or set the power mode for a measurement, and restore the old settings after it.
 
-What is changed is written down first, so that even after kill -9 the next start puts it back.
+The old settings are saved in a file first, so that after kill -9 the next start can restore them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ramnas_models.files import make_folder, write_file, writing
 log = logging.getLogger(__name__)
 
 _STATE = "var/lib/ramnas/board_settings.json"
-_TOOL_S = 60  # nvpmodel and jetson_clocks take up to seconds; longer is a question or a hang
+_TOOL_S = 60  # nvpmodel and jetson_clocks take seconds; after that they hang or wait for an answer
 
 
-class _Found(msgspec.Struct, frozen=True):
-    """What was there before: a power mode, jetson_clocks' own store, cpufreq files with content."""
+class _OldSettings(msgspec.Struct, frozen=True):
+    """What to restore: the power mode, jetson_clocks' own store, cpufreq files and their text."""
 
     power_mode: Optional[str] = None
     jetson_clocks: bool = False
@@ -40,12 +40,14 @@ class _Found(msgspec.Struct, frozen=True):
 def board_settings(
     *, lock_clocks: bool, power_mode: Optional[str], root: Path = Path("/")
 ) -> Iterator[None]:
-    """Change what is asked for, and put it back at the end of the block, however it ends.
+    """Lock the clocks and set the power mode inside the block, then restore the old settings.
 
-    Needs root. SIGTERM becomes SystemExit(143) inside the block, so that it cleans up too; after
-    kill -9 the next call puts back what the killed one had found, with a warning. DeviceError for a
-    mode that the board does not have or that needs a reboot, and where clocks cannot be set; never
-    reboots. Settings that are already as asked stay as they are.
+    They are restored however the block ends. Inside it SIGTERM raises SystemExit(143), so that it
+    cleans up too. After kill -9 the next call restores what the killed process had found, with a
+    warning. Settings that are already as requested are not touched.
+
+    Changing settings needs root. DeviceError for a power mode that the board does not have or that
+    needs a reboot (this never reboots the board), and if the clocks cannot be set.
     """
     state = root / _STATE
     if not lock_clocks and power_mode is None and not state.exists():
@@ -53,31 +55,31 @@ def board_settings(
         return
     with _alone(state), _terminate_by_exit():
         _restore_leftovers(root, state)
-        found = _look(root, lock_clocks=lock_clocks, power_mode=power_mode)
-        if found == _Found():
+        old = _look(root, lock_clocks=lock_clocks, power_mode=power_mode)
+        if old == _OldSettings():
             yield
             return
         try:
-            write_file(state, msgspec.json.encode(found))
-            _change(root, found, lock_clocks=lock_clocks, power_mode=power_mode)
+            write_file(state, msgspec.json.encode(old))
+            _change(root, old, lock_clocks=lock_clocks, power_mode=power_mode)
             yield
         finally:
             with _not_interrupted():
-                _restore(root, found)
+                _restore(root, old)
                 state.unlink(missing_ok=True)
 
 
-def _look(root: Path, *, lock_clocks: bool, power_mode: Optional[str]) -> _Found:
-    """What will have to be put back; DeviceError if what is asked for cannot be."""
+def _look(root: Path, *, lock_clocks: bool, power_mode: Optional[str]) -> _OldSettings:
+    """The settings that will have to be restored; DeviceError if the request cannot be met."""
     mode_before = _mode_to_leave(root, power_mode) if power_mode is not None else None
     locked = clocks_locked(root)
     if mode_before is None and (locked or not lock_clocks):
-        return _Found()
+        return _OldSettings()
     if nvpmodel.tool(root, "jetson_clocks"):
-        # a switch of mode sets clocks of its own, so locked ones have to be put back as well
-        return _Found(mode_before, jetson_clocks=lock_clocks or bool(locked))
+        # a new mode sets clocks too, so clocks that were locked must be restored as well
+        return _OldSettings(mode_before, jetson_clocks=lock_clocks or bool(locked))
     if not lock_clocks:
-        return _Found(mode_before)
+        return _OldSettings(mode_before)
     files = [
         core / name
         for core in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
@@ -88,16 +90,20 @@ def _look(root: Path, *, lock_clocks: bool, power_mode: Optional[str]) -> _Found
             "the clocks of this machine cannot be locked: it has no jetson_clocks and no cpufreq "
             "(a virtual machine?); measure without locking, or lock them on its host"
         )
-    return _Found(mode_before, cpufreq={str(file.relative_to(root)): read(file) for file in files})
+    return _OldSettings(
+        mode_before, cpufreq={str(file.relative_to(root)): read(file) for file in files}
+    )
 
 
 def _mode_to_leave(root: Path, wanted: str) -> Optional[str]:
-    """The power mode that is on now, None if it is `wanted`."""
+    """The current power mode, or None if it is `wanted`; DeviceError if that cannot be set."""
     modes, now = nvpmodel.modes(root), nvpmodel.ask_mode(root)
     if not modes or not nvpmodel.tool(root, "nvpmodel"):
-        raise DeviceError(f"no power mode '{wanted}': only a Jetson has them (nvpmodel is missing)")
+        raise DeviceError(
+            f"cannot set power mode '{wanted}': only a Jetson has power modes (nvpmodel is missing)"
+        )
     if wanted not in modes:
-        raise DeviceError(f"no power mode '{wanted}': this board has {', '.join(modes)}")
+        raise DeviceError(f"this board has no power mode '{wanted}'; it has {', '.join(modes)}")
     if now not in modes:
         raise DeviceError("the power mode cannot be read (nvpmodel -q): run as root")
     if now == wanted:
@@ -107,39 +113,41 @@ def _mode_to_leave(root: Path, wanted: str) -> Optional[str]:
     return now
 
 
-def _change(root: Path, found: _Found, *, lock_clocks: bool, power_mode: Optional[str]) -> None:
+def _change(root: Path, old: _OldSettings, *, lock_clocks: bool, power_mode: Optional[str]) -> None:
     done = []
-    if found.jetson_clocks:
+    if old.jetson_clocks:
         _store(root).unlink(missing_ok=True)  # jetson_clocks asks before it overwrites
         _run(root, "jetson_clocks", "--store", str(_store(root)))
-    if found.power_mode is not None and power_mode is not None:
+    if old.power_mode is not None and power_mode is not None:
         _set_mode(root, power_mode)
-        done.append(f"power mode {power_mode}, was {found.power_mode}")
+        done.append(f"power mode {power_mode}, was {old.power_mode}")
     if lock_clocks:
-        if found.jetson_clocks:
+        if old.jetson_clocks:
             _run(root, "jetson_clocks")
-        for core in sorted({(root / name).parent for name in found.cpufreq}):
+        for core in sorted({(root / name).parent for name in old.cpufreq}):
             if "performance" in read(core / "scaling_available_governors").split():
                 _write(core / "scaling_governor", "performance")
             _write(core / "scaling_min_freq", read(core / "scaling_max_freq"))
         if not clocks_locked(root):
-            raise DeviceError("the clocks did not lock; measure without locking")
+            raise DeviceError(
+                "the clocks did not lock, though no tool reported an error; measure without locking"
+            )
         done.append("clocks locked")
-    log.warning("board settings for now: %s", "; ".join(done))
+    log.warning("board settings changed for now: %s", "; ".join(done))
 
 
-def _restore(root: Path, found: _Found) -> None:
-    """Put back, the last change first."""
-    for name, text in found.cpufreq.items():
+def _restore(root: Path, old: _OldSettings) -> None:
+    """Restore the old settings, the last change first."""
+    for name, text in old.cpufreq.items():
         if read(root / name) != text:
             _write(root / name, text)
     store = _store(root)
-    if found.jetson_clocks and store.exists():
+    if old.jetson_clocks and store.exists():
         _run(root, "jetson_clocks", "--restore", str(store))
-    if found.power_mode is not None and nvpmodel.ask_mode(root) != found.power_mode:
-        _set_mode(root, found.power_mode)
-        if found.jetson_clocks and store.exists():
-            _run(root, "jetson_clocks", "--restore", str(store))  # the mode set clocks of its own
+    if old.power_mode is not None and nvpmodel.ask_mode(root) != old.power_mode:
+        _set_mode(root, old.power_mode)
+        if old.jetson_clocks and store.exists():
+            _run(root, "jetson_clocks", "--restore", str(store))  # the mode set clocks too
     store.unlink(missing_ok=True)
     log.info("board settings are as before")
 
@@ -148,29 +156,31 @@ def _restore_leftovers(root: Path, state: Path) -> None:
     if not state.exists():
         return
     try:
-        found = msgspec.json.decode(state.read_bytes(), type=_Found)
+        old = msgspec.json.decode(state.read_bytes(), type=_OldSettings)
     except msgspec.MsgspecError as error:
         raise DeviceError(
-            f"{state} cannot be read ({error}): check the board, remove it"
+            f"{state} cannot be read ({error}): check the clocks and the power mode, then remove it"
         ) from error
-    log.warning("an earlier process was killed with changed board settings: putting them back")
-    _restore(root, found)
+    log.warning(
+        "an earlier process was killed before it restored the board settings: restoring them"
+    )
+    _restore(root, old)
     state.unlink()
 
 
 def _set_mode(root: Path, name: str) -> None:
-    said = _run(root, "nvpmodel", "-m", str(nvpmodel.modes(root)[name].id))
+    output = _run(root, "nvpmodel", "-m", str(nvpmodel.modes(root)[name].id))
     now = nvpmodel.ask_mode(root)
-    if "reboot" in said.lower():
+    if "reboot" in output.lower():
         raise _needs_reboot(now, name)
     if now != name:
-        raise DeviceError(f"power mode {name} was not taken, the board stays in {now}: {said}")
+        raise DeviceError(f"the board stays in power mode {now} and did not take {name}: {output}")
 
 
 def _needs_reboot(now: Optional[str], wanted: str) -> DeviceError:
     return DeviceError(
-        f"from power mode {now} to {wanted} the board must reboot: switch it yourself "
-        "(sudo nvpmodel -m NUMBER), then measure without asking for a mode"
+        f"changing from power mode {now} to {wanted} needs a reboot: switch it yourself "
+        "(sudo nvpmodel -m NUMBER), then measure without asking for a power mode"
     )
 
 
@@ -179,7 +189,7 @@ def _store(root: Path) -> Path:
 
 
 def _run(root: Path, name: str, *options: str) -> str:
-    """Run one of NVIDIA's tools; any question is answered with no."""
+    """Run one of NVIDIA's tools and return its output; its questions are answered with no."""
     program = nvpmodel.tool(root, name)
     if program is None:
         raise DeviceError(f"{name} is missing: it comes with JetPack")
@@ -190,41 +200,43 @@ def _run(root: Path, name: str, *options: str) -> str:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"{program} did not run ({error})") from error
-    said = " ".join(ran.stdout.split())
-    if ran.returncode != 0 and "reboot" not in said.lower():
-        raise DeviceError(f"{' '.join([program, *options])} failed ({said}): it needs root")
-    return said
+    output = " ".join(ran.stdout.split())
+    if ran.returncode != 0 and "reboot" not in output.lower():
+        raise DeviceError(f"{' '.join([program, *options])} failed ({output}): it needs root")
+    return output
 
 
 def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text)
     except OSError as error:
-        raise DeviceError(f"cannot set {file} ({error.strerror}): clocks need root") from error
+        raise DeviceError(
+            f"cannot set {file} ({error.strerror}): setting clocks needs root"
+        ) from error
 
 
 @contextlib.contextmanager
 def _alone(state: Path) -> Iterator[None]:
-    """One process at a time; the kernel drops the lock of a killed one."""
+    """Only one process at a time gets in; if it is killed, the kernel frees the lock."""
     try:
         make_folder(state.parent)
         with writing(state):
             lock = state.with_suffix(".lock").open("w")
     except FileError as error:
-        raise DeviceError(f"board settings need root ({error})") from error
+        raise DeviceError(f"changing board settings needs root ({error})") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise DeviceError(
-                "another process holds board settings changed: wait for it or end it"
+                "another process has changed the board settings: wait until it ends, or end it"
             ) from error
         yield
 
 
 @contextlib.contextmanager
 def _terminate_by_exit() -> Iterator[None]:
-    """SIGTERM raises SystemExit here; a program that handles it itself, or a thread, is left be."""
+    """SIGTERM raises SystemExit, unless the program handles it or this is not the main thread."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -242,7 +254,7 @@ def _terminate_by_exit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _not_interrupted() -> Iterator[None]:
-    """Signals wait until all is put back."""
+    """SIGINT and SIGTERM wait until the block has ended."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

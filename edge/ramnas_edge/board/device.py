@@ -1,4 +1,4 @@
-"""Which board this is: the facts that make two boards alike for latency, as one class key."""
+"""This board -> the facts that its latencies depend on, and one class key made of them."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ _JETPACK: Dict[str, str] = {
     "35.6.0": "5.1.4", "35.6.1": "5.1.5", "36.2.0": "6.0 DP", "36.3.0": "6.0", "36.4.0": "6.1",
     "36.4.3": "6.2", "36.4.4": "6.2.1", "38.2.0": "7.0", "38.2.1": "7.0", "38.4.0": "7.1",
 }  # fmt: skip
-# by a word of the module's name; Orin Nano before Nano
+# a word in the module's name -> its GPU; Orin comes before Nano because of Orin Nano
 _JETSON_GPU = {
     "Thor": "Blackwell gb10b", "Orin": "Ampere ga10b", "Xavier": "Volta gv11b",
     "TX2": "Pascal gp10b", "Nano": "Maxwell gm20b",
 }  # fmt: skip
-_DEVICE_TREE = ("sys/firmware/devicetree/base", "proc/device-tree")
+_TREES = ("sys/firmware/devicetree/base", "proc/device-tree")
 
 
 class Device(msgspec.Struct, frozen=True):
-    """The facts of a board, the same after a reboot; None where unknown.
+    """Facts about a board that a reboot does not change; None where unknown.
 
-    The first six make its class. `memory_gib` is the size that was bought: kernels reserve a part
-    of it, and not all the same part.
+    The first six make its device class. `memory_gib` is the size that was bought: kernels reserve
+    a part of it, and not all of them the same part.
     """
 
-    module: str  # Jetson module or other board by name, else CPU model
-    cores: int  # that this process may use
+    module: str  # the name of the Jetson module or other board, else the CPU's
+    cores: int  # as many as this process may use
     memory_gib: int
     system: str  # "L4T 36.4" on a Jetson, else "Linux x86_64"
     power_mode: Optional[str] = None
     clocks_locked: Optional[bool] = None
     cpu: Optional[str] = None
     gpu: Optional[str] = None
-    l4t: Optional[str] = None  # with its revision, "36.4.3"
+    l4t: Optional[str] = None  # with the revision, as "36.4.3"
     jetpack: Optional[str] = None
 
     def class_key(self, engine: str, version: str) -> str:
-        """Boards with the same key share measurements: `<module>_..._<engine>-<version>`."""
+        """`<module>_..._<engine>-<version>`; boards with the same key share measurements."""
         facts = (
             self.module,
             f"{self.cores}c",
@@ -64,7 +64,7 @@ def this_device(root: Path = Path("/")) -> Device:
     """Read the facts of this machine from /proc, /etc and /sys below `root`."""
     release = re.search(r"R(\d+).*?REVISION: (\d+)\.?(\d*)", read(root / "etc/nv_tegra_release"))
     l4t = f"{release.group(1)}.{release.group(2)}.{release.group(3) or 0}" if release else None
-    board, cpu = _of_device_tree(root, "model"), _cpu(root)
+    board, cpu = _device_tree(root, "model"), _cpu(root)
     return Device(
         module=board or cpu or platform.machine(),
         cores=len(os.sched_getaffinity(0)),
@@ -84,7 +84,8 @@ def _cpu(root: Path) -> Optional[str]:
     named = re.search(r"^model name\s*: (.+)$", read(root / "proc/cpuinfo"), re.MULTILINE)
     if named:
         return named.group(1).strip()
-    return _of_device_tree(root, "cpus/cpu@0/compatible").split("\0")[0] or None  # most of ARM
+    compatible = _device_tree(root, "cpus/cpu@0/compatible")  # on most ARM boards
+    return compatible.split("\0")[0] or None
 
 
 def _gpu(root: Path, jetson: str) -> Optional[str]:
@@ -99,7 +100,7 @@ def _gpu(root: Path, jetson: str) -> Optional[str]:
 
 
 def _memory_gib(root: Path) -> int:
-    """MemTotal up to the next eighth of a power of two: 30.6 and 31.2 are both 32. 0: unknown."""
+    """MemTotal, rounded up to eighths of a power of two (30.6 and 31.2 give 32); 0 if unknown."""
     kib = re.search(r"MemTotal:\s*(\d+) kB", read(root / "proc/meminfo"))
     if not kib:
         return 0
@@ -108,5 +109,5 @@ def _memory_gib(root: Path) -> int:
     return int(math.ceil(gib / step) * step)
 
 
-def _of_device_tree(root: Path, name: str) -> str:
-    return next((text for text in (read(root / tree / name) for tree in _DEVICE_TREE) if text), "")
+def _device_tree(root: Path, name: str) -> str:
+    return next((text for text in (read(root / tree / name) for tree in _TREES) if text), "")

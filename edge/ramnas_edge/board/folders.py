@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/ramnas, or ~/.cache/ramnas: what can be made again."""
+    """$XDG_CACHE_HOME/ramnas, or ~/.cache/ramnas: files that can be made again."""
     return _folder("XDG_CACHE_HOME", ".cache")
 
 
 def state_folder() -> Path:
-    """$XDG_STATE_HOME/ramnas, or ~/.local/state/ramnas: records that a host has not yet taken."""
+    """$XDG_STATE_HOME/ramnas, or ~/.local/state/ramnas: records that no host has taken yet."""
     return _folder("XDG_STATE_HOME", ".local/state")
 
 

@@ -1,9 +1,9 @@
 """jtop's service -> one JSON line per sample on stdout: `python -m ramnas_edge.board.jtop_monitor`.
 
-A process of its own, because jtop is optional, AGPL-3.0, sets multiprocessing's start method on
-import, and may hang with its service. It ends when its stdin closes or its parent dies. The first
-line is `{"source", "interval_s"}`, then come samples with the fields of `telemetry.Sample`; the
-last line before exit code 1 is `{"error"}`.
+This runs in a process of its own, because jtop is optional, licensed under AGPL-3.0, sets
+multiprocessing's start method on import, and may hang with its service. The process ends when its
+stdin closes or its parent dies. The first line is `{"source", "interval_s"}`; then come samples
+with the fields of `telemetry.Sample`. The last line before exit code 1 is `{"error"}`.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from ramnas_edge.board import sensors
 def main() -> int:
     interval_s, root = float(sys.argv[1]), Path(sys.argv[2])
     out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what jtop may print is no sample
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.dup2(2, 1)  # keep what jtop prints away from the samples
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
 
-    def say(line: Dict[str, Any]) -> None:
+    def send(line: Dict[str, Any]) -> None:
         out.write(json.dumps(line) + "\n")
 
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        _watch(interval_s, root, say)
-    except Exception as error:  # jtop lets errors of sockets, pickles and its own through
-        say({"error": " ".join(str(error).split()) or type(error).__name__})
+        _watch(interval_s, root, send)
+    except Exception as error:  # jtop raises errors of sockets, of pickles and of its own
+        send({"error": " ".join(str(error).split()) or type(error).__name__})
     return 1
 
 
-def _watch(interval_s: float, root: Path, say: Callable[[Dict[str, Any]], None]) -> None:
+def _watch(interval_s: float, root: Path, send: Callable[[Dict[str, Any]], None]) -> None:
     import jtop  # type: ignore[import-untyped,unused-ignore]
 
     changes, last = sensors.Changes(root), None
     with jtop.jtop(interval=interval_s) as jetson:
-        # the first client of the service sets the interval of all
+        # the first client of the service sets the interval for all clients
         interval_s = max(interval_s, jetson.interval)
-        say({"source": f"jtop {jtop.__version__}", "interval_s": interval_s})
+        send({"source": f"jtop {jtop.__version__}", "interval_s": interval_s})
         # without spin, ok() ends for good when a busy board answers late
         while jetson.ok(spin=True):
             uptime = jetson.uptime
             if uptime != last:  # a service that hangs repeats its last answer
-                say(_sample(jetson, root, changes))
+                send(_sample(jetson, root, changes))
             last = uptime
             time.sleep(interval_s / 4)
     raise RuntimeError("the service stopped answering")
 
 
 def _sample(jetson: Any, root: Path, changes: sensors.Changes) -> Dict[str, Any]:
-    """The fields of a Sample; what the board or this version of jtop does not have is absent."""
+    """The fields of a Sample, without those that the board or this version of jtop lacks."""
     gpus = [*_get(jetson, "gpu").values()]
     gpu = gpus[0] if gpus else {}
     cpu, memory, power = (_get(jetson, name) for name in ("cpu", "memory", "power"))
@@ -66,12 +66,12 @@ def _sample(jetson: Any, root: Path, changes: sensors.Changes) -> Dict[str, Any]
         "gpu": gpu.get("freq", {}).get("cur"),
         "emc": memory.get("EMC", {}).get("cur"),
     }
-    load = changes.load_percent()  # of the cores: jtop's is at times the mean since the start
+    load = changes.load_percent()  # jtop's load of the cores is at times a mean since the start
     if "load" in gpu.get("status", {}):
         load["gpu"] = gpu["status"]["load"]
     rails = {name: rail.get("power") for name, rail in power.get("rail", {}).items()}
     total = power.get("tot", {})
-    if "name" in total:  # jtop takes the board's input rail out of the list and calls it the total
+    if "name" in total:  # jtop takes the board's input rail out of the list and makes it the total
         rails[total["name"]] = total.get("power")
     rails["total"] = total.get("power")
     used_kib = memory.get("RAM", {}).get("used")
@@ -87,13 +87,13 @@ def _sample(jetson: Any, root: Path, changes: sensors.Changes) -> Dict[str, Any]
         "memory_used_mib": None if used_kib is None else used_kib / 1024,
         "power_mw": {rail: float(value) for rail, value in rails.items() if value is not None},
         "power_mode": _power_mode(jetson),
-        "limits": changes.limits(),  # not jtop's to tell
+        "limits": changes.limits(),  # jtop does not report these
         "clocks_locked": sensors.clocks_locked(root),
     }
 
 
 def _get(jetson: Any, name: str) -> Dict[str, Any]:
-    """A property of jtop as a dict; empty where it has none or raises, which many of them do."""
+    """A property of jtop as a dict; empty if it is missing or raises, as many of them do."""
     try:
         return dict(getattr(jetson, name) or {})
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""nvpmodel's files, or else the tool itself -> a Jetson's power modes by name, and the one now."""
+"""nvpmodel's files, or else the tool itself -> a Jetson's power modes and the current one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ _NOW = re.compile(r"NV Power Mode: *(\w+)")
 
 
 class Mode(NamedTuple):
-    """`layout`: which cores and which parts of the GPU are on; only a reboot can change that."""
+    """A power mode. `layout` is which cores and parts of the GPU it turns on.
+
+    Only a reboot can change the layout.
+    """
 
     id: int
     layout: Tuple[str, ...]
 
 
 def modes(root: Path) -> Dict[str, Mode]:
-    """Mode name -> mode, from nvpmodel.conf or else from the tool; empty: no Jetson."""
+    """The modes by name, from nvpmodel.conf or else from the tool; empty without nvpmodel."""
     text = read(root / "etc/nvpmodel.conf") or _ask(root, "-p", "--verbose")
     found = {}
     starts = [*_MODE.finditer(text)]
@@ -35,9 +38,9 @@ def modes(root: Path) -> Dict[str, Mode]:
 
 
 def mode_now(root: Path, known: Dict[str, Mode]) -> Optional[str]:
-    """The mode that nvpmodel keeps in its status file, by name; None where that cannot be told.
+    """The name of the mode in nvpmodel's status file; None if it is unknown.
 
-    `known` are the `modes` of the board, which do not change: read them once.
+    `known` are the board's `modes`. They do not change, so read them once.
     """
     kept = re.search(r"pmode:(\d+)", read(root / "var/lib/nvpmodel/status"))
     names = {mode.id: name for name, mode in known.items()}
@@ -45,7 +48,7 @@ def mode_now(root: Path, known: Dict[str, Mode]) -> Optional[str]:
 
 
 def ask_mode(root: Path) -> Optional[str]:
-    """The mode by name, from the files or else from the tool (slow: not for every sample)."""
+    """The current mode's name, from files or else from the tool (too slow for every sample)."""
     now = mode_now(root, modes(root))
     asked = None if now else _NOW.search(_ask(root, "-q"))
     return asked.group(1) if asked else now

@@ -17,27 +17,28 @@ from ramnas_edge.board import nvpmodel, sensors
 
 Fields = Dict[str, Any]  # the keyword arguments of one telemetry.Sample
 
-_START_S = 15.0  # to import jtop and reach its service on a busy board
-_SILENT_S = 5.0  # without a sample before the service counts as hung; at least 4 of its intervals
+_START_S = 15.0  # time to import jtop and to reach its service on a busy board
+# after this time without a sample the service counts as hung, but not before 4 of its intervals
+_SILENT_S = 5.0
 
 
 class Jtop:
-    """A monitor process (`ramnas_edge.board.jtop_monitor`) and what it sends.
+    """Runs `ramnas_edge.board.jtop_monitor` in a process of its own and receives its samples.
 
-    `trouble` says why no more will come, with the way out; empty while all is well.
+    `trouble` says why no more samples will come, and the way out. It is empty while all is well.
     """
 
     def __init__(self, root: Path, interval_s: float) -> None:
-        """Waits for the first sample, or for what is in its way."""
+        """Waits until the first sample has arrived, or until there is `trouble`."""
         self.source, self.trouble = "jtop", ""
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._buffer = b""
         self._arrived: List[Fields] = []
-        if not importlib.util.find_spec("jtop"):  # not imported: it changes how processes start
-            self.trouble = "it is not installed; sudo pip3 install jetson-stats, restart the board"
+        if not importlib.util.find_spec("jtop"):  # an import would change how processes start
+            self.trouble = "it is not installed; run sudo pip3 install jetson-stats, then reboot"
             return
         if not (root / "run/jtop.sock").exists():
-            self.trouble = "its service is not running; sudo systemctl restart jtop"
+            self.trouble = "its service is not running; run sudo systemctl restart jtop"
             return
         command = [
             sys.executable,
@@ -67,17 +68,17 @@ class Jtop:
     def _receive(self) -> None:
         for line in self._lines():
             if "error" in line:
-                self.trouble = f"{line['error']}; sudo systemctl restart jtop"
+                self.trouble = f"{line['error']}; run sudo systemctl restart jtop"
             elif "source" in line:
                 self.source = line["source"]
                 self._silent_s = max(_SILENT_S, 4 * line["interval_s"])
             else:
                 self._arrived.append({**line, "limits": tuple(line["limits"])})
         if not self.trouble and time.monotonic() - self._heard_s > self._silent_s:
-            self.trouble = f"no answer for {self._silent_s:.0f} s; sudo systemctl restart jtop"
+            self.trouble = f"no answer for {self._silent_s:.0f} s; run sudo systemctl restart jtop"
 
     def _lines(self) -> List[Fields]:
-        """All whole lines in the pipe; `trouble` if it has ended."""
+        """All complete lines in the pipe; sets `trouble` if the pipe has ended."""
         ended = False
         while not ended:
             try:
@@ -91,11 +92,11 @@ class Jtop:
         if lines:
             self._heard_s = time.monotonic()
         if ended and not any("error" in line for line in lines):
-            self.trouble = "its monitor ended; sudo systemctl restart jtop"
+            self.trouble = "its monitor ended; run sudo systemctl restart jtop"
         return lines
 
     def close(self) -> None:
-        """End the monitor; it does so itself when its stdin closes, unless it hangs."""
+        """End the monitor, which ends by itself once its stdin is closed, unless it hangs."""
         if self._process is None:
             return
         assert self._process.stdin is not None
@@ -137,7 +138,7 @@ class Sysfs:
 
 
 class Psutil:
-    """psutil, for machines whose sensors the kernel does not show as files (virtual ones)."""
+    """psutil, for machines whose kernel shows no sensors as files, such as virtual ones."""
 
     source = "psutil"
 
@@ -151,7 +152,7 @@ class Psutil:
     def read(self) -> List[Fields]:
         psutil, now_s = self._psutil, time.monotonic()
         temperature_c, clock_mhz, load_percent = {}, {}, {}
-        with contextlib.suppress(AttributeError, OSError):  # not on every system
+        with contextlib.suppress(AttributeError, OSError):  # some systems lack it
             for chip, found in psutil.sensors_temperatures().items():
                 for number, sensor in enumerate(found, 1):
                     name = f"{chip} {sensor.label or (number if len(found) > 1 else '')}"
@@ -160,7 +161,7 @@ class Psutil:
             cores = psutil.cpu_freq(percpu=True)
             if cores and max(core.current for core in cores):
                 clock_mhz["cpu"] = float(max(core.current for core in cores))
-        if now_s - self._since_s > 0.1:  # of a shorter time a load says nothing
+        if now_s - self._since_s > 0.1:  # over a shorter time the load means nothing
             load_percent["cpu"] = float(psutil.cpu_percent())
             self._since_s = now_s
         memory = psutil.virtual_memory()
@@ -183,6 +184,6 @@ def without_jtop(root: Path) -> Optional[Reader]:
     looks = (sensors.temperature_c, sensors.clock_mhz, sensors.power_mw)
     if any(look(root) for look in looks):
         return Sysfs(root)
-    if root == Path("/") and importlib.util.find_spec("psutil"):  # psutil knows no other root
+    if root == Path("/") and importlib.util.find_spec("psutil"):  # psutil can read no other root
         return Psutil()
     return None

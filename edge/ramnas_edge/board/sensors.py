@@ -1,7 +1,7 @@
-"""Files of the kernel below a root -> temperatures, clocks, loads, power rails and limits.
+"""The kernel's files below a root -> temperatures, clocks, loads, power rails and limits.
 
-A file that is missing or cannot be read is an absent key, never a zero and never an error: boards,
-kernels and permissions differ in what they show.
+If a file is missing or cannot be read, its key is absent. It is never a zero and never an error,
+because boards, kernels and permissions differ in what they show.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
 _CPU = "sys/devices/system/cpu"
-# 17000000.gpu, 17000000.ga10b, 17000000.gv11b; gpu-gpc-0 is Thor's, whose gpu-nvd-0 decodes video
+# 17000000.gpu, 17000000.ga10b, 17000000.gv11b; on Thor gpu-gpc-0 (gpu-nvd-0 only decodes video)
 _GPU = re.compile(r"\.(gpu|g[a-z]\d\db)$|^gpu-gpc-")
-_EMC = "sys/kernel/debug/bpmp/debug/clk/emc/rate"  # Hz, for root only
+_EMC = "sys/kernel/debug/bpmp/debug/clk/emc/rate"  # in Hz; only root can read it
 _CPU_HWMON = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
-# cooling devices that cool without slowing anything down, and x86's constant offset
+# cooling devices that slow nothing down, and tcc, which is a constant offset on x86
 _NO_LIMIT = re.compile(r"fan|lcd|backlight|wifi|tcc|charge", re.IGNORECASE)
 
 
 def temperature_c(root: Path) -> Dict[str, float]:
-    """Degrees by thermal zone, and by sensor of the drivers of x86 processors."""
+    """Degrees Celsius by thermal zone, and by sensor of the processor's driver."""
     found: Dict[str, float] = {}
     for zone in _sorted(root / "sys/class/thermal", "thermal_zone*"):
-        value = number(zone / "temp")  # a zone of a part that is switched off cannot be read
+        value = number(zone / "temp")  # cannot be read while that part of the chip is off
         if value is not None:
-            found[_free(found, read(zone / "type") or zone.name)] = value / 1000
+            found[_unique(found, read(zone / "type") or zone.name)] = value / 1000
     for hwmon in _sorted(root / "sys/class/hwmon", "hwmon*"):
         driver = read(hwmon / "name")
         for file in _sorted(hwmon, "temp*_input") if driver in _CPU_HWMON else ():
             value = number(file)
             if value is not None:
                 label = read(file.with_name(file.name.replace("input", "label")))
-                found[_free(found, f"{driver} {label}".strip())] = value / 1000
+                found[_unique(found, f"{driver} {label}".strip())] = value / 1000
     return found
 
 
 def clock_mhz(root: Path) -> Dict[str, float]:
-    """`cpu` is the fastest core now; `gpu` and `emc` (memory) where a Jetson shows them."""
+    """`cpu` is the core that is fastest now; a Jetson may also show `gpu` and `emc` (memory)."""
     found = {}
     cores = [number(core / "scaling_cur_freq") for core in _cores(root)]
     known = [khz for khz in cores if khz is not None]
@@ -50,7 +50,7 @@ def clock_mhz(root: Path) -> Dict[str, float]:
 
 
 def clocks_locked(root: Path) -> Optional[bool]:
-    """Whether lowest and highest allowed clock are the same on every core and on the GPU."""
+    """Whether every core and the GPU may run at one clock only; None if that is unknown."""
     limits = [
         (number(c / "scaling_min_freq"), number(c / "scaling_max_freq")) for c in _cores(root)
     ]
@@ -63,7 +63,7 @@ def clocks_locked(root: Path) -> Optional[bool]:
 
 
 def power_mw(root: Path) -> Dict[str, float]:
-    """Power by rail as the board names it: INA3221 (volts times amperes), INA238 (Thor's input)."""
+    """Power by rail, as the board names it: INA3221 (volts times amperes) or Thor's INA238."""
     found = {}
     for hwmon in _sorted(root / "sys/class/hwmon", "hwmon*"):
         driver = read(hwmon / "name")
@@ -84,7 +84,7 @@ def power_mw(root: Path) -> Dict[str, float]:
 
 
 def memory_used_mib(root: Path) -> Optional[float]:
-    """What is not available to a new program without swapping."""
+    """The memory that a new program could not get without swapping."""
     text = read(root / "proc/meminfo")
     kib = [re.search(rf"^{key}:\s*(\d+) kB", text, re.M) for key in ("MemTotal", "MemAvailable")]
     total, available = (int(match.group(1)) if match else None for match in kib)
@@ -92,7 +92,7 @@ def memory_used_mib(root: Path) -> Optional[float]:
 
 
 class Changes:
-    """What only the difference of two looks tells: the CPU's load, counters that rose."""
+    """Readings that compare two looks at the files: the CPU's load, counters that rose."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -102,16 +102,18 @@ class Changes:
         self.limits()
 
     def load_percent(self) -> Dict[str, float]:
-        """`cpu`, over all cores since the last call; `gpu` of a Jetson, now."""
+        """`cpu` is the load of all cores since the last call, `gpu` that of a Jetson's GPU now."""
         found = {}
         fields = re.match(r"cpu +([\d ]+)", read(self._root / "proc/stat"))
         if fields:
-            ticks = [int(field) for field in fields.group(1).split()[:8]]  # guests count as user
+            ticks = [
+                int(field) for field in fields.group(1).split()[:8]
+            ]  # time of guests is part of user time
             total, idle = sum(ticks), sum(ticks[3:5])
             if self._ticks is None:
                 self._ticks = total, idle
             passed = total - self._ticks[0]
-            if passed >= 10:  # fewer ticks say nothing
+            if passed >= 10:  # a load over fewer ticks means nothing
                 found["cpu"] = 100 * (1 - (idle - self._ticks[1]) / passed)
                 self._ticks = total, idle
         permille = _gpu_number(self._root, "device/load")
@@ -145,7 +147,7 @@ class Changes:
 
 
 def read(path: Path) -> str:
-    """The text of a small file without its end; empty if there is none."""
+    """The text of a small file, without spaces and NULs around it; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
     except OSError:
@@ -153,13 +155,13 @@ def read(path: Path) -> str:
 
 
 def number(path: Path) -> Optional[float]:
-    """The number at the start of a small file; None if there is none."""
+    """The whole number at the start of a small file; None if there is none."""
     match = re.match(r"-?\d+", read(path))
     return float(match.group()) if match else None
 
 
 def _cores(root: Path) -> List[Path]:
-    """The cpufreq folders of the cores that are on."""
+    """The cpufreq folders of the cores that are online."""
     cores = _sorted(root / _CPU, "cpu[0-9]*/cpufreq")
     return [core for core in cores if read(core.parent / "online") != "0"]
 
@@ -174,11 +176,11 @@ def _gpu_number(root: Path, name: str) -> Optional[float]:
 def _sorted(folder: Path, pattern: str) -> List[Path]:
     try:
         return sorted(folder.glob(pattern))
-    except OSError:  # a device that left while it was listed
+    except OSError:  # a device vanished while the folder was listed
         return []
 
 
-def _free(taken: Dict[str, float], name: str) -> str:
-    """`name`, numbered if the board has two sensors of it."""
+def _unique(taken: Dict[str, float], name: str) -> str:
+    """`name`, with a number if the board has several sensors of that name."""
     number_of = sum(key == name or key.startswith(f"{name} #") for key in taken)
     return f"{name} #{number_of + 1}" if number_of else name

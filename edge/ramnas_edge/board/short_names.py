@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterable, List, NamedTuple, Optional
 
-# words that say nothing about which board it is
+# words that do not tell one board from another
 _NOISE = {
     "r", "tm", "c", "cpu", "processor", "intel", "amd", "nvidia", "jetson", "developer", "dev",
     "kit", "engineering", "reference", "with", "graphics", "radeon", "0000",
@@ -21,14 +21,14 @@ _CLASS = re.compile(
 
 
 class _Parts(NamedTuple):
-    name: str  # what always stands there
-    more: List[str]  # what is added, one by one, where two classes would have the same name
+    name: str  # always in the short name
+    more: List[str]  # added one by one while another class would have the same name
 
 
 def short_names(device_classes: Iterable[str]) -> Dict[str, str]:
-    """Device class -> a name that no other of them has, as short as that allows.
+    """Give each device class the shortest name that none of the others has.
 
-    What is not a device class of ours keeps its own name.
+    A text that is not a device class of ours stays as it is.
     """
     parts = {name: _parts(name) for name in dict.fromkeys(device_classes)}
     found: Dict[str, str] = {}
@@ -45,7 +45,7 @@ def short_names(device_classes: Iterable[str]) -> Dict[str, str]:
 
 
 def legend(names: Dict[str, str]) -> List[str]:
-    """One line for each short name that says which device class it stands for."""
+    """One line per short name that says which device class it stands for."""
     return [f"{short} = {name}" for name, short in names.items() if short != name]
 
 

@@ -1,4 +1,4 @@
-"""What the board says about itself while it works: jtop, the kernel's files, or psutil -> Samples.
+"""jtop, the kernel's files or psutil -> Samples of the board's state while it works.
 
 `conditions` sums samples up for a record; `disturbance` says in words what spoils a measurement.
 """
@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 _KEPT = 7200  # an hour of samples at the usual interval
-_FALL = 0.9  # a clock below this part of its level has fallen
-_STEADY = 3  # samples in a row before one speaks of a level or a fall
+_FALL = 0.9  # a clock has fallen when it is at most this share of its level
+_STEADY = 3  # a level needs this many samples, a fall this many in a row
 
 
 class Sample(msgspec.Struct, frozen=True):
     """One look at the board. What it does not show is absent, never zero.
 
-    `clock_mhz`: `cpu` is the fastest core. `power_mw`: rails as the board names them, `total` where
-    jtop knows it. `limits`: what the kernel says holds the clocks back now.
+    In `clock_mhz`, `cpu` is the fastest core. `power_mw` has the rails as the board names them, and
+    `total` if jtop knows it. `limits` is what holds the clocks back now, as the kernel says.
     """
 
     time_s: float  # time.monotonic() of this board
@@ -56,7 +56,7 @@ class Sample(msgspec.Struct, frozen=True):
 class Conditions(msgspec.Struct, frozen=True):
     """Samples summed up: hottest temperatures, median clocks, mean loads, memory and power.
 
-    `power_mode` and `clocks_locked` are those of the end; `limits` are all that were seen.
+    `power_mode` and `clocks_locked` are the last known ones; `limits` are all that were seen.
     """
 
     source: str
@@ -72,7 +72,7 @@ class Conditions(msgspec.Struct, frozen=True):
 
 
 def conditions(samples: Sequence[Sample], source: str) -> Optional[Conditions]:
-    """Sum up; None of no samples."""
+    """Sum up `samples` from `source`; None if there are none."""
     if not samples:
         return None
     memory = [s.memory_used_mib for s in samples if s.memory_used_mib is not None]
@@ -91,11 +91,12 @@ def conditions(samples: Sequence[Sample], source: str) -> Optional[Conditions]:
 
 
 def disturbance(during: Sequence[Sample], before: Sequence[Sample], unit: str) -> str:
-    """Why latencies taken `during` are not to be trusted, in one sentence; empty: no reason seen.
+    """One sentence on why latencies measured `during` cannot be trusted; empty if all was well.
 
-    `before` gives the level to compare with, best of a board already at work; `unit` is `cpu` or
-    `gpu`. A free-running governor changes clocks all the time, so a fall counts only if it lasts,
-    goes below all that was seen before, under load, and while the board gets hotter.
+    `before` gives the levels to compare with, best from a board that is already at work. `unit` is
+    `cpu` or `gpu`. A free-running governor changes clocks all the time. So a fall of the clock
+    counts only if it lasts, goes below every clock seen before, and comes under load while the
+    board gets hotter.
     """
     both = [*before, *during]
     modes = _distinct(s.power_mode for s in both)
@@ -106,11 +107,11 @@ def disturbance(during: Sequence[Sample], before: Sequence[Sample], unit: str) -
         return (
             "the clocks were locked meanwhile" if locks[1] else "the clocks were unlocked meanwhile"
         )
-    # some limits stand for ever on some boards: only one that came is a throttle
-    standing = set.intersection(*(set(s.limits) for s in before or during)) if both else set()
-    came = list(dict.fromkeys(x for s in during for x in s.limits if x not in standing))
-    if came:
-        return f"throttled: {', '.join(came)} became active"
+    # on some boards a limit is active all the time, so only a new one is a throttle
+    always = set.intersection(*(set(s.limits) for s in before or during)) if both else set()
+    new = list(dict.fromkeys(x for s in during for x in s.limits if x not in always))
+    if new:
+        return f"throttled: {', '.join(new)} became active"
     return _fall(during, before, unit)
 
 
@@ -145,10 +146,10 @@ def _fall(during: Sequence[Sample], before: Sequence[Sample], unit: str) -> str:
 
 
 class Telemetry:
-    """Samples of this board, about one per interval; a context manager, or `close` it.
+    """Takes about one Sample of this board per interval; use it in a `with` block or `close` it.
 
-    `source` is what is read now: `jtop 7.2.2`, `sysfs`, `psutil` or `none`. Where jtop is missing
-    on a Jetson, dies or hangs, that is one warning, and the next source goes on.
+    `source` is where samples come from now: `jtop 7.2.2`, `sysfs`, `psutil` or `none`. If jtop is
+    missing on a Jetson, dies or hangs, one warning is logged and the next source takes over.
     """
 
     def __init__(self, root: Path, interval_s: float) -> None:
@@ -161,7 +162,7 @@ class Telemetry:
 
     @classmethod
     def open(cls, *, root: Path = Path("/"), interval_s: float = 0.5) -> Telemetry:
-        """Take jtop if its service is there, which may take seconds; no sensor is no error."""
+        """Prefers jtop if its service runs, which may take seconds. No sensors are not an error."""
         return cls(root, interval_s)
 
     @property
@@ -169,7 +170,7 @@ class Telemetry:
         return self._reader.source if self._reader else "none"
 
     def poll(self) -> None:
-        """Take what jtop sent, or read the sensors if an interval has passed; never waits."""
+        """Take what jtop has sent, or read the sensors if an interval has passed; never waits."""
         if isinstance(self._reader, Jtop):
             self._take()
             if not self._reader.trouble:
@@ -177,18 +178,18 @@ class Telemetry:
             trouble = self._reader.trouble
             self._reader.close()
             self._reader = without_jtop(self._root)
-            log.warning("telemetry from %s, not from jtop: %s", self.source, trouble)
+            log.warning("telemetry comes from %s, not from jtop: %s", self.source, trouble)
         if time.monotonic() >= self._due_s:
             self._take()
             self._due_s = time.monotonic() + self._interval_s
 
     def between(self, start_s: float, end_s: float) -> List[Sample]:
-        """The samples of that time (`time.monotonic()`), oldest first; an hour is kept."""
+        """The samples between two `time.monotonic()`, oldest first; about an hour is kept."""
         self.poll()
         return [s for s in self._samples if start_s <= s.time_s <= end_s]
 
     def close(self) -> None:
-        """End jtop's monitor; the samples stay."""
+        """End jtop's monitor; the samples stay available."""
         if isinstance(self._reader, Jtop):
             self._reader.close()
         self._reader = None

@@ -1,17 +1,17 @@
-"""A Jetson AGX Orin as a folder of plain files, and the real jtop service upon it (Linux, root).
+"""A Jetson AGX Orin as a folder of plain files, with the real jtop service on it (Linux, root).
 
-`build(root)` writes the folder: /sys, /etc, the tools nvpmodel and jetson_clocks, as the board has
-them. Code that takes a `root` reads it as it is, without any privilege.
+`build(root)` writes the folder: /sys, /etc and the tools nvpmodel and jetson_clocks, as on the
+board. Code that takes a `root` can read it without any privilege.
 
     with EmulatedJetson(folder) as board:
         process = subprocess.Popen([*board.inside, sys.executable, "-m", "ramnas_edge", "agent"])
-        board.set(cpu_mhz=729.6, temperature_c=97)  # a throttle, from outside
+        board.set(cpu_mhz=729.6, temperature_c=97)  # causes a throttle from outside
 
-runs jetson-stats' own service in a private mount namespace in which the folder's files are /sys,
-/etc, /usr/bin and /var/lib, and /run is private. A command after `board.inside` runs there too, on
-what looks like a Jetson in every file: give it absolute paths, it starts in /. Files below
-`board.root` stay the same files on both sides. Two boards may run at a time. Outside of the
-namespace nothing is changed.
+This runs jetson-stats' own service in a private mount namespace, where the folder's files are /sys,
+/etc, /usr/bin and /var/lib, and /run is private. A command after `board.inside` runs there too and
+finds a Jetson in every file. Give it absolute paths, because it starts in /. Files below
+`board.root` are the same files inside and outside. Two boards may run at the same time. Nothing
+changes outside the namespace.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ THERMAL = "sys/devices/virtual/thermal"
 INA = "sys/bus/i2c/devices/1-0040/hwmon/hwmon3"
 CPU_MAX_KHZ, GPU_MAX_HZ = 2201600, 1300500000
 
-# id, name, cores that are on, TPC mask: as in the board's nvpmodel.conf
+# id, name, number of cores online, TPC mask, as in the board's nvpmodel.conf
 MODES = (
     (0, "MAXN", 12, 0),
     (1, "MODE_15W", 4, 252),
@@ -43,7 +43,7 @@ MODES = (
     (3, "MODE_50W", 12, 0),
 )
 
-# what `set` may change: the files and how many of their units make one of the name's
+# what `set` may change: the files, and how many of their units make one unit of the name
 _KNOBS = {
     "cpu_mhz": (f"{CPU}/cpu*/cpufreq/scaling_cur_freq", 1000),
     "gpu_mhz": (f"{GPU}/cur_freq", 1_000_000),
@@ -53,10 +53,10 @@ _KNOBS = {
     "cpu_throttle_state": (f"{THERMAL}/cooling_device1/cur_state", 1),
 }
 
-# a file of the kernel is never empty, not even while it is written: the service dies of one that is
+# the kernel's files are never empty, not even while being written; an empty one kills the service
 _PUT = """put() {{ echo "$2" > {root}/next-value.$$; mv {root}/next-value.$$ "$1"; }}"""
 _NVPMODEL = """#!/bin/sh
-# as NVIDIA's: -p lists, -q says, -m switches; asks before a mode that needs a reboot
+# like NVIDIA's: -p lists the modes, -q prints the mode, -m sets it; asks if it needs a reboot
 status={root}/var/lib/nvpmodel/status
 {put}
 now=$(sed 's/.*pmode:0*\\([0-9]\\).*/\\1/' $status)
@@ -76,7 +76,7 @@ case "$1" in
 esac
 """
 _JETSON_CLOCKS = """#!/bin/sh
-# as NVIDIA's: --store FILE (asks before it overwrites), --restore FILE, none: lock at the maximum
+# like NVIDIA's: --store FILE (asks before it overwrites), --restore FILE; else locks at the maximum
 files="{root}/{gpu}/min_freq {root}/{cpu}/cpu*/cpufreq/scaling_min_freq"
 {put}
 case "$1" in
@@ -94,14 +94,17 @@ esac
 
 
 def build(root: Path) -> Path:
-    """Write the board's files below `root`: idle, cool, MAXN, clocks free. Links are relative."""
+    """Write a board below `root` that is idle and cool, in mode MAXN, with free clocks.
+
+    Its symbolic links are relative.
+    """
     for core in range(os.cpu_count() or 1):
         folder = root / CPU / f"cpu{core}"
         for name, khz in (("min", 729600), ("max", CPU_MAX_KHZ), ("cur", 1190400)):
             _put(folder / f"cpufreq/scaling_{name}_freq", khz)
             _put(folder / f"cpufreq/cpuinfo_{name}_freq", khz if name != "min" else 115200)
         _put(folder / "cpufreq/scaling_governor", "schedutil")
-    for name in ("online", "possible", "present"):  # libraries count cores by these
+    for name in ("online", "possible", "present"):  # libraries count the cores by these files
         here = Path("/", CPU, name)
         _put(root / CPU / name, here.read_text().strip() if here.exists() else 0)
     gpu = {
@@ -149,7 +152,7 @@ def build(root: Path) -> Path:
 
 
 def change(root: Path, **values: float) -> None:
-    """Set knobs of the board by name (`_KNOBS`), each file in one step."""
+    """Set the board's values by name (`_KNOBS`); each file changes in one step."""
     for knob, value in values.items():
         pattern, scale = _KNOBS[knob]
         for file in root.glob(pattern):
@@ -159,12 +162,12 @@ def change(root: Path, **values: float) -> None:
 
 
 class EmulatedJetson:
-    """The board with its service running; a context manager that skips a test where it cannot."""
+    """The board with its service running, as a context manager; skips the test if it cannot run."""
 
     def __init__(self, root: Path) -> None:
         self.root = build(root)
         self._holder: Optional[subprocess.Popen[str]] = None
-        self.service = 0  # its process, leader of its group
+        self.service = 0  # the id of its process, which leads a process group
 
     def __enter__(self) -> EmulatedJetson:
         missing = [tool for tool in ("unshare", "nsenter", "mount") if not shutil.which(tool)]
@@ -185,10 +188,10 @@ class EmulatedJetson:
         answer = self._holder.stdout.readline().split()
         if not answer:
             self.__exit__()
-            said = (self.root / "service.log").read_text().strip()
-            if "mount" in said.rpartition("\n")[2]:
-                pytest.skip(f"a private /sys cannot be mounted here: {said[-200:]}")
-            raise RuntimeError(f"the jtop service did not start: {said}")
+            log_text = (self.root / "service.log").read_text().strip()
+            if "mount" in log_text.rpartition("\n")[2]:
+                pytest.skip(f"a private /sys cannot be mounted here: {log_text[-200:]}")
+            raise RuntimeError(f"the jtop service did not start: {log_text}")
         self.service = int(answer[0])
         return self
 
@@ -202,7 +205,7 @@ class EmulatedJetson:
 
     @property
     def inside(self) -> List[str]:
-        """The beginning of a command that is to run on the board."""
+        """The beginning of a command line that runs on the board."""
         assert self._holder is not None
         return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
 
@@ -210,7 +213,7 @@ class EmulatedJetson:
         change(self.root, **values)
 
     def signal_service(self, number: int) -> None:
-        """SIGKILL: the service dies; SIGSTOP: it hangs."""
+        """Send the service a signal: SIGKILL ends it, SIGSTOP makes it hang."""
         os.killpg(self.service, number)
 
 
@@ -234,9 +237,13 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _hold(root: Path) -> None:
-    """Inside the namespace: mount the board, start the service, wait for the end of stdin."""
+    """Inside the namespace: mount the board, start the service, wait until stdin ends."""
     mounts = [("--bind", str(root / "sys"), "/sys"), ("-t", "tmpfs", "none", "/run")]
-    for folder in ("etc", "usr/bin", "var/lib"):  # read-only: nothing outside can change
+    for folder in (
+        "etc",
+        "usr/bin",
+        "var/lib",
+    ):  # overlays are read-only, so nothing outside can change
         over = f"lowerdir={root / folder}:/{folder}"
         mounts.append(("-t", "overlay", "none", "-o", over, f"/{folder}"))
     for folder in ("var/lib/nvpmodel", "var/lib/ramnas"):
@@ -264,8 +271,8 @@ def _hold(root: Path) -> None:
 def _serve(root: Path) -> None:
     import platform
 
-    platform.machine = lambda: "aarch64"  # the service refuses other machines
-    sys.base_prefix = str(root / "usr")  # where it keeps its own settings
+    platform.machine = lambda: "aarch64"  # the service refuses to run on other machines
+    sys.base_prefix = str(root / "usr")  # the service keeps its settings below it
     from jtop.service import JtopServer  # type: ignore[import-untyped,unused-ignore]
 
     JtopServer(force=True).loop_for_ever()

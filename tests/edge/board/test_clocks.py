@@ -18,7 +18,7 @@ from tests.edge.board.emulated_jetson import build
 HELD = """
 import logging, sys, time
 from pathlib import Path
-from ramnas_edge.clocks import board_settings
+from ramnas_edge.board.clocks import board_settings
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 with board_settings(lock_clocks=True, power_mode="MODE_50W", root=Path(sys.argv[1])):
     print("changed", flush=True)
@@ -36,7 +36,7 @@ def _mode(root: Path) -> str | None:
 
 
 def _limits(root: Path) -> dict[str, str]:
-    """Every lowest and highest clock of the board, and the governors."""
+    """The lowest and highest clocks of the board and its governors, by file."""
     return {
         str(file): file.read_text().strip()
         for pattern in ("*_min_freq", "*_max_freq", "min_freq", "max_freq", "*governor*")
@@ -48,7 +48,7 @@ def _left(root: Path) -> list[str]:
     return sorted(p.name for p in (root / "var/lib/ramnas").iterdir() if p.suffix != ".lock")
 
 
-def test_clocks_and_power_mode_are_set_in_the_block_and_as_before_after_it(
+def test_clocks_and_power_mode_are_set_in_the_block_and_restored_after_it(
     board: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = _limits(board)
@@ -63,7 +63,7 @@ def test_clocks_and_power_mode_are_set_in_the_block_and_as_before_after_it(
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(3)])
-def test_they_are_put_back_however_the_block_ends(board: Path, error: BaseException) -> None:
+def test_settings_are_restored_however_the_block_ends(board: Path, error: BaseException) -> None:
     before = _limits(board)
 
     def fail() -> None:
@@ -87,17 +87,19 @@ def _start(board: Path, seconds: float) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_that_is_asked_to_end_puts_them_back_first(board: Path, number: int) -> None:
+def test_a_process_that_is_asked_to_end_restores_the_settings_first(
+    board: Path, number: int
+) -> None:
     before = _limits(board)
     process = _start(board, 60)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=30)
     assert process.returncode in (143, -signal.SIGINT)
-    assert "board settings are as before" in said
+    assert "board settings are as before" in log
     assert (_mode(board), _limits(board), _left(board)) == ("MAXN", before, [])
 
 
-def test_after_kill_9_the_next_start_puts_them_back_with_a_warning(
+def test_after_kill_9_the_next_start_restores_the_settings_with_a_warning(
     board: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = _limits(board)
@@ -111,19 +113,19 @@ def test_after_kill_9_the_next_start_puts_them_back_with_a_warning(
     assert "an earlier process was killed" in warning
 
 
-def test_two_processes_cannot_change_the_board_at_a_time(board: Path) -> None:
+def test_two_processes_cannot_change_the_board_at_the_same_time(board: Path) -> None:
     process = _start(board, 60)
     with pytest.raises(DeviceError, match="another process"), board_settings(
         lock_clocks=True, power_mode=None, root=board
     ):
         pass
-    assert _mode(board) == "MODE_50W"  # the first is left alone
+    assert _mode(board) == "MODE_50W"  # the first process keeps its settings
     process.terminate()
     process.communicate(timeout=30)
     assert _mode(board) == "MAXN"
 
 
-def test_the_old_handler_of_sigterm_is_there_again(board: Path) -> None:
+def test_the_old_handler_of_sigterm_is_restored(board: Path) -> None:
     def own(number: int, frame: object) -> None: ...
 
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -133,28 +135,30 @@ def test_the_old_handler_of_sigterm_is_there_again(board: Path) -> None:
     signal.signal(signal.SIGTERM, own)
     try:
         with board_settings(lock_clocks=True, power_mode=None, root=board):
-            assert signal.getsignal(signal.SIGTERM) is own  # a program's own is respected
+            assert signal.getsignal(signal.SIGTERM) is own  # a program's own handler stays
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def test_nothing_asked_for_changes_and_writes_nothing(tmp_path: Path) -> None:
+def test_without_a_request_nothing_is_changed_or_written(tmp_path: Path) -> None:
     with board_settings(lock_clocks=False, power_mode=None, root=tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_already_so_is_left_so(board: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_that_are_already_as_requested_are_not_touched(
+    board: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     subprocess.run([board / "usr/bin/jetson_clocks"], check=True)
     with board_settings(lock_clocks=True, power_mode="MAXN", root=board):
         assert _left(board) == []
-    assert clocks_locked(board)  # whoever locked them wants them locked
+    assert clocks_locked(board)  # they were locked before, so they stay locked
     assert not caplog.records
 
 
 def test_clocks_that_were_locked_are_locked_again_after_another_mode(board: Path) -> None:
     subprocess.run([board / "usr/bin/jetson_clocks"], check=True)
-    tool = board / "usr/bin/nvpmodel"  # a mode sets clocks of its own, as the real tool does
+    tool = board / "usr/bin/nvpmodel"  # like the real tool, this one also sets clocks with a mode
     frees = f"for f in {board}/sys/devices/system/cpu/cpu*/cpufreq/scaling_min_freq; do"
     tool.write_text(tool.read_text().replace("printf", f"{frees} echo 115200 > $f; done; printf"))
     before = _limits(board)
@@ -164,29 +168,29 @@ def test_clocks_that_were_locked_are_locked_again_after_another_mode(board: Path
 
 
 def test_an_unknown_mode_is_an_error_that_lists_the_modes(board: Path) -> None:
-    with pytest.raises(DeviceError, match="'TURBO': this board has MAXN, MODE_15W"), board_settings(
-        lock_clocks=False, power_mode="TURBO", root=board
-    ):
+    with pytest.raises(
+        DeviceError, match="no power mode 'TURBO'; it has MAXN, MODE_15W"
+    ), board_settings(lock_clocks=False, power_mode="TURBO", root=board):
         pass
 
 
-def test_a_mode_that_needs_a_reboot_is_refused_before_anything_is_tried(board: Path) -> None:
+def test_a_mode_that_needs_a_reboot_is_refused_before_anything_is_changed(board: Path) -> None:
     before = _limits(board)
     tool = board / "usr/bin/nvpmodel"
     tool.write_text(f"#!/bin/sh\necho $* >> {board}/asked\n")
     with pytest.raises(
-        DeviceError, match="from power mode MAXN to MODE_15W the board must"
+        DeviceError, match="changing from power mode MAXN to MODE_15W needs"
     ), board_settings(lock_clocks=True, power_mode="MODE_15W", root=board):
         pass
     assert (_mode(board), _limits(board), _left(board)) == ("MAXN", before, [])
     assert not (board / "asked").exists()
 
 
-def test_a_reboot_that_only_nvpmodel_knows_of_is_declined(board: Path) -> None:
+def test_a_reboot_that_only_nvpmodel_asks_for_is_declined(board: Path) -> None:
     before = _limits(board)
-    (board / "etc/nvpmodel.conf").unlink()  # the modes are then asked of the tool, without layout
+    (board / "etc/nvpmodel.conf").unlink()  # the tool then lists the modes, without their layout
     with pytest.raises(
-        DeviceError, match="from power mode MAXN to MODE_15W the board must"
+        DeviceError, match="changing from power mode MAXN to MODE_15W needs"
     ), board_settings(lock_clocks=True, power_mode="MODE_15W", root=board):
         pass
     assert (_mode(board), _limits(board), _left(board)) == ("MAXN", before, [])
@@ -194,13 +198,13 @@ def test_a_reboot_that_only_nvpmodel_knows_of_is_declined(board: Path) -> None:
 
 
 def test_a_mode_on_a_machine_without_modes_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="only a Jetson has them"), board_settings(
+    with pytest.raises(DeviceError, match="only a Jetson has power modes"), board_settings(
         lock_clocks=False, power_mode="MAXN", root=tmp_path
     ):
         pass
 
 
-def test_a_tool_that_fails_says_so_and_all_is_as_before(board: Path) -> None:
+def test_an_error_of_a_tool_is_reported_and_the_settings_are_restored(board: Path) -> None:
     before = _limits(board)
     tool = board / "usr/bin/nvpmodel"
     tool.write_text("#!/bin/sh\necho 'NVPM ERROR: Permission denied'\nexit 1\n")
@@ -216,7 +220,7 @@ def test_a_tool_that_fails_says_so_and_all_is_as_before(board: Path) -> None:
 
 @pytest.fixture
 def x86(board: Path) -> Path:
-    """The same cores, and no Jetson around them."""
+    """A computer with the same cores that is not a Jetson."""
     for name in ("usr/bin/nvpmodel", "usr/bin/jetson_clocks", "sys/class/devfreq/17000000.gpu"):
         (board / name).unlink()
     for core in board.glob("sys/devices/system/cpu/cpu*/cpufreq"):
@@ -224,7 +228,7 @@ def x86(board: Path) -> Path:
     return board
 
 
-def test_an_x86_board_is_locked_through_cpufreq_and_put_back(x86: Path) -> None:
+def test_an_x86_board_is_locked_through_cpufreq_and_restored(x86: Path) -> None:
     before = _limits(x86)
     with board_settings(lock_clocks=True, power_mode=None, root=x86):
         assert clocks_locked(x86)
@@ -246,7 +250,7 @@ def test_cpufreq_that_cannot_be_written_is_an_error_that_names_root(x86: Path) -
     before = _limits(x86)
     governor.unlink()
     governor.symlink_to(Path("/proc/version"))  # not writable, not even for root
-    with pytest.raises(DeviceError, match="clocks need root"), board_settings(
+    with pytest.raises(DeviceError, match="setting clocks needs root"), board_settings(
         lock_clocks=True, power_mode=None, root=x86
     ):
         pass
@@ -254,23 +258,23 @@ def test_cpufreq_that_cannot_be_written_is_an_error_that_names_root(x86: Path) -
     assert _left(x86) == []
 
 
-def test_a_folder_for_the_state_that_cannot_be_made_is_an_error_that_names_root(
+def test_a_state_folder_that_cannot_be_created_is_an_error_that_names_root(
     board: Path,
 ) -> None:
     (board / "var/lib/ramnas").rmdir()
     (board / "var/lib/ramnas").write_text("in the way")
-    with pytest.raises(DeviceError, match="board settings need root"), board_settings(
+    with pytest.raises(DeviceError, match="board settings needs root"), board_settings(
         lock_clocks=True, power_mode=None, root=board
     ):
         pass
     assert clocks_locked(board) is False
 
 
-def test_a_state_file_that_is_no_state_file_is_not_acted_upon(board: Path) -> None:
+def test_a_state_file_that_cannot_be_read_is_reported_and_kept(board: Path) -> None:
     state = board / "var/lib/ramnas/board_settings.json"
     state.write_text("{")
-    with pytest.raises(DeviceError, match="check the board, remove it"), board_settings(
-        lock_clocks=False, power_mode=None, root=board
-    ):
+    with pytest.raises(
+        DeviceError, match="check the clocks and the power mode, then remove it"
+    ), board_settings(lock_clocks=False, power_mode=None, root=board):
         pass
     assert os.path.exists(state)

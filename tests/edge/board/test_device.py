@@ -10,12 +10,14 @@ from tests.edge.board.emulated_jetson import build
 
 def test_this_machine_has_a_stable_class_key() -> None:
     key = this_device().class_key("onnxruntime-cpu", "1.31.1")
-    assert key == this_device().class_key("onnxruntime-cpu", "1.31.9")  # patch levels are alike
+    assert key == this_device().class_key(
+        "onnxruntime-cpu", "1.31.9"
+    )  # the patch level does not matter
     assert key != this_device().class_key("onnxruntime-cpu", "1.30.0")
     assert key.endswith("_onnxruntime-cpu-1.31")
 
 
-def test_a_jetson_is_known_in_full(tmp_path: Path) -> None:
+def test_every_fact_of_a_jetson_is_found(tmp_path: Path) -> None:
     build(tmp_path)
     _files(tmp_path, {"proc/meminfo": "MemTotal:       32096308 kB\n"})
     device = this_device(tmp_path)
@@ -26,14 +28,14 @@ def test_a_jetson_is_known_in_full(tmp_path: Path) -> None:
     assert "_l4t-36.4_maxn_onnxruntime-cuda-1.18" in device.class_key("onnxruntime-cuda", "1.18.0")
 
 
-def test_an_unknown_l4t_has_no_jetpack(tmp_path: Path) -> None:
+def test_an_unknown_l4t_gives_no_jetpack_version(tmp_path: Path) -> None:
     build(tmp_path)
     _files(tmp_path, {"etc/nv_tegra_release": "# R36 (release), REVISION: 99.7, GCID: 1\n"})
     device = this_device(tmp_path)
     assert (device.system, device.l4t, device.jetpack) == ("L4T 36.99", "36.99.7", None)
 
 
-def test_the_power_mode_is_asked_of_nvpmodel_where_its_status_file_is_missing(
+def test_nvpmodel_tells_the_power_mode_if_its_status_file_is_missing(
     tmp_path: Path,
 ) -> None:
     build(tmp_path)
@@ -45,7 +47,7 @@ def test_the_power_mode_is_asked_of_nvpmodel_where_its_status_file_is_missing(
     assert this_device(tmp_path).power_mode is None
 
 
-def test_an_arm_board_without_a_model_name_is_known_by_its_device_tree(tmp_path: Path) -> None:
+def test_an_arm_board_without_a_model_name_is_identified_by_its_device_tree(tmp_path: Path) -> None:
     _files(
         tmp_path,
         {
@@ -59,7 +61,7 @@ def test_an_arm_board_without_a_model_name_is_known_by_its_device_tree(tmp_path:
     assert (device.gpu, device.power_mode, device.clocks_locked) == (None, None, None)
 
 
-def test_an_x86_board_names_its_nvidia_card(tmp_path: Path) -> None:
+def test_the_nvidia_card_of_an_x86_board_is_found(tmp_path: Path) -> None:
     _files(
         tmp_path,
         {
@@ -78,10 +80,10 @@ def test_an_x86_board_names_its_nvidia_card(tmp_path: Path) -> None:
     ("reserved_gib", "bought"),
     [([0.4, 0.7], 8), ([0.5, 1.7], 16), ([0.8, 1.4, 2.0], 32), ([1.2, 3.9], 64), ([0.05], 2)],
 )
-def test_boards_of_one_kind_have_one_memory(
+def test_boards_of_one_kind_have_the_same_memory_size(
     tmp_path: Path, reserved_gib: list[float], bought: int
 ) -> None:
-    """Kernels and device trees reserve a part of the memory, not all the same part."""
+    """Kernels and device trees reserve a part of the memory, and not always the same part."""
     for reserved in reserved_gib:
         kib = int((bought - reserved) * 2**20)
         _files(tmp_path, {"proc/meminfo": f"MemTotal:       {kib} kB\n"})
@@ -95,7 +97,7 @@ def test_power_mode_and_locked_clocks_are_part_of_the_key() -> None:
     assert free.class_key("e", "1.2") == "orin_8c_31gib_l4t-36.4_maxn_e-1.2"
 
 
-def test_what_does_not_change_speed_is_no_part_of_the_key() -> None:
+def test_facts_that_do_not_change_the_speed_are_not_part_of_the_key() -> None:
     one = Device("Orin", 8, 32, "L4T 36.4", gpu="Ampere ga10b", l4t="36.4.3", jetpack="6.2")
     other = Device("Orin", 8, 32, "L4T 36.4", l4t="36.4.4", jetpack="6.2.1")
     assert one.class_key("e", "1") == other.class_key("e", "1")

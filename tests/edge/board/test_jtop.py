@@ -1,4 +1,4 @@
-"""The real jtop service (jetson-stats) on an emulated board, and what ramnas makes of it."""
+"""ramnas reads the real jtop service (jetson-stats) on an emulated board."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.edge.board.emulated_jetson import EmulatedJetson
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(120)]
 
-# polls like a measuring process, prints every sample with its source, and what it logs on stderr
+# polls like a measuring process; prints every sample with its source, and logs to stderr
 WATCH = """
 import logging, sys, time
 import msgspec
-from ramnas_edge.telemetry import Telemetry
+from ramnas_edge.board.telemetry import Telemetry
 logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 with Telemetry.open(interval_s=0.1) as telemetry:
     seen = 0
@@ -37,12 +37,12 @@ with Telemetry.open(interval_s=0.1) as telemetry:
 """
 DEVICE = """
 import msgspec
-from ramnas_edge.device import this_device
+from ramnas_edge.board.device import this_device
 print(msgspec.json.encode(this_device()).decode())
 """
 SETTINGS = """
 import logging, sys, time
-from ramnas_edge.clocks import board_settings
+from ramnas_edge.board.clocks import board_settings
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 with board_settings(lock_clocks="lock" in sys.argv, power_mode=sys.argv[1] or None):
     print("changed", flush=True)
@@ -57,11 +57,11 @@ def board(tmp_path: Path) -> Iterator[EmulatedJetson]:
 
 
 class Watcher:
-    """A process on the board that watches its telemetry; its samples arrive here."""
+    """Runs a process on the board that watches the telemetry, and receives its samples."""
 
-    def __init__(self, board: EmulatedJetson, said: Path) -> None:
-        self._said = said
-        with said.open("w") as log:
+    def __init__(self, board: EmulatedJetson, log_file: Path) -> None:
+        self._log_file = log_file
+        with log_file.open("w") as log:
             self.process = subprocess.Popen(
                 [*board.inside, sys.executable, "-c", WATCH],
                 stdout=subprocess.PIPE, stderr=log, text=True,
@@ -74,23 +74,25 @@ class Watcher:
         found: list[Sample] = []
         while len(found) < count:
             line = self.process.stdout.readline()
-            assert line, self._said.read_text()
+            assert line, self._log_file.read_text()
             self.source, sample = msgspec.json.decode(line, type=Tuple[str, Sample])
             if self.source.startswith(source):
                 found.append(sample)
             else:
-                assert self.source.startswith("jtop"), self._said.read_text()  # none comes back
+                assert self.source.startswith("jtop"), (
+                    self._log_file.read_text()
+                )  # jtop never comes back
         return found
 
     def until(self, power_mode: str, clocks_locked: bool) -> None:
-        """Past the samples from before a change: the service looks at these once in a while."""
+        """Skip the samples from before a change, which the service notices only after a while."""
         while True:
             (sample,) = self.next(1)
             if (sample.power_mode, sample.clocks_locked) == (power_mode, clocks_locked):
                 return
 
-    def said(self) -> list[str]:
-        return self._said.read_text().splitlines()
+    def log(self) -> list[str]:
+        return self._log_file.read_text().splitlines()
 
     def __enter__(self) -> Watcher:
         return self
@@ -104,11 +106,11 @@ class Watcher:
 
 @pytest.fixture
 def watcher(board: EmulatedJetson, tmp_path: Path) -> Iterator[Watcher]:
-    with Watcher(board, tmp_path / "said") as watcher:
+    with Watcher(board, tmp_path / "log") as watcher:
         yield watcher
 
 
-def test_the_board_is_known_as_a_jetson_in_every_fact(board: EmulatedJetson) -> None:
+def test_every_fact_of_the_board_is_that_of_a_jetson(board: EmulatedJetson) -> None:
     ran = subprocess.run(
         [*board.inside, sys.executable, "-c", DEVICE], capture_output=True, text=True, check=True
     )
@@ -136,15 +138,15 @@ def test_samples_arrive_with_gpu_power_temperature_and_power_mode(
     assert 0 <= after[-1].load_percent["cpu"] <= 100
     times = [before.time_s, *(sample.time_s for sample in after)]
     assert times == sorted(set(times))
-    assert times[-1] <= time.monotonic()  # one clock for all processes of the board
+    assert times[-1] <= time.monotonic()  # all processes of the board share one clock
     summed = conditions(after, watcher.source)
     assert isinstance(summed, Conditions)
     assert summed.source.startswith("jtop ")
-    assert watcher.said() == []
+    assert watcher.log() == []
 
 
 @pytest.mark.parametrize("unit", ["cpu", "gpu"])
-def test_a_throttle_scripted_on_the_board_is_said(
+def test_a_throttle_on_the_board_is_reported(
     board: EmulatedJetson, watcher: Watcher, unit: str
 ) -> None:
     board.set(cpu_mhz=2201.6, gpu_mhz=1300.5, gpu_load_percent=95)
@@ -153,27 +155,27 @@ def test_a_throttle_scripted_on_the_board_is_said(
     assert disturbance(steady, before, unit) == ""
     board.set(temperature_c=99, **{f"{unit}_mhz": 729.6})
     during = watcher.next(10)
-    # the load of the cores is this machine's own: the throttle is of a board at work
+    # the load of the cores is this machine's own, but only a busy board counts as throttled
     during, before = (
         [msgspec.structs.replace(s, load_percent={unit: 95.0}) for s in samples]
         for samples in (during, before)
     )
-    said = disturbance(during, before, unit)
-    assert said.startswith(f"throttled: the {unit} clock fell from")
-    assert "to 730 MHz" in said
+    reason = disturbance(during, before, unit)
+    assert reason.startswith(f"throttled: the {unit} clock fell from")
+    assert "to 730 MHz" in reason
 
 
-def test_a_cooling_device_that_the_kernel_turns_on_is_said(
+def test_a_cooling_device_that_becomes_active_is_reported(
     board: EmulatedJetson, watcher: Watcher
 ) -> None:
     before = watcher.next(3)
     board.set(cpu_throttle_state=1)
-    said = disturbance(watcher.next(6), before, "cpu")
-    assert said == "throttled: cpu-throttle-alert became active"
+    reason = disturbance(watcher.next(6), before, "cpu")
+    assert reason == "throttled: cpu-throttle-alert became active"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_service_that_dies_or_hangs_degrades_with_exactly_one_warning(
+def test_a_service_that_dies_or_hangs_gives_one_warning_and_sysfs_takes_over(
     board: EmulatedJetson, watcher: Watcher, number: int
 ) -> None:
     last = watcher.next(4)[-1]
@@ -182,38 +184,38 @@ def test_a_service_that_dies_or_hangs_degrades_with_exactly_one_warning(
     assert later[0].time_s > last.time_s
     assert later[-1].temperature_c["tj-thermal"] == 43
     assert later[-1].power_mode == "MAXN"
-    (warning,) = watcher.said()
-    assert "telemetry from sysfs, not from jtop" in warning
+    (warning,) = watcher.log()
+    assert "telemetry comes from sysfs, not from jtop" in warning
     assert ("no answer for 5 s" in warning) == (number == signal.SIGSTOP)
 
 
 def test_a_service_that_only_repeats_its_last_answer_counts_as_hung(
     board: EmulatedJetson, watcher: Watcher
 ) -> None:
-    """Its process that answers lives on while the one that reads the board hangs."""
+    """The service's process that answers stays alive while the one that reads the board hangs."""
     watcher.next(3)
     _, reads_the_board = _children(board.service)
     os.kill(reads_the_board, signal.SIGSTOP)
     assert len(watcher.next(3, source="sysfs")) == 3
-    (warning,) = watcher.said()
+    (warning,) = watcher.log()
     assert "no answer for 5 s" in warning
 
 
-def test_a_board_whose_service_is_down_starts_with_the_kernels_files(
+def test_without_the_service_the_kernels_files_are_read_from_the_start(
     board: EmulatedJetson, tmp_path: Path
 ) -> None:
-    board.signal_service(signal.SIGKILL)  # its socket stays behind
-    with Watcher(board, tmp_path / "said") as watcher:
+    board.signal_service(signal.SIGKILL)  # its socket remains
+    with Watcher(board, tmp_path / "log") as watcher:
         assert len(watcher.next(3, source="sysfs")) == 3
-        (warning,) = watcher.said()
-        assert "telemetry from sysfs, not from jtop" in warning
+        (warning,) = watcher.log()
+        assert "telemetry comes from sysfs, not from jtop" in warning
 
 
 @pytest.mark.parametrize("hanging", [False, True])
 def test_the_monitor_ends_with_the_process_that_reads_it(
     board: EmulatedJetson, tmp_path: Path, hanging: bool
 ) -> None:
-    with Watcher(board, tmp_path / "said") as watcher:
+    with Watcher(board, tmp_path / "log") as watcher:
         watcher.next(2)
         (monitor,) = _children(watcher.process.pid)
         if hanging:
@@ -224,7 +226,7 @@ def test_the_monitor_ends_with_the_process_that_reads_it(
     assert not _runs(monitor)
 
 
-def test_power_mode_and_clocks_change_under_the_eyes_of_jtop_and_are_put_back(
+def test_jtop_sees_the_power_mode_and_the_clocks_change_and_come_back(
     board: EmulatedJetson, watcher: Watcher
 ) -> None:
     before = watcher.next(3)
@@ -238,14 +240,14 @@ def test_power_mode_and_clocks_change_under_the_eyes_of_jtop_and_are_put_back(
     watcher.until("MAXN", False)
     after = watcher.next(3)
     assert {(s.power_mode, s.clocks_locked) for s in after} == {("MAXN", False)}
-    assert watcher.said() == []
+    assert watcher.log() == []
 
 
-def test_after_kill_9_on_the_board_the_next_start_puts_back(
+def test_after_kill_9_on_the_board_the_next_start_restores_the_settings(
     board: EmulatedJetson, watcher: Watcher, tmp_path: Path
 ) -> None:
     with _settings(board, "MODE_50W", "60", "lock"):
-        pass  # and killed
+        pass  # the process is killed here
     watcher.until("MODE_50W", True)
     ran = subprocess.run(
         [*board.inside, sys.executable, "-c", SETTINGS, "", "0"],
@@ -257,7 +259,7 @@ def test_after_kill_9_on_the_board_the_next_start_puts_back(
 
 @contextlib.contextmanager
 def _settings(board: EmulatedJetson, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A process on the board that has changed its settings and waits; killed at the end."""
+    """A process on the board that has changed the settings and waits; it is killed at the end."""
     process = subprocess.Popen(
         [*board.inside, sys.executable, "-c", SETTINGS, *options],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

@@ -1,4 +1,4 @@
-"""Short names of device classes: readable, and never the same for two classes."""
+"""Short names of device classes are readable and never the same for two classes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ XEON = "intel-r-xeon-r-processor_2c_24gib_linux-x86-64_onnxruntime-cpu-1.32"
             "raspberry-pi-5-model-b-rev-1.0_4c_8gib_linux-aarch64_onnxruntime-cpu-1.20",
             "raspberry pi 5 4c, onnxruntime-cpu",
         ),
-        ("board", "board"),  # not one of ours
+        ("board", "board"),  # not a device class
     ],
 )
 def test_a_device_class_has_a_short_name(device_class: str, short: str) -> None:
     assert short_names([device_class]) == {device_class: short}
 
 
-def test_classes_that_would_share_a_name_say_in_what_they_differ() -> None:
+def test_classes_that_would_share_a_name_say_how_they_differ() -> None:
     more, newer = XEON.replace("24gib", "64gib"), XEON.replace("1.32", "1.33")
     assert short_names([XEON, more, newer]) == {
         XEON: "xeon 2c, onnxruntime-cpu, 24gib, version 1.32",

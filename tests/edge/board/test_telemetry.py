@@ -32,7 +32,7 @@ def _write(root: Path, texts: dict[str, object]) -> None:
 # -- the kernel's files ----------------------------------------------------------------------------
 
 
-def test_a_jetson_without_jtop_is_read_from_the_kernels_files(
+def test_without_jtop_a_jetson_is_read_from_the_kernels_files(
     board: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Telemetry.open(root=board, interval_s=0.0) as telemetry:
@@ -44,15 +44,15 @@ def test_a_jetson_without_jtop_is_read_from_the_kernels_files(
     assert sample.load_percent == {"gpu": 0}
     assert sample.power_mw == {"VDD_GPU_SOC": 3040, "VDD_CPU_CV": 760, "VIN_SYS_5V0": 3960}
     assert (sample.power_mode, sample.clocks_locked, sample.limits) == ("MAXN", False, ())
-    assert sample.memory_used_mib is None  # this folder has no /proc
+    assert sample.memory_used_mib is None  # this folder has no proc
     (warning,) = caplog.records
     assert warning.levelno == logging.WARNING
-    assert "telemetry from sysfs, not from jtop" in warning.getMessage()
+    assert "telemetry comes from sysfs, not from jtop" in warning.getMessage()
     assert "sudo" in warning.getMessage()
 
 
 @pytest.mark.parametrize("name", ["17000000.gpu", "17000000.ga10b", "17000000.gv11b", "gpu-gpc-0"])
-def test_the_gpu_is_found_by_each_of_its_names(tmp_path: Path, name: str) -> None:
+def test_the_gpu_is_found_under_each_of_its_names(tmp_path: Path, name: str) -> None:
     devfreq = "sys/class/devfreq"
     _write(
         tmp_path,
@@ -65,10 +65,10 @@ def test_the_gpu_is_found_by_each_of_its_names(tmp_path: Path, name: str) -> Non
     assert sensors.clock_mhz(tmp_path) == {"gpu": 918}
 
 
-def test_what_is_missing_or_unreadable_is_absent_and_never_zero(board: Path) -> None:
+def test_a_missing_or_unreadable_value_is_absent_and_never_zero(board: Path) -> None:
     zone = board / THERMAL / "thermal_zone0/temp"
     zone.unlink()
-    zone.mkdir()  # reading fails, as of a zone whose part is switched off
+    zone.mkdir()  # cannot be read, like the zone of a part that is switched off
     (board / "sys/class/hwmon/hwmon3/curr1_input").unlink()
     (board / GPU / "cur_freq").write_text("")
     assert set(sensors.temperature_c(board)) == {"gpu-thermal", "tj-thermal"}
@@ -82,14 +82,14 @@ def test_what_is_missing_or_unreadable_is_absent_and_never_zero(board: Path) -> 
     assert not sensors.Changes(empty).load_percent()
 
 
-def test_two_sensors_of_one_name_are_both_kept(tmp_path: Path) -> None:
+def test_several_sensors_of_one_name_are_all_kept(tmp_path: Path) -> None:
     for number in range(3):
         zone = f"sys/class/thermal/thermal_zone{number}"
         _write(tmp_path, {f"{zone}/type": "acpitz", f"{zone}/temp": 30000 + 1000 * number})
     assert sensors.temperature_c(tmp_path) == {"acpitz": 30, "acpitz #2": 31, "acpitz #3": 32}
 
 
-def test_an_x86_board_shows_its_cores_and_memory_but_not_its_drive(tmp_path: Path) -> None:
+def test_an_x86_board_shows_its_processor_and_memory_but_not_its_drive(tmp_path: Path) -> None:
     _write(
         tmp_path,
         {
@@ -105,25 +105,25 @@ def test_an_x86_board_shows_its_cores_and_memory_but_not_its_drive(tmp_path: Pat
     assert sensors.memory_used_mib(tmp_path) == 1
 
 
-def test_thors_input_power_is_its_own_sensor(tmp_path: Path) -> None:
+def test_thors_input_power_has_a_sensor_of_its_own(tmp_path: Path) -> None:
     hwmon = "sys/class/hwmon/hwmon4"
     _write(tmp_path, {f"{hwmon}/name": "ina238", f"{hwmon}/power1_input": 35500000})
     assert sensors.power_mw(tmp_path) == {"VIN": 35500}
 
 
-def test_a_rail_that_is_not_connected_is_no_rail(tmp_path: Path) -> None:
+def test_a_rail_that_is_not_connected_is_left_out(tmp_path: Path) -> None:
     hwmon = "sys/class/hwmon/hwmon4"
     texts: dict[str, object] = {f"{hwmon}/name": "ina3221"}
     for channel, label in ((1, "NC"), (2, "VDD_IN"), (7, "sum of shunt voltages")):
         texts[f"{hwmon}/in{channel}_label"] = label
         texts[f"{hwmon}/in{channel}_input"] = 5000
-        if channel != 7:  # has no current
+        if channel != 7:  # which has no current
             texts[f"{hwmon}/curr{channel}_input"] = 1000
     _write(tmp_path, texts)
     assert sensors.power_mw(tmp_path) == {"VDD_IN": 5000}
 
 
-def test_cpu_load_is_that_since_the_last_look(tmp_path: Path) -> None:
+def test_the_cpu_load_is_measured_since_the_last_look(tmp_path: Path) -> None:
     _write(tmp_path, {"proc/stat": "cpu  100 0 100 700 100 0 0 0 50 0"})
     changes = sensors.Changes(tmp_path)
     assert not changes.load_percent()  # nothing to compare with
@@ -131,29 +131,29 @@ def test_cpu_load_is_that_since_the_last_look(tmp_path: Path) -> None:
     assert changes.load_percent() == {"cpu": pytest.approx(80)}
 
 
-def test_active_cooling_devices_limit_but_fans_do_not(board: Path) -> None:
+def test_active_cooling_devices_are_limits_but_fans_are_not(board: Path) -> None:
     changes = sensors.Changes(board)
-    assert changes.limits() == ()  # the fan turns
+    assert changes.limits() == ()  # although the fan turns
     change(board, cpu_throttle_state=2)
     assert changes.limits() == ("cpu-throttle-alert",)
     change(board, cpu_throttle_state=0)
     assert changes.limits() == ()
 
 
-def test_counters_limit_only_while_they_rise(tmp_path: Path) -> None:
+def test_counters_are_limits_only_while_they_rise(tmp_path: Path) -> None:
     core = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
     over = "sys/class/hwmon/hwmon2/oc3_event_cnt"
     _write(tmp_path, {core: 41, over: 7})
     changes = sensors.Changes(tmp_path)
-    assert changes.limits() == ()  # of an earlier day
+    assert changes.limits() == ()  # they rose earlier
     _write(tmp_path, {core: 42, over: 8})
     assert changes.limits() == ("cpu0 core_throttle", "over-current oc3")
     assert changes.limits() == ()
-    _write(tmp_path, {core.replace("cpu0", "cpu1"): 9})  # a core that was off
+    _write(tmp_path, {core.replace("cpu0", "cpu1"): 9})  # this core was offline before
     assert changes.limits() == ()
 
 
-def test_clocks_are_locked_when_lowest_and_highest_meet_on_all_cores_and_the_gpu(
+def test_clocks_are_locked_if_lowest_equals_highest_on_all_cores_and_the_gpu(
     board: Path,
 ) -> None:
     assert sensors.clocks_locked(board) is False
@@ -196,15 +196,15 @@ def test_a_folder_without_sensors_gives_no_samples_and_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Telemetry.open(root=tmp_path) as telemetry:
-        assert telemetry.source == "none"  # psutil would tell of another machine
+        assert telemetry.source == "none"  # psutil would read this machine instead
         assert telemetry.between(0, time.monotonic()) == []
     assert not caplog.records
 
 
-def test_psutil_tells_of_this_machine() -> None:
+def test_psutil_reads_this_machine() -> None:
     reader = readers.Psutil()
     (first,) = reader.read()
-    assert "cpu" not in first["load_percent"]  # of no time at all
+    assert "cpu" not in first["load_percent"]  # no time has passed
     time.sleep(0.2)
     sample = Sample(**reader.read()[0])
     assert 0 <= sample.load_percent["cpu"] <= 100
@@ -222,7 +222,7 @@ def test_this_machine_has_telemetry() -> None:
 
 @pytest.mark.jetson
 @pytest.mark.skipif(not Path("/etc/nv_tegra_release").exists(), reason="needs an NVIDIA Jetson")
-def test_a_real_jetson_tells_its_temperature_power_gpu_and_mode() -> None:
+def test_a_real_jetson_shows_temperature_power_gpu_and_mode() -> None:
     with Telemetry.open() as telemetry:
         sample = telemetry.between(0, time.monotonic())[-1]
         assert telemetry.source.startswith(("jtop", "sysfs"))
@@ -232,11 +232,11 @@ def test_a_real_jetson_tells_its_temperature_power_gpu_and_mode() -> None:
     assert sample.power_mode
 
 
-# -- a monitor process that misbehaves: what it says is given, the process and the pipe are real ---
+# -- a monitor process that misbehaves: its output is scripted, process and pipe are real ----------
 
 
 def _jtop(root: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    """A board whose monitor runs `program`."""
+    """Make the board at `root` run `program` as its monitor."""
     _write(root, {"run/jtop.sock": "", "monitor/jtop_monitor.py": program})
     python = root / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} {root}/monitor/jtop_monitor.py "$@"\n')
@@ -261,7 +261,7 @@ _ONE = (
         ("time.sleep(60)\n", "no answer for"),
     ],
 )
-def test_a_monitor_that_dies_or_hangs_is_one_warning_and_no_lost_sample(
+def test_a_monitor_that_dies_or_hangs_gives_one_warning_and_loses_no_sample(
     board: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -286,7 +286,7 @@ def test_a_monitor_that_dies_or_hangs_is_one_warning_and_no_lost_sample(
     assert says in warning.getMessage()
 
 
-def test_a_monitor_that_never_starts_to_speak_delays_but_does_not_stop(
+def test_a_monitor_that_never_sends_anything_only_delays_the_start(
     board: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _jtop(board, monkeypatch, "import time\ntime.sleep(60)\n")
@@ -297,18 +297,18 @@ def test_a_monitor_that_never_starts_to_speak_delays_but_does_not_stop(
     assert len(caplog.records) == 1
 
 
-def test_samples_that_pile_up_while_nobody_polls_are_all_there_afterwards(
+def test_samples_that_pile_up_while_nobody_polls_are_not_lost(
     board: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A network may run for longer than the monitor may be silent."""
+    """A network may run for longer than the silence that makes a monitor count as hung."""
     many = "for _ in range(2000):\n    " + _ONE + "time.sleep(60)\n"
-    # the first opens it; the others come when nobody reads any more
+    # the first sample lets `open` return; the others come while nobody reads
     _jtop(board, monkeypatch, _HELLO + _ONE + "time.sleep(0.5)\n" + many)
     monkeypatch.setattr(readers, "_SILENT_S", 1.5)  # a shared machine may stall for a while
     with Telemetry.open(root=board) as telemetry:
         time.sleep(2.0)
         samples = telemetry.between(0, time.monotonic())
-        while len(samples) < 2001 and not caplog.records:  # the pipe holds less
+        while len(samples) < 2001 and not caplog.records:  # the pipe holds fewer
             samples = telemetry.between(0, time.monotonic())
         assert len(samples) == 2001
         assert telemetry.source == "jtop 9.9"
@@ -318,7 +318,7 @@ def test_samples_that_pile_up_while_nobody_polls_are_all_there_afterwards(
 # -- conditions ------------------------------------------------------------------------------------
 
 
-def test_conditions_are_hottest_median_and_mean() -> None:
+def test_conditions_are_maxima_of_temperature_medians_of_clocks_and_means() -> None:
     samples = [
         Sample(0.0, {"tj": 50}, {"gpu": 300}, {"gpu": 10}, 1000, {"VDD_IN": 5000}, "MAXN", ("a",)),
         Sample(1.0, {"tj": 60}, {"gpu": 900}, {"gpu": 90}, None, {"VDD_IN": 9000}, None, ("b",)),
@@ -335,12 +335,12 @@ def test_conditions_are_hottest_median_and_mean() -> None:
     assert (found.power_mode, found.limits) == ("15W", ("a", "b"))
 
 
-def test_conditions_of_nothing_are_none_and_of_blind_samples_empty() -> None:
+def test_no_samples_give_no_conditions_and_empty_samples_give_empty_ones() -> None:
     assert conditions([], "none") is None
-    blind = conditions([Sample(0.0)], "psutil")
-    assert blind is not None
-    assert (blind.memory_used_mib, blind.power_mode, blind.clocks_locked) == (None, None, None)
-    assert blind.temperature_c == blind.power_mw == {}
+    empty = conditions([Sample(0.0)], "psutil")
+    assert empty is not None
+    assert (empty.memory_used_mib, empty.power_mode, empty.clocks_locked) == (None, None, None)
+    assert empty.temperature_c == empty.power_mw == {}
 
 
 # -- disturbance -----------------------------------------------------------------------------------
@@ -358,10 +358,10 @@ STEADY = _run([2200] * 6, [60] * 6)
 
 def test_a_lasting_fall_of_the_clock_while_the_board_heats_is_a_throttle() -> None:
     during = _run([2200, 2200, 1500, 1500, 1500], [70, 80, 95, 96, 96])
-    said = disturbance(during, STEADY, "cpu")
-    assert said.startswith("throttled: the cpu clock fell from 2200 to 1500 MHz")
-    assert "from 60 to 96 degrees" in said
-    assert disturbance(during, STEADY, "gpu") == ""  # the other unit was not held back
+    reason = disturbance(during, STEADY, "cpu")
+    assert reason.startswith("throttled: the cpu clock fell from 2200 to 1500 MHz")
+    assert "from 60 to 96 degrees" in reason
+    assert disturbance(during, STEADY, "gpu") == ""  # the GPU was not held back
 
 
 @pytest.mark.parametrize(
@@ -370,11 +370,11 @@ def test_a_lasting_fall_of_the_clock_while_the_board_heats_is_a_throttle() -> No
         _run([2200, 2090, 2090, 2090, 2090], [90] * 5),  # by 5 %
         _run([2200, 1500, 2200, 1500, 2200, 1500], [90] * 6),  # not lasting
         _run([1500] * 5, [59] * 5),  # not hotter: the governor saves power
-        _run([1500] * 5, [61] * 5, load=3),  # nothing to do
-        _run([2200] * 5, [99] * 5),  # hot, and fast all the same
+        _run([1500] * 5, [61] * 5, load=3),  # idle
+        _run([2200] * 5, [99] * 5),  # hot, but as fast as before
     ],
 )
-def test_what_is_no_throttle_is_not_called_one(during: list[Sample]) -> None:
+def test_other_changes_are_not_called_a_throttle(during: list[Sample]) -> None:
     assert disturbance(during, STEADY, "cpu") == ""
 
 
@@ -389,8 +389,8 @@ def test_without_a_level_or_a_temperature_nothing_is_claimed() -> None:
 
 
 @given(seed=st.integers(0, 10**6))
-def test_the_jitter_of_a_free_running_governor_is_no_throttle(seed: int) -> None:
-    """The clock jumps among the same steps before and after, while the board warms up."""
+def test_the_jitter_of_a_free_running_governor_is_not_a_throttle(seed: int) -> None:
+    """The clock jumps between the same steps before and after, while the board warms up."""
     rng = random.Random(seed)
     steps = [729.6, 1190.4, 1497.6, 2201.6]
     before = _run([*steps, *rng.choices(steps, k=8)], [45 + 0.1 * t for t in range(12)])
@@ -407,20 +407,21 @@ def test_a_throttle_below_the_jitter_is_seen(seed: int) -> None:
     assert disturbance(during, before, "cpu").startswith("throttled: the cpu clock fell")
 
 
-def test_a_limit_that_comes_is_a_throttle_and_one_that_stands_is_not() -> None:
-    standing = [Sample(0.0, limits=("TCC",))] * 3
-    assert disturbance([Sample(1.0, limits=("TCC",))] * 3, standing, "cpu") == ""
-    came = [Sample(1.0, limits=("TCC",)), Sample(2.0, limits=("TCC", "gpu-throttle-alert"))]
-    said = disturbance(came, standing, "gpu")
-    assert said == "throttled: gpu-throttle-alert became active"
-    assert disturbance(came, [], "gpu") == said  # with nothing before, its own beginning counts
+def test_a_new_limit_is_a_throttle_and_a_permanent_one_is_not() -> None:
+    permanent = [Sample(0.0, limits=("TCC",))] * 3
+    assert disturbance([Sample(1.0, limits=("TCC",))] * 3, permanent, "cpu") == ""
+    later = [Sample(1.0, limits=("TCC",)), Sample(2.0, limits=("TCC", "gpu-throttle-alert"))]
+    reason = disturbance(later, permanent, "gpu")
+    assert reason == "throttled: gpu-throttle-alert became active"
+    # without samples before, the limits of `during` itself are the measure
+    assert disturbance(later, [], "gpu") == reason
 
 
-def test_a_change_of_power_mode_or_lock_is_said() -> None:
+def test_a_change_of_power_mode_or_of_locked_clocks_is_reported() -> None:
     maxn = [Sample(0.0, power_mode="MAXN", clocks_locked=True)]
     changed = [Sample(1.0, power_mode="MAXN"), Sample(2.0, power_mode="MODE_15W")]
     assert disturbance(changed, maxn, "gpu") == "the power mode changed from MAXN to MODE_15W"
     unlocked = [Sample(1.0, clocks_locked=False)]
     assert disturbance(unlocked, maxn, "gpu") == "the clocks were unlocked meanwhile"
     assert disturbance(maxn, unlocked, "gpu") == "the clocks were locked meanwhile"
-    assert disturbance([Sample(1.0)], maxn, "gpu") == ""  # not told is not changed
+    assert disturbance([Sample(1.0)], maxn, "gpu") == ""  # unknown does not mean changed

@@ -22,16 +22,16 @@ PROFILE = """
 import logging, sys
 from pathlib import Path
 import numpy as np
-from ramnas_edge import local, measuring
-from ramnas_edge.record import Target
-from ramnas_edge.request import Request
-from ramnas_edge.store import Store
+from ramnas_edge.measuring import local, supervisor
+from ramnas_edge.measuring.record import Target
+from ramnas_edge.measuring.request import Request
+from ramnas_edge.measuring.store import Store
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import load_space
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    measuring.SUSTAINED_S = 3.0
+    supervisor.SUSTAINED_S = 3.0
     space = load_space("micro")
     archs = sample_by_macs(space, np.random.default_rng(0), 3)
     request = Request("run", space, Target(num_classes=10), archs, rounds=120)
@@ -155,7 +155,7 @@ def test_settings_that_were_asked_for_are_put_back_after_kill_term(
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "board settings for now" in line:
+            if "board settings changed for now" in line:
                 break
         assert settings() != before
         process.send_signal(signal.SIGTERM)

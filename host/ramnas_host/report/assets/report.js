@@ -1,5 +1,5 @@
 "use strict";
-// What the report shows is in #data (report_data.py); text goes in as text, never as HTML.
+// The data of the report are in #data (contents.py). Text is inserted as text, never as HTML.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
@@ -39,16 +39,14 @@ const written = (axis, value) => {
 };
 const TOP1 = DATA.axes.find((axis) => axis.kind === "top1");
 const modelOf = new Map(DATA.models.map((model) => [model.arch_id, model]));
-// a class of board by name: the module as heading, its other facts below
-const classed = (name) => {
-  const [module, ...facts] = name.split("_");
-  return [node("h3", {}, module), ...(facts.length ? [node("p", { class: "quiet facts" }, facts.join(" · "))] : [])];
-};
+// The data name a board by its device class. People read a short name, which the section of the boards explains.
+const shortName = (deviceClass) => DATA.short_names[deviceClass];
+const boardHeading = (deviceClass) => node("h3", { title: deviceClass }, shortName(deviceClass));
 const label = (model) => (model.name ? `${model.name} ${model.arch_id}` : model.arch_id);
 
 // -- charts ---------------------------------------------------------------------------------------
 
-// A frame with both axes; {svg, x, y} where x and y take values to pixels.
+// Draws a frame with both axes. Returns {svg, x, y, box}, where x and y map values to pixels.
 function chart({ width, height, xs, ys, log, whole, xName, yName, title }) {
   const box = { left: 60, right: width - 12, top: 10, bottom: height - 38 };
   const x = scale(xs, box.left, box.right, log);
@@ -99,14 +97,14 @@ function logTicks(low, high) {
   return ticks(low, high);
 }
 
-// -- what is known of a model, beside the pointer or the focus ------------------------------------
+// -- what is known of a model, shown beside the pointer or the focus ------------------------------
 
-function explained(mark, model) {
+function explain(mark, model) {
   const show = () => {
     const rows = DATA.axes.map((axis) => {
       const [guess, truth] = [model.predicted[axis.name], model.measured[axis.name]];
       const p90 = truth && truth.p90 ? `, p90 ${digits(truth.p90)}` : "";
-      return node("tr", {}, node("td", {}, axis.name), node("td", {}, written(axis, guess && guess.value)),
+      return node("tr", {}, node("td", {}, axis.label), node("td", {}, written(axis, guess && guess.value)),
         node("td", {}, written(axis, truth && truth.value) + p90));
     });
     const tip = byId("tip");
@@ -129,7 +127,7 @@ function explained(mark, model) {
 
 // -- the budget -----------------------------------------------------------------------------------
 
-// As ramnas_edge.choosing.choose: the best value within the budget, of equals the fastest.
+// As ramnas_edge.runtime.choosing.choose: the best value within the budget, and among equals the fastest.
 function choose(ladder, budget) {
   const fits = ladder.rungs.filter((rung) => rung.p90_ms <= budget);
   return fits.reduce((best, rung) => {
@@ -152,30 +150,30 @@ function setBudget(ms, from) {
   const picks = DATA.ladders.map((ladder) => choose(ladder, ms));
   picked = new Set(picks.filter((rung) => rung).map((rung) => rung.arch_id));
   byId("picks").replaceChildren(...DATA.ladders.map((ladder, i) => card(ladder, picks[i], ms)));
-  byId("said").textContent = DATA.ladders.map((ladder, i) => `${ladder.device_class}: ${picks[i] ? label(picks[i]) : "no model fits"}`).join("; ");
+  byId("spoken").textContent = DATA.ladders.map((ladder, i) => `${shortName(ladder.device_class)}: ${picks[i] ? label(picks[i]) : "no model fits"}`).join("; ");
   drawFront(ms);
   for (const row of document.querySelectorAll("#models tr[data-id]")) row.classList.toggle("picked", picked.has(row.dataset.id));
 }
 
 function card(ladder, pick, ms) {
   const made = node("article", { class: pick ? "card" : "card none", "data-device-class": ladder.device_class, "data-task": ladder.task, "data-pick": pick ? pick.arch_id : "" });
-  made.append(...classed(ladder.device_class));
-  const said = node("div");
+  made.append(boardHeading(ladder.device_class));
+  const answer = node("div");
   if (pick) {
-    said.append(node("p", { class: "pick" }, node("span", { class: "id" }, label(pick)),
+    answer.append(node("p", { class: "pick" }, node("span", { class: "id" }, label(pick)),
       pick.accuracy === null ? "" : ` ${ladder.metric} ${percent(pick.accuracy)}`));
-    const figures = [["p90", `${digits(pick.p90_ms)} ms`], ["median", `${digits(pick.median_ms)} ms`], ["room", percent(1 - pick.p90_ms / ms, 0)],
+    const facts = [["p90", `${digits(pick.p90_ms)} ms`], ["median", `${digits(pick.median_ms)} ms`], ["below the budget by", percent(1 - pick.p90_ms / ms, 0)],
       ["MMACs", digits(pick.macs / 1e6)], ...(pick.energy_mj === null ? [] : [["energy", `${digits(pick.energy_mj)} mJ`]])];
-    said.append(node("ul", { class: "figures" }, ...figures.map(([name, value]) => node("li", {}, `${name} `, node("b", {}, value)))));
+    answer.append(node("ul", { class: "figures" }, ...facts.map(([name, value]) => node("li", {}, `${name} `, node("b", {}, value)))));
   } else {
     const fastest = ladder.rungs.reduce((a, b) => (b.p90_ms < a.p90_ms ? b : a));
-    said.append(node("p", { class: "pick" }, "no model fits"));
-    said.append(node("p", { class: "quiet" }, `the fastest, ${label(fastest)}, has a p90 of ${digits(fastest.p90_ms)} ms and misses by ${digits(fastest.p90_ms - ms)} ms`));
+    answer.append(node("p", { class: "pick" }, "no model fits"));
+    answer.append(node("p", { class: "quiet" }, `the fastest, ${label(fastest)}, has a p90 of ${digits(fastest.p90_ms)} ms and misses by ${digits(fastest.p90_ms - ms)} ms`));
   }
-  made.append(said, ladderChart(ladder, pick, ms));
+  made.append(answer, ladderChart(ladder, pick, ms));
   made.append(node("p", { class: "quiet" }, `${ladder.task}; ${ladder.conditions}; ${ladder.source}`));
-  if (!ladder.whole_calls) made.append(node("p", { class: "quiet" }, "A runtime times whole calls: resize and decode come on top."));
-  if (ladder.unknown) made.append(node("p", { class: "quiet" }, `${ladder.unknown} more model(s) have no figure here.`));
+  if (!ladder.whole_calls) made.append(node("p", { class: "quiet" }, "A budget is compared with whole calls, so add the time of resize and decode."));
+  if (ladder.unknown) made.append(node("p", { class: "quiet" }, `${ladder.unknown} more model(s) have no latency on this board.`));
   return made;
 }
 
@@ -183,7 +181,7 @@ function ladderChart(ladder, pick, ms) {
   const known = ladder.rungs.every((rung) => rung.accuracy !== null);
   const height = (rung) => (known ? 100 * rung.accuracy : rung.macs / 1e6);
   const { svg, x, y, box } = chart({ width: 360, height: 170, log: true, xs: [...ladder.rungs.map((r) => r.p90_ms), Math.min(Math.max(ms, LEAST), MOST)], ys: ladder.rungs.map(height),
-    xName: "p90 (ms)", yName: known ? `${ladder.metric} (%)` : "MMACs", title: `models on ${ladder.device_class}` });
+    xName: "p90 (ms)", yName: known ? `${ladder.metric} (%)` : "MMACs", title: `models on ${shortName(ladder.device_class)}` });
   const at = x(Math.min(Math.max(ms, LEAST), MOST));
   svg.append(drawn("line", { class: "budget-line", x1: at, x2: at, y1: box.top, y2: box.bottom }));
   for (const rung of ladder.rungs) {
@@ -203,11 +201,11 @@ const COSTS = DATA.axes.filter((axis) => axis.kind !== "top1").flatMap((axis) =>
 
 function costName({ axis, part }) {
   const what = axis.kind === "latency" ? ` ${part === "p90" ? "p90" : "median"}` : "";
-  return `${axis.name}${what} (${unit(axis)})`;
+  return `${axis.label}${what} (${unit(axis)})`;
 }
 
-function point(figures, { axis, part }) {
-  const [cost, top1] = [figures[axis.name], figures[TOP1.name]];
+function point(values, { axis, part }) {
+  const [cost, top1] = [values[axis.name], values[TOP1.name]];
   if (!cost || !top1 || cost[part] === null) return null;
   return [shown(axis, cost[part]), 100 * top1.value];
 }
@@ -215,7 +213,7 @@ function point(figures, { axis, part }) {
 function drawFront(budget) {
   const cost = COSTS[Number(byId("cost").value)];
   const marks = DATA.models.flatMap((model) => ["predicted", "measured"].map((source) => ({ model, source, at: point(model[source], cost) }))).filter((mark) => mark.at);
-  if (!marks.length) { byId("front").replaceChildren(node("p", { class: "quiet" }, "nothing is known of this cost")); return; }
+  if (!marks.length) { byId("front").replaceChildren(node("p", { class: "quiet" }, "no model has a value of this cost")); return; }
   const { svg, x, y, box } = chart({ width: 960, height: 440, log: true, xs: marks.map((m) => m.at[0]), ys: marks.map((m) => m.at[1]),
     xName: costName(cost), yName: "top-1 on validation images (%)", title: `top-1 over ${costName(cost)}` });
   if (cost.part === "p90" && budget !== null && x(budget) > box.left && x(budget) < box.right) {
@@ -232,7 +230,7 @@ function drawFront(budget) {
     const states = [source, best && model.bundled && "bundled", best && picked.has(model.arch_id) && "picked"].filter(Boolean);
     const mark = drawn("circle", { class: `mark ${states.join(" ")}`, cx: x(at[0]), cy: y(at[1]), r: best ? 6 : 4.5, tabindex: 0, role: "img", "data-id": model.arch_id,
       "aria-label": `${label(model)}, ${source}: ${digits(at[0])} ${unit(cost.axis)}, top-1 ${digits(at[1])} %` });
-    explained(mark, model);
+    explain(mark, model);
     svg.append(mark);
     if (states.includes("picked") || (best && model.name)) svg.append(drawn("text", { class: "name", x: x(at[0]) + 9, y: y(at[1]) + 14 }, model.name || model.arch_id.slice(0, 6)));
   }
@@ -255,7 +253,7 @@ function modelTable() {
     [axis, "predicted", "value"], [axis, "measured", "value"], ...(axis.kind === "latency" ? [[axis, "measured", "p90"]] : [])]);
   const over = node("tr", {}, node("th", {}, "model"), node("th", {}, "MMACs"));
   for (const axis of DATA.axes.filter((one) => one.kind !== "macs")) {
-    over.append(node("th", { class: "objective", colspan: axis.kind === "latency" ? 3 : 2 }, axis.kind === "top1" ? "top-1" : `${axis.name} (${unit(axis)})`));
+    over.append(node("th", { class: "objective", colspan: axis.kind === "latency" ? 3 : 2 }, axis.kind === "top1" ? axis.label : `${axis.label} (${unit(axis)})`));
   }
   const head = node("tr", {}, node("th", {}), node("th", {}), ...columns.map(([, source, part]) => node("th", {}, part === "p90" ? "p90" : source)));
   const rows = DATA.models.map((model) => node("tr", { "data-id": model.arch_id, class: model.bundled ? "bundled" : "", title: model.arch },
@@ -272,10 +270,10 @@ function modelTable() {
 
 function scatter(one) {
   const axis = DATA.axes.find((a) => a.name === one.objective);
-  const made = node("article", { class: "card", "data-objective": one.objective }, node("h3", {}, one.objective));
+  const made = node("article", { class: "card", "data-objective": one.objective }, node("h3", {}, axis.label));
   const all = [...one.held_out, ...one.front].map((pair) => pair.map((v) => shown(axis, v)));
   if (all.length) {
-    const { svg, x, y } = chart({ width: 360, height: 300, log: false, xs: all.flat(), ys: all.flat(), xName: `true (${unit(axis)})`, yName: `predicted (${unit(axis)})`, title: `${one.objective}: predicted over true` });
+    const { svg, x, y } = chart({ width: 360, height: 300, log: false, xs: all.flat(), ys: all.flat(), xName: `true (${unit(axis)})`, yName: `predicted (${unit(axis)})`, title: `${axis.label}: predicted over true` });
     const ends = [Math.min(...all.flat()), Math.max(...all.flat())];
     svg.append(drawn("line", { class: "diagonal", x1: x(ends[0]), y1: y(ends[0]), x2: x(ends[1]), y2: y(ends[1]) }));
     for (const [state, pairs] of [["held-out", one.held_out], ["measured", one.front]]) {
@@ -293,8 +291,9 @@ function scatter(one) {
 const listed = (facts) => Object.entries(facts).flatMap(([name, value]) => [node("dt", {}, name), node("dd", {}, String(value))]);
 
 function board(one) {
-  const made = node("article", { class: "card", "data-device-class": one.device_class }, ...classed(one.device_class), node("dl", {}, ...listed(one.facts)));
-  if (!one.runs.length) made.append(node("p", { class: "quiet" }, "no records at hand"));
+  const made = node("article", { class: "card", "data-device-class": one.device_class }, boardHeading(one.device_class),
+    node("dl", {}, ...listed({ "device class": one.device_class, ...one.facts })));
+  if (!one.runs.length) made.append(node("p", { class: "quiet" }, "no records of this board"));
   for (const run of one.runs) {
     const counts = Object.entries(run.counts).map(([validity, n]) => `${n} ${validity}`).join(", ");
     made.append(node("p", { class: "quiet" }, node("b", {}, run.name), `: ${counts}; ${run.what}`));
@@ -312,7 +311,7 @@ function growth(values) {
 // -- the page -------------------------------------------------------------------------------------
 
 byId("title").textContent = DATA.title;
-byId("summary").textContent = `${DATA.models.length} candidates of space ${DATA.space}, ${DATA.verified ? "measured" : "predicted, not yet measured"}; objectives ${DATA.axes.map((axis) => axis.name).join(", ")}`;
+byId("summary").textContent = `${DATA.models.length} candidates of space ${DATA.space}, ${DATA.verified ? "measured" : "predicted, not yet measured"}; objectives: ${DATA.axes.map((axis) => axis.label).join("; ")}`;
 byId("cost").append(...COSTS.map((cost, i) => node("option", { value: i }, costName(cost))));
 byId("cost").addEventListener("change", () => drawFront(DATA.ladders.length ? Number(byId("budget-ms").value) : null));
 modelTable();
