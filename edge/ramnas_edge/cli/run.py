@@ -161,6 +161,7 @@ class _Stream:
             "within_budget": within,
             "expected_p90_ms": choice.p90_ms,
             "expected_from": choice.source,
+            "device_class": self._runtime.perception.device_class,
             "calibrated": choice.calibrated,
             "frames": len(self._total_ms),
             "broken": source.broken + self._refused,

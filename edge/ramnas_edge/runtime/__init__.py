@@ -1,7 +1,7 @@
-"""Models of a bundle that fit a latency budget, and keep it.
+"""Chooses the models of a bundle that fit a latency budget, runs them and keeps to the budget.
 
-`Runtime` and `Perception` are the public door. Both are looked up when they are first used, so that
-importing one part of this room loads nothing else of it.
+`Runtime` and `Perception` are the public interface. Both are imported only when they are first
+used, so importing one module of this package does not load the others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The models of one or several tasks + what calls take here + a budget -> those to run."""
+"""Combinations of models, what their calls take here, and a budget -> the models to run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The models picked for a budget, one a task; the p90 (ms) expected of a whole call; whence.
+    """The models chosen for a budget, one per task, and the latency expected of them.
 
-    None if there is no figure: nobody asked for a budget, and none was measured before.
-    `calibrated`: by the profiler, here or by whoever made the bundle; else by a quick look. Of
-    several tasks each is calibrated, and all together were given a quick look.
+    `p90_ms` is the expected p90 of a whole call, and `source` says in words where that figure came
+    from. `p90_ms` is None if there is no figure: then no budget was given, and these models had not
+    been measured before. `calibrated` means that the profiler measured the models, here or for the
+    bundle. Otherwise the figure comes from a quick timing. Models of several tasks are calibrated
+    one by one, but the figure for all of them together always comes from a quick timing.
     """
 
     models: Tuple[Model, ...]
@@ -29,100 +31,108 @@ class Choice(msgspec.Struct, frozen=True):
 
     @property
     def model(self) -> Model:
-        """Of the first task."""
+        """The model of the first task."""
         return self.models[0]
 
     @property
     def expected(self) -> str:
-        """In words."""
+        """The expected p90 and its source, as a phrase."""
         return self.source if self.p90_ms is None else f"{self.p90_ms:.3g} ms, {self.source}"
 
 
-def eligible(found: Sequence[Combination], figures: ExpectedLatencies) -> List[Combination]:
-    """The combinations among which a budget chooses, fast to slow.
+def eligible(
+    combinations: Sequence[Combination], latencies: ExpectedLatencies
+) -> List[Combination]:
+    """Return the combinations among which a budget chooses, fast to slow.
 
-    Of one task all, in the order of its front. Of several their staircase: by the p90s measured
-    together if all are known, else by the sum of the tasks' own, else by MACs. What is measured of
-    some does not change the order of the others.
+    For one task these are all models, in the order of its front. For several tasks it is the
+    staircase of the combinations. The cost is the p90 of all models together if it is known for
+    every combination. Otherwise it is the sum of the models' own p90s if all are known, and else
+    the MACs. One measure is used for all, so that measuring some combinations does not reorder
+    the others.
     """
-    if all(len(one.models) == 1 for one in found):
-        return [*found]
-    together = [figures.known(one) for one in found]
+    if all(len(combination.models) == 1 for combination in combinations):
+        return [*combinations]
+    together = [latencies.known(combination) for combination in combinations]
     if all(together):
-        return staircase(found, [figure.p90_ms for figure in together if figure])
-    sums = [figures.sum_of_parts(one) for one in found]
+        return staircase(combinations, [latency.p90_ms for latency in together if latency])
+    sums = [latencies.sum_of_parts(combination) for combination in combinations]
     if None not in sums:
-        return staircase(found, [ms for ms in sums if ms is not None])
-    return staircase(found, [one.macs for one in found])
+        return staircase(combinations, [ms for ms in sums if ms is not None])
+    return staircase(combinations, [combination.macs for combination in combinations])
 
 
 def choose(
-    found: Sequence[Combination], figures: ExpectedLatencies, budget_ms: Optional[float]
+    candidates: Sequence[Combination], latencies: ExpectedLatencies, budget_ms: Optional[float]
 ) -> Choice:
-    """The best of `found` (fast to slow) within the budget; BudgetError if none is.
+    """Choose the best of `candidates` (fast to slow) whose p90 is within the budget.
 
-    Where figures are missing, by bisection: of n about log2(n) are timed. Without a budget it is
-    the best one, and nothing is timed.
+    Where latencies are missing, it bisects, so that at most about log2(n) of n candidates are
+    timed. Without a budget the best candidate is chosen and nothing is timed. BudgetError if none
+    fits.
     """
     if budget_ms is None:
-        best = max(found, key=lambda one: one.value)
-        known = figures.known(best)
+        best = max(candidates, key=lambda candidate: candidate.value)
+        known = latencies.known(best)
         if known is None:
-            return Choice(best.models, None, "the most accurate: no budget was named", False)
+            source = "unknown, as nothing is timed without a budget"
+            return Choice(best.models, None, source, False)
         return Choice(best.models, known.p90_ms, known.source, known.calibrated)
-    asked = [one for one in found if figures.known(one)]
-    if len(asked) < len(found):
-        asked = _bisect(found, figures, budget_ms)
-    p90_ms = [figures.get(one).p90_ms for one in asked]
+    considered = [candidate for candidate in candidates if latencies.known(candidate)]
+    if len(considered) < len(candidates):
+        considered = _bisect(candidates, latencies, budget_ms)
+    p90_ms = [latencies.get(candidate).p90_ms for candidate in considered]
     fits = [i for i, ms in enumerate(p90_ms) if ms <= budget_ms]
     if not fits:
         least = min(p90_ms)
         raise BudgetError(
-            f"no model fits {budget_ms:g} ms: the fastest, {asked[p90_ms.index(least)].name}, has "
-            f"a p90 of {least:.3g} ms here and misses by {least - budget_ms:.3g} ms; raise the "
+            f"no model fits {budget_ms:g} ms: the fastest, {considered[p90_ms.index(least)].name}, "
+            f"has a p90 of {least:.3g} ms here and misses by {least - budget_ms:.3g} ms; raise the "
             "budget or search for smaller models"
         )
-    picked = asked[max(fits, key=lambda i: (asked[i].value, -p90_ms[i]))]
-    figure = figures.get(picked)
-    return Choice(picked.models, figure.p90_ms, figure.source, figure.calibrated)
+    chosen = considered[max(fits, key=lambda i: (considered[i].value, -p90_ms[i]))]
+    latency = latencies.get(chosen)
+    return Choice(chosen.models, latency.p90_ms, latency.source, latency.calibrated)
 
 
 def _bisect(
-    found: Sequence[Combination], figures: ExpectedLatencies, budget_ms: float
+    candidates: Sequence[Combination], latencies: ExpectedLatencies, budget_ms: float
 ) -> List[Combination]:
-    """Those that were looked at for the last one, fast to slow, that fits."""
-    low, high, asked = 0, len(found), []
+    """Search for the last candidate that fits; return all candidates that it looked at."""
+    low, high, considered = 0, len(candidates), []
     while low < high:
         middle = (low + high) // 2
-        asked.append(found[middle])
-        if figures.get(found[middle]).p90_ms <= budget_ms:
+        considered.append(candidates[middle])
+        if latencies.get(candidates[middle]).p90_ms <= budget_ms:
             low = middle + 1
         else:
             high = middle
-    return asked
+    return considered
 
 
 def ladder(
-    found: Sequence[Combination], figures: ExpectedLatencies, chosen: Tuple[Model, ...]
+    candidates: Sequence[Combination], latencies: ExpectedLatencies, chosen: Tuple[Model, ...]
 ) -> List[Tuple[Tuple[Model, ...], float]]:
-    """`chosen`, and all others worth running, fast to slow, each with its p90.
+    """Return the models that policy `adaptive` may switch between, fast to slow, with their p90s.
 
-    Each is better and slower than the one before. Where nobody timed it the p90 is estimated: the
-    sum of the tasks' own, else it goes with the MACs, from the next smaller one that is known.
+    Besides `chosen`, a candidate is on the ladder if no better one is as fast. An unknown p90 is
+    estimated as the sum of the models' own p90s. If these are unknown too, the p90 of another
+    candidate is scaled by the MACs: the largest known one that has no more MACs, or the smallest
+    known one.
     """
-    ms = [_known_or_summed(figures, one) for one in found]
-    known = {one.macs: figure for one, figure in zip(found, ms) if figure is not None}
+    known_ms = [_known_or_summed(latencies, candidate) for candidate in candidates]
+    by_macs = {c.macs: ms for c, ms in zip(candidates, known_ms) if ms is not None}
     steps: List[Tuple[Tuple[Model, ...], float]] = []
-    best_first = sorted(zip(found, ms), key=lambda pair: pair[0].value, reverse=True)
-    for one, figure in best_first:
-        if figure is None:
-            near = max((macs for macs in known if macs <= one.macs), default=min(known))
-            figure = known[near] * one.macs / near
-        if one.models == chosen or not steps or figure < steps[-1][1]:
-            steps.append((one.models, figure))
+    best_first = sorted(zip(candidates, known_ms), key=lambda pair: pair[0].value, reverse=True)
+    for candidate, ms in best_first:
+        if ms is None:
+            near = max((macs for macs in by_macs if macs <= candidate.macs), default=min(by_macs))
+            ms = by_macs[near] * candidate.macs / near
+        if candidate.models == chosen or not steps or ms < steps[-1][1]:
+            steps.append((candidate.models, ms))
     return steps[::-1]
 
 
-def _known_or_summed(figures: ExpectedLatencies, one: Combination) -> Optional[float]:
-    figure = figures.known(one)
-    return figure.p90_ms if figure else figures.sum_of_parts(one)
+def _known_or_summed(latencies: ExpectedLatencies, candidate: Combination) -> Optional[float]:
+    latency = latencies.known(candidate)
+    return latency.p90_ms if latency else latencies.sum_of_parts(candidate)

@@ -1,4 +1,4 @@
-"""The fronts of several tasks -> combinations of one model each, and how good each is."""
+"""The fronts of several tasks -> combinations of one model per task, and how good each is."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ramnas_models.bundle import Model
 if TYPE_CHECKING:
     from ramnas_models.bundle import TaskFront
 
-    Models = Tuple[Model, ...]  # one a task
+    Models = Tuple[Model, ...]  # one per task
 
-UNKNOWN = -1.0  # a model of unknown accuracy comes last
+UNKNOWN = -1.0  # the value of a model of unknown accuracy, below all others
 
 
 class Combination(msgspec.Struct, frozen=True):
-    """One model a task.
+    """One model per task, which run on the same frames.
 
-    `value`: the mean over the tasks of accuracy / best accuracy of that front, UNKNOWN for a model
-    of unknown accuracy.
+    `value` is the mean over the tasks of accuracy / best accuracy of that task's front. A model of
+    unknown accuracy enters the mean as UNKNOWN.
     """
 
     models: Tuple[Model, ...]
@@ -37,7 +37,7 @@ class Combination(msgspec.Struct, frozen=True):
 
 
 def combinations(fronts: Sequence[TaskFront]) -> List[Combination]:
-    """All of them; of one front its models, in its order."""
+    """Return all combinations; for a single front, its models in their order."""
     best = [
         max((model.accuracy.value for model in front.models if model.accuracy), default=0.0)
         for front in fronts
@@ -53,16 +53,17 @@ def combinations(fronts: Sequence[TaskFront]) -> List[Combination]:
     ]
 
 
-def staircase(found: Sequence[Combination], costs: Sequence[float]) -> List[Combination]:
-    """Those that are better than all that cost no more, by cost."""
-    stairs: List[Combination] = []
-    for _, one in sorted(zip(costs, found), key=lambda pair: (pair[0], -pair[1].value)):
-        if not stairs or one.value > stairs[-1].value:
-            stairs.append(one)
-    return stairs
+def staircase(combinations: Sequence[Combination], costs: Sequence[float]) -> List[Combination]:
+    """Keep each combination that is better than all that cost no more; ordered by cost."""
+    steps: List[Combination] = []
+    by_cost = sorted(zip(costs, combinations), key=lambda pair: (pair[0], -pair[1].value))
+    for _, combination in by_cost:
+        if not steps or combination.value > steps[-1].value:
+            steps.append(combination)
+    return steps
 
 
 def _share(model: Model, best: float) -> float:
     if model.accuracy is None:
         return UNKNOWN
-    return model.accuracy.value / best if best else 1.0  # all are equally bad
+    return model.accuracy.value / best if best else 1.0  # all accuracies are 0, so all are equal

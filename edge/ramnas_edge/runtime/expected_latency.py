@@ -1,4 +1,4 @@
-"""What a whole call takes on this board: known from before, or timed because asked for."""
+"""The p90 to expect of whole calls on this board: known from before, or timed when it is needed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 import msgspec
 import numpy as np
 
+from ramnas_edge.board.short_names import short_names
 from ramnas_edge.measuring.record import MIN_RUNS
 from ramnas_edge.runtime import latency_file
 from ramnas_edge.vision.pipeline import noise_frames
@@ -24,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class ExpectedLatency(msgspec.Struct, frozen=True):
-    """p90 (ms) of whole calls, and whence; `calibrated`: by the profiler."""
+    """The p90 expected of a whole call, in ms, and in words where that figure came from.
+
+    `calibrated` means that the profiler measured it; otherwise it comes from a quick timing.
+    """
 
     p90_ms: float
     source: str
@@ -32,7 +36,7 @@ class ExpectedLatency(msgspec.Struct, frozen=True):
 
 
 class ExpectedLatencies:
-    """p90 (ms) of whole calls on this device class, by combination of models."""
+    """The p90 of whole calls on this device class, for each combination of models."""
 
     def __init__(
         self,
@@ -44,82 +48,95 @@ class ExpectedLatencies:
         batch: int = 1,
         handover_ms: float = 0.0,
     ) -> None:
-        """`start` opens models, to be timed on batches of frames of `frame_hw`.
+        """Read what is known of this device class.
 
-        `handover_ms` comes on top of every figure: frames are handed to another thread.
+        `start` opens models so that they can be timed, on batches of `batch` frames of `frame_hw`.
+        `handover_ms` is added to every figure: it is the time to hand frames to another thread.
         """
-        self._device_class, self._options, self._frame_hw = device_class, options, frame_hw
+        self.device_class, self._options, self._frame_hw = device_class, options, frame_hw
+        self._board = short_names([device_class])[device_class]
         self._start, self._batch, self._handover_ms = start, batch, handover_ms
-        self._known = latency_file.known(device_class)
+        self._stored = latency_file.known(device_class)
 
-    def known(self, one: Combination) -> Optional[ExpectedLatency]:
-        """Calibrated here, else of the manifest, else timed at this or an earlier start.
+    def known(self, combination: Combination) -> Optional[ExpectedLatency]:
+        """Return the latency of `combination` if it is known, without timing anything.
 
-        Of several models it is of all together, timed at a start, and calibrated if each is.
+        One model: the calibration made here comes first, then the figure in the manifest, then a
+        quick timing from this or an earlier start. Several models: a quick timing of all of them
+        together, which counts as calibrated if each model is calibrated.
         """
-        raw = self._of_several(one.models) if len(one.models) > 1 else self._of_one(one.models[0])
-        return raw and msgspec.structs.replace(raw, p90_ms=raw.p90_ms + self._handover_ms)
+        models = combination.models
+        latency = self._of_several(models) if len(models) > 1 else self._of_one(models[0])
+        if latency is None:
+            return None
+        return msgspec.structs.replace(latency, p90_ms=latency.p90_ms + self._handover_ms)
 
-    def sum_of_parts(self, one: Combination) -> Optional[float]:
-        """p90 (ms) of each model by itself, added: a first guess. None if one is not known."""
-        parts = [figure.p90_ms for figure in map(self._of_one, one.models) if figure]
-        return sum(parts) + self._handover_ms if len(parts) == len(one.models) else None
+    def sum_of_parts(self, combination: Combination) -> Optional[float]:
+        """Return the sum of the models' own p90s in ms, a first guess; None if one is unknown."""
+        parts = [latency.p90_ms for latency in map(self._of_one, combination.models) if latency]
+        if len(parts) < len(combination.models):
+            return None
+        return sum(parts) + self._handover_ms
 
-    def get(self, one: Combination) -> ExpectedLatency:
-        """The known figure, or one timed now and remembered for the next start."""
-        known = self.known(one)
+    def get(self, combination: Combination) -> ExpectedLatency:
+        """Return the known latency; if there is none, time it now and remember it."""
+        known = self.known(combination)
         if known:
             return known
         log.warning(
-            "model %s is timed now: nothing is known of it on %s and %d frames of %dx%d%s",
-            one.name, self._device_class, self._batch, *self._frame_hw,
-            "; ramnas-edge calibrate --bundle DIR does it once and better"
-            if len(one.models) == 1 else "",
+            "timing model %s now, because its latency is unknown for %s and batches of %d frames "
+            "of %dx%d%s",
+            combination.name, self._board, self._batch, *self._frame_hw,
+            "; ramnas-edge calibrate --bundle DIR measures it better, and only once"
+            if len(combination.models) == 1 else "",
         )  # fmt: skip
-        p90_ms, runs = quick_p90(self._start(one.models), self._frame_hw, self._batch)
-        sha256, frame_hw, precision, threads, batch = self._key(one.models)
-        found = latency_file.StoredLatency(
+        pipelines = self._start(combination.models)
+        p90_ms, runs = quick_p90(pipelines, self._frame_hw, self._batch)
+        sha256, frame_hw, precision, threads, batch = self._key(combination.models)
+        stored = latency_file.StoredLatency(
             sha256, frame_hw, precision, threads, p90_ms, runs, False, batch, latency_file.today()
         )
-        self._known = (*self._known, found)
+        self._stored = (*self._stored, stored)
         try:
-            latency_file.keep(self._device_class, [found])
+            latency_file.keep(self.device_class, [stored])
         except FileError as error:
-            log.warning("not remembered for the next start: %s", error)
-        now = self.known(one)
-        assert now is not None
-        return now
+            log.warning("the next start has to time these models again: %s", error)
+        latency = self.known(combination)
+        assert latency is not None
+        return latency
 
     def _of_one(self, model: Model) -> Optional[ExpectedLatency]:
-        found = latency_file.find(self._known, self._key((model,)))
-        if found and found.calibrated:
-            return ExpectedLatency(
-                found.p90_ms, f"calibrated on {found.date}, {self._device_class}", True
-            )
+        stored = latency_file.find(self._stored, self._key((model,)))
+        if stored and stored.calibrated:
+            source = f"calibrated on {stored.date}, {self._board}"
+            return ExpectedLatency(stored.p90_ms, source, True)
         options = self._options
         wanted = (
-            self._device_class, options.precision, options.threads, self._batch, self._frame_hw,
+            self.device_class, options.precision, options.threads, self._batch, self._frame_hw,
         )  # fmt: skip
-        for f in model.latency:
-            if (f.device_class, f.precision, f.threads, f.batch, f.frame_hw) == wanted:
-                source = f"of the bundle, measured on this device class, {self._device_class}"
-                return ExpectedLatency(f.p90_ms, source, True)
-        if found:
-            source = f"uncalibrated, timed at a start on {found.date}, {self._device_class}"
-            return ExpectedLatency(found.p90_ms, source, False)
+        for entry in model.latency:
+            conditions = (
+                entry.device_class, entry.precision, entry.threads, entry.batch, entry.frame_hw,
+            )  # fmt: skip
+            if conditions == wanted:
+                source = f"from the bundle, measured on this device class, {self._board}"
+                return ExpectedLatency(entry.p90_ms, source, True)
+        if stored:
+            source = f"uncalibrated, timed at start-up on {stored.date}, {self._board}"
+            return ExpectedLatency(stored.p90_ms, source, False)
         return None
 
     def _of_several(self, models: Models) -> Optional[ExpectedLatency]:
-        found = latency_file.find(self._known, self._key(models))
-        if found is None:
+        stored = latency_file.find(self._stored, self._key(models))
+        if stored is None:
             return None
         parts = [self._of_one(model) for model in models]
         calibrated = all(part is not None and part.calibrated for part in parts)
         source = (
-            f"{'each calibrated' if calibrated else 'uncalibrated'}, timed together at a start on "
-            f"{found.date}, {self._device_class}"
+            f"{'each calibrated' if calibrated else 'uncalibrated'}, timed together at start-up on "
+            f"{stored.date}, {self._board}"
         )
-        return ExpectedLatency(found.p90_ms, source, calibrated)
+        return ExpectedLatency(stored.p90_ms, source, calibrated)
 
     def _key(self, models: Models) -> latency_file.Key:
         hashes = "+".join(model.sha256 for model in models)
@@ -128,14 +145,17 @@ class ExpectedLatencies:
 
 
 def warm(pipelines: Pipelines, frame_hw: Tuple[int, int], batch: int) -> Pipelines:
-    """The first runs allocate, or compile: do not let a robot wait for them."""
+    """Make a few calls, because an engine allocates or compiles in its first runs."""
     for _ in range(5):
         pipelines([np.zeros((*frame_hw, 3), np.uint8)] * batch)
     return pipelines
 
 
 def quick_p90(pipelines: Pipelines, frame_hw: Tuple[int, int], batch: int) -> Tuple[float, int]:
-    """p90 (ms) of whole calls on noise and how many: MIN_RUNS, and more within 100 ms; closes."""
+    """Time whole calls on noise, close the pipelines, return the p90 in ms and the number of calls.
+
+    There are at least MIN_RUNS calls, and more if they fit into 100 ms.
+    """
     frames = noise_frames(frame_hw, batch)
     times: List[float] = []
     begin = time.perf_counter()

@@ -1,7 +1,8 @@
-"""What whole calls take on this class of board: one file per device class, figures by graph.
+"""Measured latencies of whole calls, kept from one start to the next: one file per device class.
 
-`ramnas-edge calibrate` writes calibrated figures; a start on an unknown board times a few models
-and remembers them here too. The device class names the power mode and the engine's version.
+`ramnas-edge calibrate` writes calibrated latencies. A start on a board without them times a few
+models and keeps these latencies here too. The device class includes the power mode and the engine's
+version, so a file never mixes them.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ Key = Tuple[str, Tuple[int, int], str, int, int]
 
 
 class StoredLatency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """p90 (ms) of whole calls of the graph with this hash, on batches of frames of `frame_hw`.
+    """The p90 in ms of whole calls of one graph, on batches of frames of `frame_hw`.
 
-    Several hashes with "+" between them: graphs of several tasks, on the same frames.
-    `calibrated`: by the profiler, in many rounds; else a quick look at a start, which a busy
-    moment may spoil.
+    `sha256` is the hash of the graph. For graphs of several tasks that run on the same frames it
+    is their hashes, joined by "+". `calibrated` means that the profiler measured the graph in many
+    rounds. Otherwise it was timed quickly at start-up, which a busy moment can spoil.
     """
 
     sha256: str
@@ -41,7 +42,7 @@ class StoredLatency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runs: int
     calibrated: bool
     batch: int = 1
-    date: str = ""  # set when it is kept
+    date: str = ""  # `keep` sets it
 
     @property
     def key(self) -> Key:
@@ -56,7 +57,10 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def in_manifest(
     device_class: str, target: Target, p90_ms: float, corrected_ms: float
 ) -> bundle.Latency:
-    """What was measured as `target` says, as a manifest tells it; p90 raw, the median corrected."""
+    """Return the latency measured under `target` in the form of a bundle's manifest.
+
+    `p90_ms` is raw; `corrected_ms` is the median with the machine's drift taken out.
+    """
     return bundle.Latency(
         device_class=device_class,
         engine=target.engine,
@@ -70,19 +74,22 @@ def in_manifest(
 
 
 def path_of(device_class: str) -> Path:
-    """$XDG_CACHE_HOME/ramnas/latencies/<device class>.json, or the same below ~/.cache."""
+    """Return $XDG_CACHE_HOME/ramnas/latencies/<device class>.json, or the same below ~/.cache."""
     return cache_folder() / "latencies" / f"{device_class}.json"
 
 
 def known(device_class: str) -> Tuple[StoredLatency, ...]:
-    """All that is known; a file that cannot be read is said and counts as empty."""
+    """Read all latencies of this device class.
+
+    If the file cannot be read, log a warning and treat it as empty.
+    """
     path = path_of(device_class)
     try:
         return msgspec.json.decode(path.read_bytes(), type=_File).figures
     except FileNotFoundError:
         return ()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.warning("%s is ignored: %s; delete it, or calibrate again", path, error)
+        log.warning("ignoring %s: %s; delete it, or calibrate again", path, error)
         return ()
 
 
@@ -90,26 +97,27 @@ def today() -> str:
     return datetime.date.today().isoformat()
 
 
-def find(figures: Iterable[StoredLatency], key: Key) -> Optional[StoredLatency]:
-    return next((figure for figure in figures if figure.key == key), None)
+def find(latencies: Iterable[StoredLatency], key: Key) -> Optional[StoredLatency]:
+    return next((latency for latency in latencies if latency.key == key), None)
 
 
-def keep(device_class: str, figures: Iterable[StoredLatency]) -> Path:
-    """Add `figures` to the file, in place of older ones of the same graph; FileError.
+def keep(device_class: str, latencies: Iterable[StoredLatency]) -> Path:
+    """Write `latencies` into the file, in place of older ones with the same key; return its path.
 
-    A calibrated one is replaced by a calibrated one only. What graphs took together is forgotten
-    when one of them is calibrated: it was a quick look, which is due again.
+    Only a calibrated latency replaces a calibrated one. When a graph is calibrated, the latencies
+    that it had together with other graphs are dropped. They were timed quickly at start-up, so the
+    next start times these graphs together again. FileError if the file cannot be written.
     """
-    figures = [*figures]
-    anew = {figure.sha256 for figure in figures if figure.calibrated}
+    latencies = [*latencies]
+    calibrated = {latency.sha256 for latency in latencies if latency.calibrated}
     kept = {
-        figure.key: figure
-        for figure in known(device_class)
-        if "+" not in figure.sha256 or anew.isdisjoint(figure.sha256.split("+"))
+        latency.key: latency
+        for latency in known(device_class)
+        if "+" not in latency.sha256 or calibrated.isdisjoint(latency.sha256.split("+"))
     }
-    for figure in figures:
-        if figure.calibrated or figure.key not in kept or not kept[figure.key].calibrated:
-            kept[figure.key] = msgspec.structs.replace(figure, date=today())
+    for latency in latencies:
+        if latency.calibrated or latency.key not in kept or not kept[latency.key].calibrated:
+            kept[latency.key] = msgspec.structs.replace(latency, date=today())
     content = msgspec.json.encode(_File(device_class, tuple(kept.values())))
     path = path_of(device_class)
     write_file(path, msgspec.json.format(content, indent=1) + b"\n")

@@ -1,4 +1,4 @@
-"""Pipelines opened and closed in a thread of their own, and run there where the engine wants it."""
+"""Pipelines that a thread of their own opens and closes, and also runs if the engine needs that."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def handover_ms(calls: int = 100) -> float:
-    """p90 (ms) of handing nothing to a thread and its result back, on this machine."""
+    """Measure the p90 in ms of handing a call to another thread and its result back.
+
+    The call itself does nothing.
+    """
     times = []
     with ThreadPoolExecutor(1) as thread:
         for _ in range(calls):
@@ -33,40 +36,40 @@ def handover_ms(calls: int = 100) -> float:
     return float(np.percentile(times, 90))
 
 
-class Owned:
-    """What pipelines are, from any thread; opened in the background.
+class OwnedPipelines:
+    """Pipelines opened in the background, which may be called from any thread.
 
-    Opening must not stall the frames of others. A session of TensorRT may be used only in the
-    thread that opened it: `bound` hands each call over and its result back, which costs
-    `handover_ms`. Else the caller's thread runs it.
+    They open in a thread of their own, so that the pipelines in use keep answering frames. A
+    TensorRT session may be used only in the thread that opened it. With `bound`, that thread
+    therefore runs every call, which costs `handover_ms`. Otherwise the caller's thread runs it.
     """
 
     def __init__(
         self, start: Callable[[], Pipelines], bound: bool, after: Sequence[Freed] = ()
     ) -> None:
-        """They are opened once those `after` are freed, unless closed until then."""
+        """Call `start` once all of `after` are freed, unless `close` was called before that."""
         self._bound, self._closed = bound, False
-        self._open_ones: Optional[Pipelines] = None  # asking the future for them takes 2 us a frame
+        self._opened: Optional[Pipelines] = None  # asking the future instead takes 2 us per frame
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ramnas-model")
         self._pipelines: Opening = self._thread.submit(self._open, start, after)
 
     def opened(self) -> bool:
-        """Whether they are open; raises what opening raised."""
+        """Tell whether they are open; if opening failed, raise its error."""
         return self._pipelines.done() and bool(self._pipelines.result())
 
     @property
     def running(self) -> Running:
-        """Waits until they are open; raises what opening raised."""
+        """The engine that really runs. Waits until it is open, and raises what opening raised."""
         return self._pipelines.result().running
 
     def __call__(self, frames: Sequence[Frame], limits: Limits) -> List[Tuple[Result, ...]]:
-        pipelines = self._open_ones or self._pipelines.result()
+        pipelines = self._opened or self._pipelines.result()
         if self._bound:
             return self._thread.submit(pipelines, frames, limits).result()
         return pipelines(frames, limits)
 
     def close(self) -> Freed:
-        """Free them, in their thread; if they are still being opened, when that ends."""
+        """Free them in their own thread, once it has finished opening them; do not wait for it."""
         self._closed = True
         freed = self._thread.submit(self._free)
         self._thread.shutdown(wait=False)
@@ -76,12 +79,12 @@ class Owned:
         wait(after)
         if self._closed:
             raise CancelledError
-        self._open_ones = start()
-        return self._open_ones
+        self._opened = start()
+        return self._opened
 
     def _free(self) -> None:
         if self._pipelines.exception() is None:
             self._pipelines.result().close()
-        # what was freed here is kept for this thread by glibc, unless it is asked for
+        # glibc keeps memory that was freed here for this thread, unless it is told to trim
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Frames -> results of one or several tasks, by the models that fit one latency budget."""
+"""Frames -> results of one or several tasks, by models that together fit one latency budget."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ POLICIES = ("fixed", "adaptive")
 
 
 class Perception:
-    """`perception(frames) -> for each frame one result a task`; a context manager, or `close` it.
+    """`perception(frames)` returns a tuple for each frame, with one result per task.
 
-    From any thread; a call waits for the one before. What is set while frames come holds from the
-    next frame on, or where other models have to be opened for it, as soon as they are.
+    Use it as a context manager, or call `close`. It may be called from any thread; a call waits for
+    the one before. Budget, policy and limits can be changed while frames come. A change takes
+    effect with the next frame, or once the models that it needs are open.
 
-    `choice` is what the budget asks for and what is expected of it, `models` what runs now: others
-    while those are being opened, or when policy `adaptive` had to step.
+    `choice` holds the models chosen for the budget and the latency expected of them. `models` holds
+    the ones that run now. They differ while the chosen ones are being opened, or if policy
+    `adaptive` stepped to others.
     """
 
     def __init__(
@@ -54,12 +56,12 @@ class Perception:
         policy: str,
         limits: Limits,
     ) -> None:
-        """What `open` calls. `start` opens models on the engine that `figures` are of."""
+        """Use `open` instead. `start` opens models on the engine whose latencies are `figures`."""
         self.bundle, self.fronts, self.limits = bundle, tuple(fronts), limits
-        self._figures, self._combinations = figures, combinations(fronts)
+        self._latencies, self._combinations = figures, combinations(fronts)
         self._calling, self._setting = threading.Lock(), threading.Lock()
         self._closed = False
-        self._runs = Switching(start, self._plan(latency_budget_ms, policy), thread_bound)
+        self._switching = Switching(start, self._plan(latency_budget_ms, policy), thread_bound)
 
     @classmethod
     def open(
@@ -78,39 +80,41 @@ class Perception:
         batch: int = 1,
         without_engines: Collection[str] = (),
     ) -> Perception:
-        """Pick the best models, one for each of `tasks`, whose whole call fits the budget (p90).
+        """Open the best models, one for each of `tasks`, whose whole call fits the latency budget.
 
-        A whole call is `batch` frames through all tasks, decoding included. The best models are
-        those with the highest mean of accuracy / best accuracy of the task's front. The figures are
-        of this device class and of frames of `frame_hw` pixels: those of `ramnas-edge calibrate`,
-        else of the manifest, else a few are timed now; several tasks are always timed together.
-        Which ones is in `choice.source`. BudgetError if nothing fits; without a budget it is the
-        most accurate.
+        A whole call takes `batch` frames through all tasks, decoding included, and its p90 has to
+        fit. The best models have the highest mean of accuracy / best accuracy of the task's front.
+        Without a budget the most accurate models are opened. BudgetError if nothing fits.
 
-        `bundle` None is the ready one that ships with ramnas. A task None is the only one of the
-        bundle. `channels`: the order of the frames', "bgr" (OpenCV) or "rgb". Policy `adaptive`
-        changes the models while frames come, so that the budget is kept on a busy board. Engine
-        `auto` is the fastest that works here, but for `without_engines`.
+        The latencies are those of this device class and of frames of `frame_hw` pixels. They come
+        from `ramnas-edge calibrate`, or else from the manifest, or else a few models are timed now.
+        Several tasks are always timed together. `choice.source` says where the latency came from.
+
+        A `bundle` of None is the one that ships with ramnas; a task of None is the bundle's only
+        one. `channels` is the channel order of the frames, "bgr" (as in OpenCV) or "rgb". Policy
+        `adaptive` changes the models while frames come, to keep the budget on a busy board. Engine
+        `auto` is the fastest engine that works here, not counting `without_engines`.
         """
         opened = open_bundle(ready.path() if bundle is None else bundle)
         fronts = [opened.front(task) for task in tasks]
         if not fronts or len({front.task for front in fronts}) < len(fronts):
-            raise DataError(f"tasks {list(tasks)}: name one or more, each once")
-        if channels not in ORDERS or batch < 1:
-            raise DataError(
-                f"channels '{channels}', batch {batch}: channels are {' or '.join(ORDERS)}, a "
-                "batch is 1 or more"
-            )
+            raise DataError(f"tasks {list(tasks)}: name at least one task, and none of them twice")
+        if channels not in ORDERS:
+            raise DataError(f"channels must be {' or '.join(ORDERS)}, not '{channels}'")
+        if batch < 1:
+            raise DataError(f"batch must be 1 or more, not {batch}")
         _check(policy, latency_budget_ms)
-        _say_licence(opened)
+        _warn_of_licence(opened)
         options = backends.Options(precision, threads)
         if engine == "auto":
             largest = [graph(opened, front.models[-1], batch=batch) for front in fronts]
-            found = fastest(largest, options, without=without_engines)
-            engine = found.engine
-            log.info("engine %s: %s", engine, found.why.partition(";")[0])
+            tried = fastest(largest, options, without=without_engines)
+            engine = tried.engine
+            log.info("engine %s: %s", engine, tried.why.partition(";")[0])
         elif engine in without_engines:
-            raise BackendError(f"engine {engine} is named and left out at once; take auto")
+            raise BackendError(
+                f"engine {engine} is asked for, but without_engines excludes it; use engine auto"
+            )
         backend = backends.load(engine)
 
         def start(models: Models) -> Pipelines:
@@ -119,74 +123,80 @@ class Perception:
             )
             return warm(pipelines, frame_hw, batch)
 
-        figures = ExpectedLatencies(
+        latencies = ExpectedLatencies(
             this_device().class_key(engine, backend.version), options, frame_hw, start,
             batch=batch, handover_ms=handover_ms() if backend.thread_bound else 0.0,
         )  # fmt: skip
         return cls(
-            opened, fronts, figures, start, thread_bound=backend.thread_bound,
+            opened, fronts, latencies, start, thread_bound=backend.thread_bound,
             latency_budget_ms=latency_budget_ms, policy=policy, limits=limits,
         )  # fmt: skip
 
     def __call__(self, frames: Sequence[Frame]) -> List[Tuple[Result, ...]]:
-        """As many uint8 frames [h, w, 3] as a batch has, sizes may differ, views too.
+        """Run one batch of frames, uint8 arrays [h, w, 3]; sizes may differ, views are allowed.
 
-        -> for each frame one result a task, in the order of `tasks`. SourceError if one is no such
-        frame; EngineError if the engine fails on them, `without_engines` is how to open another.
+        Returns a tuple for each frame, with one result per task in the order of `tasks`.
+        SourceError if one is not such an array, or if their number is not the batch. EngineError if
+        the engine fails on them; then `open` with `without_engines` takes another engine.
         """
         with self._calling:
             self._check_open()
             try:
-                return self._runs(frames, self.limits)
+                return self._switching(frames, self.limits)
             except BackendError as error:
-                raise EngineError(f"{error}; another engine may go on") from error
+                raise EngineError(f"{error}; another engine may still work") from error
 
     @property
     def models(self) -> Tuple[Model, ...]:
-        """Those that run now, one a task."""
-        return self._runs.plan.models
+        """The models that run now, one per task."""
+        return self._switching.plan.models
+
+    @property
+    def device_class(self) -> str:
+        """The device class whose latencies are compared with the budget."""
+        return self._latencies.device_class
 
     @property
     def engine(self) -> str:
-        return self._runs.running.engine
+        return self._switching.running.engine
 
     @property
     def providers(self) -> Tuple[str, ...]:
-        """What really runs, as the engine itself reports it."""
-        return self._runs.running.providers
+        """The execution providers that really run, as the engine itself reports them."""
+        return self._switching.running.providers
 
     @property
     def p90_ms(self) -> Optional[float]:
-        """Of the last calls of the current models, 20 at most; None before the first."""
-        return self._runs.plan.policy.p90_ms
+        """The p90 of the current models' last calls, at most 20; None before the first one."""
+        return self._switching.plan.policy.p90_ms
 
     @property
     def switches(self) -> int:
         """How often other models have taken over."""
-        return self._runs.switches
+        return self._switching.switches
 
     def set_latency_budget(self, ms: Optional[float]) -> None:
-        """BudgetError, and nothing changes, if nothing fits; else the models for it are opened.
+        """Open the models for another budget in the background, while the current ones go on.
 
-        That happens in the background: frames go on. Where figures are missing a few models are
-        timed in this very call, beside the frames, which takes seconds.
+        If no models fit, raise BudgetError and change nothing. If latencies are unknown, a few
+        models are timed within this call, beside the frames, which takes seconds.
         """
         self._set(ms, self.policy)
 
     def set_policy(self, policy: str) -> None:
-        """BudgetError if there is no budget that `adaptive` could keep."""
+        """Change to `fixed` or `adaptive`; BudgetError if `adaptive` has no budget to keep."""
         self._set(self.latency_budget_ms, policy)
 
     def set_limits(self, limits: Limits) -> None:
-        """Which boxes stand, from the next frame on."""
+        """Change which boxes are kept, from the next frame on."""
         self.limits = limits
 
     def close(self) -> None:
-        """Once the call under way has been answered. A second time it does nothing."""
+        """Close all models, after the running call has ended. Closing twice does no harm."""
         with self._setting, self._calling:
             if not self._closed:
                 self._closed = True
-                self._runs.close()
+                self._switching.close()
 
     def __enter__(self) -> Perception:
         return self
@@ -197,38 +207,38 @@ class Perception:
     def _set(self, latency_budget_ms: Optional[float], policy: str) -> None:
         with self._setting:
             self._check_open()
-            self._runs.follow(self._plan(latency_budget_ms, policy))
+            self._switching.follow(self._plan(latency_budget_ms, policy))
 
     def _plan(self, latency_budget_ms: Optional[float], policy: str) -> SwitchPlan:
-        """The models for the budget; with `adaptive` also those that may take over."""
+        """Choose the models for the budget; with `adaptive` also those that may take over."""
         _check(policy, latency_budget_ms)
-        found = eligible(self._combinations, self._figures)
-        choice = choose(found, self._figures, latency_budget_ms)
+        candidates = eligible(self._combinations, self._latencies)
+        choice = choose(candidates, self._latencies, latency_budget_ms)
         names = " + ".join(model.arch_id for model in choice.models)
-        log.info("model %s: p90 %s", names, choice.expected)
+        log.info("model %s: expected p90 %s", names, choice.expected)
         self.choice, self.latency_budget_ms, self.policy = choice, latency_budget_ms, policy
         if policy == "adaptive":
-            steps = ladder(found, self._figures, choice.models)
+            steps = ladder(candidates, self._latencies, choice.models)
         else:
             steps = [(choice.models, choice.p90_ms or float("inf"))]
         models = tuple(models for models, _ in steps)
         budget_ms = float("inf") if latency_budget_ms is None else latency_budget_ms
-        keeping = Policy([ms for _, ms in steps], budget_ms, models.index(choice.models))
-        return SwitchPlan(models, keeping)
+        keeper = Policy([ms for _, ms in steps], budget_ms, models.index(choice.models))
+        return SwitchPlan(models, keeper)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise DataError("this perception is closed; open another")
+            raise DataError("this Perception is closed; open a new one")
 
 
 def _check(policy: str, latency_budget_ms: Optional[float]) -> None:
     if policy not in POLICIES:
-        raise DataError(f"policy '{policy}': a policy is {' or '.join(POLICIES)}")
+        raise DataError(f"policy must be {' or '.join(POLICIES)}, not '{policy}'")
     if policy == "adaptive" and latency_budget_ms is None:
-        raise BudgetError("policy adaptive keeps a latency budget: name one")
+        raise BudgetError("policy adaptive needs a latency budget to keep; set one, or use fixed")
 
 
-def _say_licence(bundle: Bundle) -> None:
+def _warn_of_licence(bundle: Bundle) -> None:
     manifest = bundle.manifest
     if "NC" in manifest.licence.upper().split("-"):
         log.warning(

@@ -1,4 +1,4 @@
-"""One task, frame in, result out: the front door of a `Perception`."""
+"""The simplest way to run a bundle: one task, a frame in, a result out."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 class Runtime:
-    """`runtime(frame) -> Labels, Detections or Mask`; a context manager, or `close` it.
+    """`runtime(frame)` returns `Labels`, `Detections` or a `Mask`, depending on the task.
 
-    What it knows of itself, and what may be set while frames come, is at `perception`.
+    Use it as a context manager, or call `close`. Its attribute `perception` tells more about what
+    runs, and can change the budget, the policy and the limits between frames.
     """
 
     def __init__(self, perception: Perception) -> None:
-        """`perception`: of one task, batch 1."""
+        """Wrap a `Perception` that has one task and batch 1; `open` makes both."""
         self.perception = perception
 
     @classmethod
@@ -42,7 +43,10 @@ class Runtime:
         channels: str = "bgr",
         limits: Limits = Limits(),
     ) -> Runtime:
-        """As `Perception.open`; `task` may be left out where the bundle has one."""
+        """Open one task of a bundle; the arguments are those of `Perception.open`.
+
+        `task` may be left out if the bundle has only one.
+        """
         return cls(
             Perception.open(
                 bundle,
@@ -68,16 +72,22 @@ class Runtime:
 
     @property
     def choice(self) -> Choice:
-        """The model that the budget asks for, and what is expected of it."""
+        """The model that was chosen for the budget, and the latency expected of it."""
         return self.perception.choice
 
     @property
     def model(self) -> Model:
-        """The model that runs now: another one only under policy `adaptive`."""
+        """The model that runs now.
+
+        It differs from the chosen one while that is being opened, or if policy `adaptive` stepped.
+        """
         return self.perception.models[0]
 
     def __call__(self, frame: NDArray[np.uint8]) -> Result:
-        """uint8 [h, w, 3] of any size, views too -> Result; SourceError if it is no such frame."""
+        """Run the model on one frame, a uint8 array [h, w, 3] of any size; views are allowed.
+
+        SourceError if it is not such an array; EngineError if the engine fails on it.
+        """
         return self.perception([frame])[0][0]
 
     def close(self) -> None:

@@ -155,7 +155,7 @@ def test_bad_input_is_one_line_and_code_2(tmp_path: Path) -> None:
         ((*bundle, "--source", good, "--latency-budget-ms", "0.1", *CPU), "no model fits 0.1 ms"),
         ((*bundle, "--source", good, "--engine", "tvm"), "unknown engine 'tvm'"),
         ((*bundle, "--source", good, "--task", "pose"), "no task 'pose'; it has classification"),
-        ((*bundle, "--source", good, "--policy", "adaptive"), "keeps a latency budget: name one"),
+        ((*bundle, "--source", good, "--policy", "adaptive"), "needs a latency budget to keep"),
         ((*bundle, "--source", good, "--score", "2"), "score must lie in (0, 1)"),
     ):
         ran = run(*argv)

@@ -1,4 +1,4 @@
-"""Several tasks, several cameras, and what changes while frames come: real sessions throughout."""
+"""Several tasks, several cameras, and changes while frames come, with real engine sessions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FRAMES = [
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -67,15 +67,15 @@ def pairs(bundle: Bundle) -> List[Tuple[Model, ...]]:
     return [*itertools.product(*(bundle.front(task).models for task in TASKS))]
 
 
-def keep(figures: Dict[Tuple[Model, ...], float]) -> None:
-    """What whole calls of these models take together is known from before."""
-    found = [
+def keep(together_ms: Dict[Tuple[Model, ...], float]) -> None:
+    """Store what whole calls of these models take together, as if timed at an earlier start."""
+    latencies = [
         latency_file.StoredLatency(
             "+".join(m.sha256 for m in models), FRAME, "fp32", 1, ms, 44, False
         )
-        for models, ms in figures.items()
+        for models, ms in together_ms.items()
     ]
-    latency_file.keep(this_class(), found)
+    latency_file.keep(this_class(), latencies)
 
 
 def assert_same(found: Result, expected: Result) -> None:
@@ -98,7 +98,7 @@ def alone(bundle: Bundle, task: str, frames: Sequence[np.ndarray]) -> List[Resul
 # -- tasks ----------------------------------------------------------------------------------------
 
 
-def test_each_task_gives_what_its_own_runtime_gives_in_the_order_of_the_tasks(
+def test_each_task_gives_the_result_of_its_own_runtime_in_the_order_of_the_tasks(
     bundle: Bundle,
 ) -> None:
     for tasks in (TASKS, TASKS[::-1], ("segmentation", "classification", "detection")):
@@ -113,15 +113,18 @@ def test_each_task_gives_what_its_own_runtime_gives_in_the_order_of_the_tasks(
             assert one.timing.engine_ms > 0
 
 
-def test_a_budget_for_two_tasks_is_compared_with_what_both_take_together(bundle: Bundle) -> None:
-    """Detection has 0.3 / 0.4 and 0.4 / 0.4, segmentation too: with one better is as good as the
-    other, and the faster of the two is taken."""
+def test_a_budget_for_two_tasks_is_compared_with_the_time_of_both_together(bundle: Bundle) -> None:
+    """Both tasks have models of accuracy 0.3 and 0.4.
+
+    So it is equally good to take the better detector or the better segmenter, and the faster of
+    these two pairs is chosen.
+    """
     keep(dict(zip(pairs(bundle), (3.0, 6.0, 5.0, 11.0))))
     for budget, expected, ms in ((3.5, 0, 3.0), (7.0, 2, 5.0), (11.0, 3, 11.0), (None, 3, 11.0)):
         with perceiving(bundle, latency_budget_ms=budget) as perception:
             assert perception.models == perception.choice.models == pairs(bundle)[expected]
             assert perception.choice.p90_ms == ms
-            assert "timed together at a start" in perception.choice.source
+            assert "timed together at start-up" in perception.choice.source
             assert not perception.choice.calibrated
     names = r" \+ ".join(model.arch_id for model in pairs(bundle)[0])
     with pytest.raises(BudgetError, match=f"no model fits 2 ms: the fastest, {names}, has a p90"):
@@ -137,25 +140,25 @@ def test_on_an_unknown_board_pairs_are_timed_together_and_remembered(
         with perceiving(bundle, latency_budget_ms=1e4) as perception:
             assert perception.models == pairs(bundle)[-1]
             assert 0 < (perception.choice.p90_ms or 0) < 1e4
-        timed.append(caplog.text.count("is timed now"))
-    assert timed[0] in (1, 2)  # of three that are worth it
+        timed.append(caplog.text.count("timing model"))
+    assert timed[0] in (1, 2)  # of the three that are eligible
     assert timed[1] == 0
     kept = {f.sha256: f for f in latency_file.known(this_class())}
     best = kept["+".join(model.sha256 for model in pairs(bundle)[-1])]
     assert (best.p90_ms, best.calibrated) == (perception.choice.p90_ms, False)
 
 
-def test_tasks_that_make_no_sense_are_named(bundle: Bundle) -> None:
+def test_invalid_tasks_and_batches_are_named(bundle: Bundle) -> None:
     for tasks in ((), ("detection", "detection")):
-        with pytest.raises(DataError, match="name one or more, each once"):
+        with pytest.raises(DataError, match="name at least one task, and none of them twice"):
             perceiving(bundle, tasks)
     with pytest.raises(BundleError, match="no task 'pose'"):
         perceiving(bundle, ("detection", "pose"))
-    with pytest.raises(DataError, match=r"batch 0: .* a batch is 1 or more"):
+    with pytest.raises(DataError, match="batch must be 1 or more, not 0"):
         perceiving(bundle, batch=0)
 
 
-def test_without_a_bundle_it_is_the_one_that_ships_with_ramnas() -> None:
+def test_without_a_bundle_the_one_that_ships_with_ramnas_is_opened() -> None:
     with Perception.open(tasks=TASKS, engine=CPU) as perception:
         assert perception.bundle.path == ready.path()
 
@@ -163,7 +166,7 @@ def test_without_a_bundle_it_is_the_one_that_ships_with_ramnas() -> None:
 # -- batches --------------------------------------------------------------------------------------
 
 
-def test_a_batch_gives_each_frame_what_it_gives_alone(bundle: Bundle) -> None:
+def test_a_frame_gets_the_same_result_in_a_batch_as_alone(bundle: Bundle) -> None:
     tasks = ("classification", *TASKS)
     expected = [alone(bundle, task, FRAMES) for task in tasks]
     with perceiving(bundle, tasks, batch=3) as perception:
@@ -175,7 +178,7 @@ def test_a_batch_gives_each_frame_what_it_gives_alone(bundle: Bundle) -> None:
         kinds = [type(result) for result in found[0]]
         assert kinds == [Labels, Detections, Mask]
         for wrong in (FRAMES[:2], [*FRAMES, FRAMES[0]], []):
-            with pytest.raises(SourceError, match=f"takes 3 frames, given are {len(wrong)}"):
+            with pytest.raises(SourceError, match=f"takes 3 frames, but {len(wrong)} were given"):
                 perception(wrong)
         with pytest.raises(SourceError, match="must be a uint8 array"):
             perception([*FRAMES[:2], FRAMES[2] / 255])
@@ -183,11 +186,11 @@ def test_a_batch_gives_each_frame_what_it_gives_alone(bundle: Bundle) -> None:
     assert_same(again[2][1], found[2][1])
 
 
-def test_a_batch_has_figures_of_its_own(tmp_path: Path) -> None:
+def test_each_batch_size_has_its_own_latencies(tmp_path: Path) -> None:
     one, three = 1.0, 20.0
-    told = figure(this_class(), one, FRAME)
-    batched = msgspec.structs.replace(told[0], batch=3, p90_ms=three)
-    bundle = written(tmp_path / "b", classifiers([(*told, batched)] * 3))
+    single = figure(this_class(), one, FRAME)
+    batched = msgspec.structs.replace(single[0], batch=3, p90_ms=three)
+    bundle = written(tmp_path / "b", classifiers([(*single, batched)] * 3))
     with perceiving(bundle, ["classification"], latency_budget_ms=25.0) as perception:
         assert perception.choice.p90_ms == one
     with perceiving(bundle, ["classification"], latency_budget_ms=25.0, batch=3) as perception:
@@ -195,7 +198,7 @@ def test_a_batch_has_figures_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="has a p90 of 20 ms"):
         perceiving(bundle, ["classification"], latency_budget_ms=15.0, batch=3)
     with perceiving(bundle, ["classification"], latency_budget_ms=1e4, batch=2) as perception:
-        assert "timed at a start" in perception.choice.source
+        assert "timed at start-up" in perception.choice.source
     assert {f.batch for f in latency_file.known(this_class())} == {2}
 
 
@@ -206,9 +209,10 @@ def test_a_batch_has_figures_of_its_own(tmp_path: Path) -> None:
 def test_no_frame_is_lost_or_reordered_while_budgets_change_from_another_thread(
     bundle: Bundle, thread_bound: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each answer is that of some pair on the very frame; in the end it is that of the last one."""
+    """Each answer is one pair's result for that frame; the last budget's pair runs in the end."""
     monkeypatch.setattr(OrtBackend, "thread_bound", thread_bound)
-    monkeypatch.setattr(perception_module, "handover_ms", lambda: 0.1)  # not of a busy moment
+    # a busy moment would measure more
+    monkeypatch.setattr(perception_module, "handover_ms", lambda: 0.1)
     expected: Dict[Tuple[Model, ...], List[List[Result]]] = {}
     keep(dict(zip(pairs(bundle), (3.0, 6.0, 5.0, 11.0))))
     for budget in (3.5, 7.0, 50.0):
@@ -246,7 +250,7 @@ def test_no_frame_is_lost_or_reordered_while_budgets_change_from_another_thread(
                 one.boxes, other.boxes, atol=1e-3
             ) and np.array_equal(mask.classes, wanted.classes):  # fmt: skip
                 return models
-        raise AssertionError(f"no pair of models gives this for frame {frame}")
+        raise AssertionError(f"no pair of models gives this result for frame {frame}")
 
     seen = []
     with perceiving(bundle, latency_budget_ms=3.5) as perception:
@@ -271,7 +275,7 @@ def test_no_frame_is_lost_or_reordered_while_budgets_change_from_another_thread(
     assert len(set(seen)) > 1
 
 
-def test_a_budget_that_nothing_fits_changes_nothing(bundle: Bundle) -> None:
+def test_a_budget_that_no_model_fits_changes_nothing(bundle: Bundle) -> None:
     keep(dict(zip(pairs(bundle), (3.0, 6.0, 5.0, 11.0))))
     with perceiving(bundle, latency_budget_ms=6.0) as perception:
         before = (perception.choice, perception.models)
@@ -281,12 +285,12 @@ def test_a_budget_that_nothing_fits_changes_nothing(bundle: Bundle) -> None:
         assert (perception.choice, perception.models) == before
         assert (perception.latency_budget_ms, perception.switches) == (6.0, 0)
         perception.set_latency_budget(None)
-        with pytest.raises(BudgetError, match="policy adaptive keeps a latency budget"):
+        with pytest.raises(BudgetError, match="policy adaptive needs a latency budget"):
             perception.set_policy("adaptive")
         assert perception.policy == "fixed"
 
 
-def until_it_runs(perception: Perception, models: Tuple[Model, ...]) -> None:
+def call_until_running(perception: Perception, models: Tuple[Model, ...]) -> None:
     for _ in range(100_000):
         if perception.models == models:
             return
@@ -296,25 +300,25 @@ def until_it_runs(perception: Perception, models: Tuple[Model, ...]) -> None:
 
 
 def test_the_policy_changes_while_frames_come(bundle: Bundle) -> None:
-    """Figures that this machine cannot keep: `adaptive` goes down, `fixed` goes back."""
+    """The kept latencies are too good, so `adaptive` steps down and `fixed` goes back."""
     keep(dict(zip(pairs(bundle), (1e-6, 4e-6, 3e-6, 5e-6))))
     with perceiving(bundle, latency_budget_ms=1e-5) as perception:
         for _ in range(50):
             perception(FRAMES[:1])
         assert perception.models == pairs(bundle)[3]
         perception.set_policy("adaptive")
-        until_it_runs(perception, pairs(bundle)[0])
+        call_until_running(perception, pairs(bundle)[0])
         assert perception.choice.models == pairs(bundle)[3]
         perception.set_policy("fixed")
-        until_it_runs(perception, pairs(bundle)[3])
+        call_until_running(perception, pairs(bundle)[3])
         assert perception.switches >= 2
         perception(FRAMES[:1])
         assert (perception.p90_ms or 0) > 1e-5
-        with pytest.raises(DataError, match="a policy is fixed or adaptive"):
+        with pytest.raises(DataError, match="policy must be fixed or adaptive"):
             perception.set_policy("bold")
 
 
-def test_limits_change_with_the_next_frame_and_no_model_does(bundle: Bundle) -> None:
+def test_limits_change_with_the_next_frame_without_changing_models(bundle: Bundle) -> None:
     with perceiving(bundle) as perception:
 
         def scores() -> List[float]:
@@ -358,7 +362,7 @@ def test_calls_from_several_threads_wait_for_each_other(
                 assert_same(one, other)
 
 
-def test_what_is_closed_says_so(bundle: Bundle) -> None:
+def test_a_closed_perception_refuses_calls(bundle: Bundle) -> None:
     perception = perceiving(bundle)
     perception.close()
     perception.close()
@@ -367,7 +371,7 @@ def test_what_is_closed_says_so(bundle: Bundle) -> None:
         lambda: perception.set_latency_budget(5.0),
         lambda: perception.set_policy("fixed"),
     ):
-        with pytest.raises(DataError, match="this perception is closed"):
+        with pytest.raises(DataError, match="this Perception is closed"):
             call()
 
 
@@ -375,7 +379,7 @@ def test_what_is_closed_says_so(bundle: Bundle) -> None:
 
 
 class Flaky:
-    """onnxruntime, the fastest engine of all, until it is told to fail."""
+    """An engine that runs onnxruntime and fails while `failing` is set."""
 
     thread_bound = False
     failing = False
@@ -407,7 +411,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
     return engine
 
 
-def test_an_engine_that_fails_raises_and_another_one_goes_on(bundle: Bundle, flaky: Flaky) -> None:
+def test_after_an_engine_fails_another_one_can_be_opened(bundle: Bundle, flaky: Flaky) -> None:
     failed: Optional[str] = None
     with perceiving(bundle, engine="flaky") as perception:
         before = perception(FRAMES[:1])[0]
@@ -426,5 +430,7 @@ def test_an_engine_that_fails_raises_and_another_one_goes_on(bundle: Bundle, fla
             assert_same(one, other)
     with pytest.raises(BackendError, match=r"no engine runs this model: .*flaky is left out"):
         perceiving(bundle, engine="auto", without_engines=[*backends.ENGINES])
-    with pytest.raises(BackendError, match="engine flaky is named and left out at once"):
+    with pytest.raises(
+        BackendError, match="engine flaky is asked for, but without_engines excludes it"
+    ):
         perceiving(bundle, engine="flaky", without_engines={"flaky"})

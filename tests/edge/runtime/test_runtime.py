@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ramnas_edge.board.device import this_device
+from ramnas_edge.board.short_names import short_names
 from ramnas_edge.engines import backends
 from ramnas_edge.runtime import latency_file
 from ramnas_edge.runtime.choosing import ladder
@@ -29,7 +30,7 @@ P90_MS = (1.0, 2.0, 4.0)
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -39,16 +40,16 @@ def this_class() -> str:
 
 
 def a_bundle(path: Path, device_class: Optional[str] = None) -> Tuple[str, ...]:
-    """Three models with the figures above; their arch ids."""
-    named = device_class or this_class()
-    bundle = written(path, classifiers([figure(named, ms, FRAME) for ms in P90_MS]))
+    """Write a bundle of three models with the latencies above; return their arch ids."""
+    device_class = device_class or this_class()
+    bundle = written(path, classifiers([figure(device_class, ms, FRAME) for ms in P90_MS]))
     return tuple(model.arch_id for model in bundle.front().models)
 
 
 @pytest.mark.parametrize(
     ("budget", "expected"), [(1.0, 0), (1.99, 0), (2.0, 1), (3.9, 1), (4.0, 2), (None, 2)]
 )
-def test_most_accurate_model_within_the_budget_is_picked(
+def test_the_most_accurate_model_within_the_budget_is_chosen(
     tmp_path: Path, budget: Optional[float], expected: int
 ) -> None:
     ids = a_bundle(tmp_path / "b")
@@ -56,10 +57,14 @@ def test_most_accurate_model_within_the_budget_is_picked(
         assert runtime.choice.model.arch_id == ids[expected]
         assert runtime.choice.p90_ms == P90_MS[expected]
         assert runtime.choice.calibrated
-        assert "of the bundle, measured on this device class" in runtime.choice.source
+        board = short_names([this_class()])[this_class()]
+        assert runtime.choice.source == f"from the bundle, measured on this device class, {board}"
+        assert runtime.perception.device_class == this_class()
 
 
-def test_a_budget_no_model_meets_says_which_is_fastest_and_by_how_much(tmp_path: Path) -> None:
+def test_if_no_model_fits_the_error_names_the_fastest_and_by_how_much_it_misses(
+    tmp_path: Path,
+) -> None:
     ids = a_bundle(tmp_path / "b")
     message = f"no model fits 0.25 ms: the fastest, {ids[0]}, has a p90 of 1 ms .* by 0.75 ms"
     with pytest.raises(BudgetError, match=message):
@@ -78,46 +83,47 @@ def test_on_an_unknown_device_class_models_are_timed_by_bisection_and_remembered
             assert runtime.choice.source.startswith("uncalibrated, timed at")
             assert not runtime.choice.calibrated
             assert 0 < (runtime.choice.p90_ms or 0) < 1000
-        timed.append(",".join(i for i in ids if f"model {i} is timed now" in caplog.text))
-    assert timed == [f"{ids[1]},{ids[2]}", ""]  # the fastest was never asked for
+        timed.append(",".join(i for i in ids if f"timing model {i} now" in caplog.text))
+    assert timed == [f"{ids[1]},{ids[2]}", ""]  # the fastest one was never timed
     caplog.clear()
     with pytest.raises(BudgetError, match=f"the fastest, {ids[0]}, has a p90 of"):
         Runtime.open(tmp_path / "b", latency_budget_ms=1e-6, frame_hw=FRAME)
-    assert caplog.text.count("is timed now") == 1
+    assert caplog.text.count("timing model") == 1
 
 
-def test_a_calibration_made_here_comes_before_the_manifest(tmp_path: Path) -> None:
+def test_a_calibration_made_here_is_preferred_to_the_manifest(tmp_path: Path) -> None:
     ids = a_bundle(tmp_path / "b")
     bundle = written(tmp_path / "b", classifiers([figure(this_class(), 1.0, FRAME)] * 3))
-    figures = [
+    latencies = [
         StoredLatency(model.sha256, FRAME, "fp32", 1, p90_ms=ms, runs=44, calibrated=True)
         for model, ms in zip(bundle.front().models, (3.0, 6.0, 9.0))
     ]
-    latency_file.keep(this_class(), figures[:2])
+    latency_file.keep(this_class(), latencies[:2])
     with Runtime.open(tmp_path / "b", latency_budget_ms=5.0, frame_hw=FRAME) as runtime:
         assert runtime.choice.model.arch_id == ids[2]  # the manifest says 1 ms
-    latency_file.keep(this_class(), figures)
+    latency_file.keep(this_class(), latencies)
     with Runtime.open(tmp_path / "b", latency_budget_ms=5.0, frame_hw=FRAME) as runtime:
         assert (runtime.choice.model.arch_id, runtime.choice.p90_ms) == (ids[0], 3.0)
         assert runtime.choice.source.startswith("calibrated on 20")
         assert runtime.choice.calibrated
 
 
-def test_frames_of_another_size_are_timed_too(tmp_path: Path) -> None:
+def test_a_latency_for_another_frame_size_does_not_count(tmp_path: Path) -> None:
     a_bundle(tmp_path / "b")
     with Runtime.open(tmp_path / "b", latency_budget_ms=1e3, frame_hw=(480, 640)) as runtime:
-        assert "timed at a start" in runtime.choice.source
+        assert "timed at start-up" in runtime.choice.source
 
 
-def test_without_a_budget_nothing_is_timed_or_invented(tmp_path: Path) -> None:
+def test_without_a_budget_nothing_is_timed(tmp_path: Path) -> None:
     ids = a_bundle(tmp_path / "b", device_class="another-board")
     with Runtime.open(tmp_path / "b", frame_hw=FRAME) as runtime:
         assert (runtime.model.arch_id, runtime.choice.p90_ms) == (ids[2], None)
+        assert runtime.choice.expected == "unknown, as nothing is timed without a budget"
     assert not latency_file.path_of(this_class()).exists()
 
 
 def engine_outputs(bundle: Bundle, task: str, image: np.ndarray) -> List[np.ndarray]:
-    """What the engine makes of an image that has the size of the input; the most accurate model."""
+    """The most accurate model's outputs for an image that already has the input's size."""
     data = bundle.read_model(bundle.front(task).models[-1])
     session = backends.load("onnxruntime-cpu").open(data, backends.Options())
     return [np.asarray(output) for output in session.infer({"image": image[None]})]
@@ -169,7 +175,7 @@ def test_a_mask_has_the_size_of_the_frame(tmp_path: Path) -> None:
     assert result.names == CLASSES
 
 
-def test_a_bundle_of_several_tasks_runs_the_one_that_is_named(tmp_path: Path) -> None:
+def test_in_a_bundle_of_several_tasks_the_named_one_runs(tmp_path: Path) -> None:
     written(tmp_path / "b", classifiers(), heads("detection"), heads("segmentation"))
     frame = np.zeros((40, 60, 3), np.uint8)
     for task, kind in (
@@ -184,7 +190,7 @@ def test_a_bundle_of_several_tasks_runs_the_one_that_is_named(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("hw", [(64, 96), (80, 120)])
-def test_views_and_rgb_frames_give_what_plain_bgr_frames_give(
+def test_views_and_rgb_frames_give_the_same_result_as_bgr_frames(
     tmp_path: Path, hw: Tuple[int, int]
 ) -> None:
     written(tmp_path / "b", heads("detection"))
@@ -219,25 +225,25 @@ def test_one_bad_frame_does_not_stop_a_stream(tmp_path: Path) -> None:
             assert msgspec.structs.replace(after, timing=before.timing) == before
 
 
-def test_a_graph_that_takes_no_image_is_refused(tmp_path: Path) -> None:
+def test_a_graph_that_takes_another_image_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
     front, files = classifiers()
     wrong = [msgspec.structs.replace(m, input_hw=(40, 41)) for m in front.models]
     written(tmp_path / "b", (msgspec.structs.replace(front, models=tuple(wrong)), files))
-    with pytest.raises(BundleError, match=r"a bundle's graph takes a uint8 image \[N, 40, 41, 3\]"):
+    with pytest.raises(BundleError, match=r"must take a uint8 image \[N, 40, 41, 3\]"):
         Runtime.open(tmp_path / "b")
 
 
-def test_options_that_make_no_sense_are_named(tmp_path: Path) -> None:
+def test_invalid_options_are_named(tmp_path: Path) -> None:
     a_bundle(tmp_path / "b")
-    with pytest.raises(DataError, match=r"channels 'gray', .*: channels are bgr or rgb"):
+    with pytest.raises(DataError, match="channels must be bgr or rgb, not 'gray'"):
         Runtime.open(tmp_path / "b", channels="gray")
-    with pytest.raises(DataError, match="policy 'bold': a policy is fixed or adaptive"):
+    with pytest.raises(DataError, match="policy must be fixed or adaptive, not 'bold'"):
         Runtime.open(tmp_path / "b", policy="bold")
-    with pytest.raises(BudgetError, match="policy adaptive keeps a latency budget: name one"):
+    with pytest.raises(BudgetError, match="policy adaptive needs a latency budget to keep"):
         Runtime.open(tmp_path / "b", policy="adaptive")
 
 
-def test_weights_that_may_not_earn_money_are_said(
+def test_a_non_commercial_licence_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     written(tmp_path / "b", classifiers(), licence="CC-BY-NC-4.0")
@@ -245,17 +251,17 @@ def test_weights_that_may_not_earn_money_are_said(
         assert "for non-commercial use only: CC-BY-NC-4.0" in caplog.text
 
 
-def test_the_ladder_holds_what_is_worth_running_and_estimates_what_nobody_timed(
+def test_the_ladder_holds_models_worth_running_and_estimates_unknown_latencies(
     tmp_path: Path,
 ) -> None:
     def steps(front: TaskFront, chosen: Model) -> List[Tuple[Model, float]]:
-        found = ladder(combinations([front]), figures, (chosen,))
-        return [(model, ms) for (model,), ms in found]
+        rungs = ladder(combinations([front]), latencies, (chosen,))
+        return [(model, ms) for (model,), ms in rungs]
 
     def never(models: object) -> Pipelines:
         raise AssertionError("nothing is timed for a ladder")
 
-    figures = ExpectedLatencies("board", backends.Options(), FRAME, never)
+    latencies = ExpectedLatencies("board", backends.Options(), FRAME, never)
     front, files = classifiers([figure("board", 1.0, FRAME), (), ()])
     front = written(tmp_path / "b", (front, files)).front()
     small, middle, large = front.models

@@ -1,4 +1,4 @@
-"""Models changed under a stream of frames: real sessions, a policy that is told what to wish."""
+"""Models change while frames come: real engine sessions, and a policy that the test sets."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tests.models.bundles import classifiers, figure, written
 FRAMES = [np.random.default_rng(i).integers(0, 256, (24, 24, 3), np.uint8) for i in range(8)]
 
 
-class Told(Policy):
-    """Wishes for `wish`, whatever the calls take."""
+class ScriptedPolicy(Policy):
+    """Asks for the model `wanted`, whatever the calls take."""
 
-    wish = 0
+    wanted = 0
 
     def add(self, call_ms: float, now_s: float) -> int:
         super().add(call_ms, now_s)
-        return self.wish
+        return self.wanted
 
 
 class Bench:
-    """Opens the three models of a bundle and says which are open."""
+    """Opens the three models of a bundle and tracks which are open."""
 
     def __init__(self, path: Path) -> None:
         self.bundle = written(path, classifiers())
@@ -47,9 +47,9 @@ class Bench:
         self.begun: List[int] = []
         self.open: List[int] = []
         self.most_open = 0
-        self.gate = threading.Event()  # opening waits for it
+        self.gate = threading.Event()  # opening waits until it is set
         self.gate.set()
-        self.full: Optional[int] = None  # a model for which there is no memory
+        self.too_large: Optional[int] = None  # the model that finds no memory
 
     def run(self, policy: Policy, bound: bool = True) -> Switching:
         return Switching(self.start, SwitchPlan(self.ladder, policy), bound)
@@ -59,7 +59,7 @@ class Bench:
         bench, index = self, self.front.models.index(model)
         self.begun.append(index)
         assert self.gate.wait(60)
-        if index == self.full:
+        if index == self.too_large:
             raise OutOfMemoryError("no memory is left")
         backend = backends.load("onnxruntime-cpu")
         pipeline = open_pipeline(self.bundle, self.front, model, backend, backends.Options())
@@ -68,7 +68,7 @@ class Bench:
         self.most_open = max(self.most_open, len(self.open))
 
         class Watched:
-            """As TensorRT: used and closed by the thread that opened it, or not at all."""
+            """Like TensorRT: only the thread that opened the session may use and close it."""
 
             inputs, outputs = pipeline.session.inputs, pipeline.session.outputs
             running, session = pipeline.session.running, pipeline.session
@@ -93,10 +93,10 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "b")
 
 
-def told(model: int) -> Told:
-    """To stay with `model`."""
-    policy = Told((1.0, 2.0, 3.0), 10.0, model)
-    policy.wish = model
+def staying(model: int) -> ScriptedPolicy:
+    """Return a policy that stays with `model`."""
+    policy = ScriptedPolicy((1.0, 2.0, 3.0), 10.0, model)
+    policy.wanted = model
     return policy
 
 
@@ -112,24 +112,24 @@ def until(condition: Callable[[], bool], each: Callable[[], object]) -> int:
             return count
         each()
         time.sleep(1e-4)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition never became true")
 
 
-def test_every_frame_is_answered_in_order_by_a_model_that_is_open(bench: Bench) -> None:
-    """The score says which model it was and which frame it saw."""
+def test_every_frame_is_answered_in_order_by_an_open_model(bench: Bench) -> None:
+    """The score tells which model ran and which frame it saw."""
     backend = backends.load("onnxruntime-cpu")
     expected = []
     for model in bench.front.models:
         pipeline = open_pipeline(bench.bundle, bench.front, model, backend, backends.Options())
-        found = [pipeline([frame])[0] for frame in FRAMES]
-        expected.append([f.score for f in found if isinstance(f, Labels)])
-    policy = Told((1.0, 2.0, 3.0), 10.0, 2)
-    policy.wish = 2
+        results = [pipeline([frame])[0] for frame in FRAMES]
+        expected.append([r.score for r in results if isinstance(r, Labels)])
+    policy = ScriptedPolicy((1.0, 2.0, 3.0), 10.0, 2)
+    policy.wanted = 2
     switching = bench.run(policy)
     seen = []
     for count in range(400):
         if count % 20 == 0:
-            policy.wish = (policy.wish + 1) % 3
+            policy.wanted = (policy.wanted + 1) % 3
         before = policy.model
         score = labels(switching, FRAMES[count % 8]).score
         assert score == pytest.approx(expected[before][count % 8], abs=1e-6)
@@ -141,12 +141,12 @@ def test_every_frame_is_answered_in_order_by_a_model_that_is_open(bench: Bench) 
     assert bench.open == []
 
 
-def test_frames_go_on_while_the_next_model_is_opened(bench: Bench) -> None:
-    policy = Told((1.0, 2.0, 3.0), 10.0, 2)
-    policy.wish = 2
+def test_frames_are_answered_while_the_next_model_is_opened(bench: Bench) -> None:
+    policy = ScriptedPolicy((1.0, 2.0, 3.0), 10.0, 2)
+    policy.wanted = 2
     switching = bench.run(policy)
     bench.gate.clear()
-    policy.wish = 0
+    policy.wanted = 0
     for _ in range(50):
         labels(switching)
     assert policy.model == 2
@@ -156,20 +156,20 @@ def test_frames_go_on_while_the_next_model_is_opened(bench: Bench) -> None:
     switching.close()
 
 
-def test_after_a_step_up_the_way_back_is_open_until_the_model_has_proved_itself(
+def test_after_a_step_up_the_model_before_stays_open_for_a_window(
     bench: Bench,
 ) -> None:
-    policy = Told((1.0, 2.0, 3.0), 1e6, 0)
+    policy = ScriptedPolicy((1.0, 2.0, 3.0), 1e6, 0)
     switching = bench.run(policy)
-    policy.wish = 2
+    policy.wanted = 2
     until(lambda: policy.model == 2, lambda: labels(switching))
     assert sorted(bench.open) == [0, 2]
-    bench.gate.clear()  # nothing can be opened now, and the step down needs nothing
-    policy.wish = 0
+    bench.gate.clear()  # nothing can be opened now, but the step down does not need to
+    policy.wanted = 0
     labels(switching)
     assert policy.model == 0
     bench.gate.set()
-    policy.wish = 2
+    policy.wanted = 2
     until(lambda: policy.model == 2, lambda: labels(switching))
     for _ in range(WINDOW):
         labels(switching)
@@ -177,13 +177,13 @@ def test_after_a_step_up_the_way_back_is_open_until_the_model_has_proved_itself(
     switching.close()
 
 
-def test_a_larger_model_is_let_go_if_the_budget_broke_while_it_was_opened(bench: Bench) -> None:
-    policy = Told((1.0, 2.0, 3.0), 1e6, 0)
+def test_a_larger_model_is_closed_if_the_budget_broke_while_it_was_opened(bench: Bench) -> None:
+    policy = ScriptedPolicy((1.0, 2.0, 3.0), 1e6, 0)
     switching = bench.run(policy)
     bench.gate.clear()
-    policy.wish = 2
+    policy.wanted = 2
     labels(switching)
-    policy.wish, policy.budget_ms = 0, 1e-9
+    policy.wanted, policy.budget_ms = 0, 1e-9
     bench.gate.set()
     until(lambda: 2 in bench.open, lambda: None)
     until(lambda: bench.open == [0], lambda: labels(switching))
@@ -194,39 +194,39 @@ def test_a_larger_model_is_let_go_if_the_budget_broke_while_it_was_opened(bench:
 def test_a_model_that_cannot_be_opened_is_left_out(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.full = 2
-    policy = Told((1.0, 2.0, 3.0), 10.0, 0)
+    bench.too_large = 2
+    policy = ScriptedPolicy((1.0, 2.0, 3.0), 10.0, 0)
     switching = bench.run(policy)
-    policy.wish = 2
+    policy.wanted = 2
     left_out = f"{bench.front.models[2].arch_id} cannot be opened and is left out"
     until(lambda: left_out in caplog.text, lambda: labels(switching))
     assert policy.idle_ms[2] == float("inf")
-    policy.wish = 0
+    policy.wanted = 0
     labels(switching)
     switching.close()
     assert bench.open == []
     with pytest.raises(OutOfMemoryError):
-        bench.run(Told((1.0, 2.0, 3.0), 10.0, 2))
+        bench.run(ScriptedPolicy((1.0, 2.0, 3.0), 10.0, 2))
 
 
-def test_it_may_be_closed_while_a_model_is_opened(bench: Bench) -> None:
-    policy = Told((1.0, 2.0, 3.0), 10.0, 0)
+def test_it_can_be_closed_while_a_model_is_opened(bench: Bench) -> None:
+    policy = ScriptedPolicy((1.0, 2.0, 3.0), 10.0, 0)
     switching = bench.run(policy)
     bench.gate.clear()
-    policy.wish = 2
+    policy.wanted = 2
     labels(switching)
     threading.Timer(0.1, bench.gate.set).start()
     switching.close()
     assert bench.open == []
 
 
-def test_of_many_plans_in_a_row_those_that_were_passed_over_are_never_opened(bench: Bench) -> None:
-    switching = bench.run(told(2))
+def test_of_several_plans_in_a_row_the_superseded_ones_are_never_opened(bench: Bench) -> None:
+    switching = bench.run(staying(2))
     bench.gate.clear()
-    switching.follow(SwitchPlan(bench.ladder, told(0)))
+    switching.follow(SwitchPlan(bench.ladder, staying(0)))
     until(lambda: bench.begun == [2, 0], lambda: None)
     for model in (1, 0, 1):
-        switching.follow(SwitchPlan(bench.ladder, told(model)))
+        switching.follow(SwitchPlan(bench.ladder, staying(model)))
     bench.gate.set()
     until(lambda: switching.plan.models == bench.ladder[1], lambda: labels(switching))
     assert bench.begun == [2, 0, 1]
@@ -237,8 +237,8 @@ def test_of_many_plans_in_a_row_those_that_were_passed_over_are_never_opened(ben
 
 
 def test_a_plan_for_the_models_that_run_opens_nothing(bench: Bench) -> None:
-    switching = bench.run(told(1))
-    plan = SwitchPlan(bench.ladder[1:2], told(0))
+    switching = bench.run(staying(1))
+    plan = SwitchPlan(bench.ladder[1:2], staying(0))
     switching.follow(plan)
     assert switching.plan is plan
     labels(switching)
@@ -246,12 +246,12 @@ def test_a_plan_for_the_models_that_run_opens_nothing(bench: Bench) -> None:
     switching.close()
 
 
-def test_if_the_models_of_a_plan_cannot_be_opened_those_before_go_on(
+def test_if_the_models_of_a_plan_cannot_be_opened_the_current_ones_keep_running(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    switching = bench.run(told(0))
-    bench.full = 2
-    switching.follow(SwitchPlan(bench.ladder, told(2)))
+    switching = bench.run(staying(0))
+    bench.too_large = 2
+    switching.follow(SwitchPlan(bench.ladder, staying(2)))
     until(lambda: "is left out: no memory is left" in caplog.text, lambda: labels(switching))
     assert switching.plan.models == bench.ladder[0]
     labels(switching)
@@ -259,8 +259,8 @@ def test_if_the_models_of_a_plan_cannot_be_opened_those_before_go_on(
     assert bench.open == []
 
 
-def test_a_broken_frame_is_an_error_and_no_call(bench: Bench) -> None:
-    policy = Told((1.0, 2.0, 3.0), 10.0, 0)
+def test_a_broken_frame_raises_an_error_and_is_not_timed(bench: Bench) -> None:
+    policy = ScriptedPolicy((1.0, 2.0, 3.0), 10.0, 0)
     switching = bench.run(policy)
     with pytest.raises(SourceError, match="uint8 array"):
         labels(switching, np.zeros((4, 4, 3)))
@@ -268,15 +268,15 @@ def test_a_broken_frame_is_an_error_and_no_call(bench: Bench) -> None:
     switching.close()
 
 
-def test_a_runtime_steps_down_by_itself_when_its_figures_were_too_good(
+def test_a_runtime_steps_down_when_the_manifest_promises_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The manifest promises what this machine cannot keep; nothing but the fastest comes near."""
+    """No model can keep such a budget, so the fastest one runs in the end."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     version = backends.load("onnxruntime-cpu").version
     here = this_device().class_key("onnxruntime-cpu", version)
-    told = [figure(here, ms, (24, 24)) for ms in (1e-6, 2e-6, 3e-6)]
-    written(tmp_path / "b", classifiers(told))
+    latencies = [figure(here, ms, (24, 24)) for ms in (1e-6, 2e-6, 3e-6)]
+    written(tmp_path / "b", classifiers(latencies))
     with Runtime.open(
         tmp_path / "b", latency_budget_ms=1e-5, policy="adaptive", engine="onnxruntime-cpu",
         frame_hw=(24, 24),
@@ -287,7 +287,7 @@ def test_a_runtime_steps_down_by_itself_when_its_figures_were_too_good(
         assert runtime.choice.model == models[2]
 
 
-def test_handing_frames_over_is_part_of_what_is_expected(
+def test_the_expected_latency_includes_the_handover_to_another_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
