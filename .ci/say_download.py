@@ -23,6 +23,6 @@ for package in json.loads(report.stdout)["install"]:
 print(f"{requirement} and its dependencies: {total / 2**20:,.0f} MiB to download")
 if total > 2**30:
     print(
-        "This is the CUDA build. The CPU build has about a tenth of the size; to get it, stop here\n"
+        "This is the CUDA build. The CPU build has a tenth of its size; to get it, stop here\n"
         "(Ctrl-C) and add to the make command: TORCH_INDEX=https://download.pytorch.org/whl/cpu"
     )

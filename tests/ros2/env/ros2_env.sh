@@ -40,7 +40,7 @@ for package in rclpy rmw-fastrtps-cpp sensor-msgs diagnostic-msgs std-srvs lifec
   wheels+=("ros-jazzy-$package")
 done
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip 'empy<4' 'setuptools<80' catkin_pkg  # first: the wheels do not set versions
+pip 'empy<4' 'setuptools<80' catkin_pkg  # first: the wheels accept any version of them
 pip --only-binary=:all: "${wheels[@]}"
 pip "${colcon[@]}" -e "$root[cpu,test]"
 
