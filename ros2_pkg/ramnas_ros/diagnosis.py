@@ -63,6 +63,8 @@ class RunningModels(msgspec.Struct, frozen=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
+    """The content of one diagnostic_msgs/DiagnosticStatus."""
+
     level: int
     message: str
     values: Tuple[Tuple[str, str], ...]

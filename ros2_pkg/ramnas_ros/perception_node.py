@@ -309,7 +309,7 @@ class PerceptionNode(Node):  # type: ignore[misc]  # rclpy has no types
 
         def set_all(perception: Perception) -> None:
             parameters.apply(new, perception)
-            self._values = new  # here, so that no models are opened with the old values meanwhile
+            self._values = new  # before any other models can be opened with the old values
 
         if self._worker:
             self._worker.change(set_all)

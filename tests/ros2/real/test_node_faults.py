@@ -20,7 +20,7 @@ HW = (120, 160)
 CPU = "onnxruntime-cpu"
 
 
-def garbage() -> list[tuple[Image, str]]:
+def broken_images() -> list[tuple[Image, str]]:
     """Broken images, and the reason why each is refused."""
     good = frame(0, *HW)
     short = image(good, 1.0)
@@ -53,7 +53,7 @@ def test_broken_images_are_reported_and_the_next_good_one_gets_a_result(
         found = station.listen(Detection2DArray, "/perception/detections")
         camera = station.camera("/image")
         station.answer(camera, image(frame(0, *HW), 1.0), found)
-        for number, (message, reason) in enumerate(garbage()):
+        for number, (message, reason) in enumerate(broken_images()):
             camera.publish(message)
             level, _, values = station.status(lambda s, reason=reason: reason in s.message, reason)
             assert level == 1

@@ -48,8 +48,8 @@ def test_results_of_a_camera_at_30_hz_come_in_order_and_every_frame_is_accounted
 
 
 def test_an_event_is_waited_for_only_while_its_subscription_is(station: Station) -> None:
-    """Both share one condition in Fast DDS: while a thread takes an image, a wait for events alone
-    would return at once, over and over."""
+    """In Fast DDS a subscription and its events share one condition: while a thread takes an image,
+    a wait for events alone would return at once, over and over."""
     node = rclpy.create_node("one_subscription", context=station.node.context)
     events = SubscriptionEventCallbacks(incompatible_qos=lambda event: None)
     images = node.create_subscription(
