@@ -1,4 +1,4 @@
-"""A run folder, or a front file -> what the report shows, as plain data."""
+"""A run's folder, or the file of a front -> what the report shows, as plain data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import msgspec
 from ramnas_edge.measuring.record import LatencyRecord, Target
 from ramnas_edge.measuring.store import Store
 from ramnas_host.report import ladders
+from ramnas_host.report.labels import labels_of
 from ramnas_host.report.ladders import Ladder
 from ramnas_host.search import front as fronts
 from ramnas_host.search import verification
 from ramnas_host.search.front import Candidate, Front, ObjectiveValue, Settings
-from ramnas_host.search.objectives import MACS, UNITS
+from ramnas_host.search.objectives import MACS, TOP1, UNITS
 from ramnas_host.surrogates.surrogate import Score
 from ramnas_models.bundle import Bundle, open_bundle
 from ramnas_models.errors import DataError
@@ -27,16 +28,23 @@ FRONTS, RECORDS, BUNDLE, STEPS = (
 
 
 class Axis(msgspec.Struct, frozen=True):
-    """An objective as the page names it; `unit` is that of its figures but MACs, which are raw."""
+    """An objective: `name` is its key in the data, and `label` is what people read.
+
+    `unit` is the unit of its values; those of MACs are single MACs all the same.
+    """
 
     name: str
+    label: str
     kind: str
     unit: str
     device_class: str
 
 
 class ReportModel(msgspec.Struct, frozen=True):
-    """A candidate; figures by the name of their objective, as the front file has them."""
+    """A candidate of the front, with its values by the name of the objective.
+
+    `bundled` says that a budget may pick it.
+    """
 
     arch_id: str
     name: str
@@ -48,7 +56,10 @@ class ReportModel(msgspec.Struct, frozen=True):
 
 
 class Scatter(msgspec.Struct, frozen=True):
-    """One surrogate: (truth, prediction) of the samples, held out, and of the verified front."""
+    """One surrogate, with (truth, prediction) of its held-out samples and of the verified front.
+
+    `front_tau` is Kendall's tau on the verified front, None where there is no order to compare.
+    """
 
     objective: str
     family: str
@@ -59,7 +70,10 @@ class Scatter(msgspec.Struct, frozen=True):
 
 
 class RecordedRun(msgspec.Struct, frozen=True):
-    """Records of one run and target on a board, counted by validity."""
+    """The records of one run and target on a board, counted by validity.
+
+    `what` says in words what was measured.
+    """
 
     name: str
     what: str
@@ -67,22 +81,27 @@ class RecordedRun(msgspec.Struct, frozen=True):
 
 
 class ReportBoard(msgspec.Struct, frozen=True):
+    """A class of boards, and what is known of it and its records."""
+
     device_class: str
     facts: dict[str, str]
     runs: tuple[RecordedRun, ...]
 
 
 class DoneCommand(msgspec.Struct, frozen=True):
-    """A command that made the run, and how long it took."""
+    """A verb of `ramnas` that made a part of the run, with its arguments and its duration."""
 
     argv: tuple[str, ...]
     seconds: float
 
 
 class Report(msgspec.Struct, frozen=True):
+    """All that the page shows. `short_names` has a name for people for each device class."""
+
     title: str
     space: str
     verified: bool
+    short_names: dict[str, str]
     axes: tuple[Axis, ...]
     models: tuple[ReportModel, ...]
     ladders: tuple[Ladder, ...]
@@ -95,10 +114,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def read(run: Path, store: Path | None = None, bundle: Path | None = None) -> Report:
-    """All that is known of `run`: a folder such as runs/demo, or the file of a front.
+    """Collect all that is known of `run`, a folder such as runs/demo or the file of a front.
 
-    Of a folder its own store and bundle are taken where none is named. DataError if there is no
-    front, or if what is named is not there.
+    For a folder, its own store and bundle are used where none is given. DataError if there is no
+    front, or if a file that was given does not exist.
     """
     front = fronts.load(front_of(run))
     if run.is_dir():
@@ -116,7 +135,10 @@ def read(run: Path, store: Path | None = None, bundle: Path | None = None) -> Re
 
 
 def front_of(run: Path) -> Path:
-    """The verified front of a folder, else the one that was searched; a file is itself."""
+    """The file of the front: `run` itself, or the verified or else the searched one in a folder.
+
+    DataError if a folder has neither.
+    """
     if not run.is_dir():
         return run
     for name in FRONTS:
@@ -133,29 +155,33 @@ def build(
     bundle: Bundle | None = None,
     steps: tuple[DoneCommand, ...] = (),
 ) -> Report:
-    """The same from what was read. The models that budgets pick are those of the bundle, or those
-    that `ramnas bundle` would take."""
-    steps_of = ladders.of_bundle(bundle, front) if bundle else ladders.of_front(front)
-    bundled = {rung.arch_id for ladder in steps_of for rung in ladder.rungs}
-    classes = [one.device_class for one in front.objectives if one.device_class]
-    classes += [ladder.device_class for ladder in steps_of]
+    """Put the report together from what was read.
+
+    Budgets pick among the models of the bundle. Without a bundle they pick among those that
+    `ramnas bundle` would choose.
+    """
+    found = ladders.of_bundle(bundle, front) if bundle else ladders.of_front(front)
+    bundled = {rung.arch_id for ladder in found for rung in ladder.rungs}
+    classes = [ladder.device_class for ladder in found]
     classes += [record.device_class for record in records]
+    labels = labels_of(front.objectives, classes)
     return Report(
         title=title,
         space=front.space,
         verified=any(c.measured for c in front.candidates),
+        short_names=labels.boards,
         axes=tuple(
-            Axis(one.name, one.kind, UNITS[one.kind], one.device_class) for one in front.objectives
+            Axis(one.name, labels.objectives[one.name], one.kind, UNITS[one.kind], one.device_class)
+            for one in front.objectives
         ),
         models=tuple(_model(c, c.arch_id in bundled) for c in front.candidates),
-        ladders=tuple(steps_of),
+        ladders=tuple(found),
         scatters=_scatters(front),
         boards=tuple(
-            _board(name, [r for r in records if r.device_class == name])
-            for name in dict.fromkeys(classes)
+            _board(name, [r for r in records if r.device_class == name]) for name in labels.boards
         ),
         constraints=tuple(
-            f"{c.objective} {'>=' if c.objective == 'top1' else '<='} {c.limit:g}"
+            f"{labels.objectives[c.objective]} {'>=' if c.objective == TOP1 else '<='} {c.limit:g}"
             for c in front.constraints
         ),
         settings=front.settings,
@@ -165,11 +191,14 @@ def build(
 
 
 def arch_text(arch: Arch) -> str:
-    """`48 px; stem 16; 16x1 k3 e1, ...; head 512`: per stage width x depth, kernel, expansion."""
+    """`48 px; stem 16; 16x1 k3 e1, ...; head 512`: for each stage width x depth, kernel, expansion.
+
+    Kernels and expansions of a stage's blocks are separated by slashes.
+    """
     stages = []
     for stage in arch.stages:
         kernels, expands = (
-            "/".join(str(v) for v in of if v) for of in (stage.kernels, stage.expands)
+            "/".join(str(v) for v in values if v) for values in (stage.kernels, stage.expands)
         )
         stages.append(f"{stage.width}x{stage.depth} k{kernels} e{expands}")
     return f"{arch.resolution} px; stem {arch.stem}; {', '.join(stages)}; head {arch.head}"
@@ -226,8 +255,8 @@ def _board(device_class: str, records: list[LatencyRecord]) -> ReportBoard:
 
 
 def target_text(target: Target) -> str:
-    """What was measured, in words."""
-    size = "x".join(map(str, target.input_hw)) if target.input_hw else "the size of the arch"
+    """What was measured, in words: the task, the input, the batch, the engine and its threads."""
+    size = "x".join(map(str, target.input_hw)) if target.input_hw else "the arch's own resolution"
     what = f"engine alone at {size}"
     if target.frame_hw:
         what = f"whole calls on frames of {'x'.join(map(str, target.frame_hw))}"
@@ -238,7 +267,7 @@ def target_text(target: Target) -> str:
 
 
 def _facts(records: list[LatencyRecord]) -> dict[str, str]:
-    """Of the board, and of how it was while it measured; only what is known."""
+    """What is known of the board, and of its state while it measured."""
     device = next((r.device for r in records if r.device), None)
     seen = [r.conditions for r in records if r.conditions]
     facts: dict[str, str | None] = {}
@@ -265,7 +294,7 @@ def _facts(records: list[LatencyRecord]) -> dict[str, str]:
 
 
 def _steps(path: Path) -> tuple[DoneCommand, ...]:
-    """What the demo did, if it made the folder."""
+    """The steps of the demo, if it made the folder; none if the file is missing or unreadable."""
     try:
         done = json.loads(path.read_bytes())
         return tuple(DoneCommand(tuple(step["argv"]), step["seconds"]) for step in done.values())

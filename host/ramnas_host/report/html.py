@@ -1,4 +1,4 @@
-"""What the report shows -> one HTML page that carries its style, its script and its data."""
+"""What the report shows -> one HTML page that contains its style, its script and its data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _FOLDER = Path(__file__).parent / "assets"
 
 
 def page(report: Report) -> bytes:
-    """The template filled in. Its policy lets a browser run this script alone and load nothing."""
+    """Fill in the template.
+
+    The page's Content-Security-Policy allows this one script and style, and loads nothing else.
+    """
     style, script = (_text(name) for name in ("report.css", "report.js"))
     parts = {
         "title": html.escape(f"ramnas: {report.title}"),
@@ -28,13 +31,13 @@ def page(report: Report) -> bytes:
         "script_hash": _hash(script),
         "data": in_html(msgspec.json.encode(report).decode()),
     }
-    # in one pass: what is filled in is never looked at again
+    # in one pass, so that braces inside the filled-in text are never replaced
     filled = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _text("report.html"))
     return filled.encode()
 
 
 def in_html(json: str) -> str:
-    """The same JSON without `<`: no `</script>` or `<!--` of a name ends or opens anything."""
+    """The same JSON without any `<`, so that no name can end the script or open a comment."""
     return json.replace("<", "\\u003c")
 
 
@@ -43,5 +46,5 @@ def _text(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline style or script."""
+    """The hash by which a Content-Security-Policy allows an inline style or script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

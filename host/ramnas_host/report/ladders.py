@@ -1,4 +1,4 @@
-"""A bundle, or the front it would be made of -> the models among which a budget picks, by board."""
+"""A bundle, or the front for one -> for each board the models among which a budget picks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from ramnas_models.onnx_graph import Normalisation
 
 
 class Rung(msgspec.Struct, frozen=True):
-    """One model: p90 and corrected median (ms) there; `value`: what the runtime ranks it by."""
+    """One model of a ladder: its p90 and drift-corrected median on that board, in ms.
+
+    `value` is what the runtime ranks models by.
+    """
 
     arch_id: str
     name: str
@@ -30,8 +33,9 @@ class Rung(msgspec.Struct, frozen=True):
 class Ladder(msgspec.Struct, frozen=True):
     """The models of a task on one class of board, fast to slow, as measured under `conditions`.
 
-    `whole_calls`: resize and decode included, which is what a budget is compared with. `unknown`:
-    models without a figure there; a runtime would time them at its start.
+    `whole_calls` says that resize and decode were timed too, as in the p90 that a budget is
+    compared with. `unknown` counts the models without a latency here, which a runtime would time
+    when it starts. `source` says in words where the latencies come from.
     """
 
     device_class: str
@@ -45,19 +49,25 @@ class Ladder(msgspec.Struct, frozen=True):
 
 
 def of_bundle(bundle: Bundle, front: Front) -> list[Ladder]:
-    """By the figures of the manifest; energy and names of models are those of `front`."""
-    return _ladders(bundle.manifest.tasks, front, "of the bundle")
+    """The ladders of a bundle, from the latencies in its manifest.
+
+    The energies and the names of the models come from `front`.
+    """
+    return _ladders(bundle.manifest.tasks, front, "from the bundle")
 
 
 def of_front(front: Front) -> list[Ladder]:
-    """By the models that `ramnas bundle` would choose: as measured, else as predicted."""
-    source = "of the verified front"
+    """The ladders of the models that `ramnas bundle` would choose from this front.
+
+    Latencies are the measured ones; for a front that is not verified, the predicted ones.
+    """
+    source = "from the verified front"
     if not any(c.measured for c in front.candidates):
-        source = "as predicted, not measured"
+        source = "predicted, not measured"
         front = _taken_as_measured(front)
     try:
         chosen = front_bundle.choose(front)
-    except DataError:  # nothing was measured of all that it takes
+    except DataError:  # no candidate has both top-1 and a cost
         return []
     models = tuple(
         Model(
@@ -72,7 +82,10 @@ def of_front(front: Front) -> list[Ladder]:
 
 
 def _taken_as_measured(front: Front) -> Front:
-    """A latency without a predicted p90 is left out: no budget can be compared with it."""
+    """The front with its predictions in place of measurements.
+
+    A latency without a predicted p90 is left out, because no budget can be compared with it.
+    """
     timed = [
         one.name
         for one in front.objectives
@@ -112,7 +125,7 @@ def _rungs(
     names = {c.arch_id: c.name for c in front.candidates}
     energy = _energy(front, task.task, str(conditions[0]))
     rungs = []
-    for one in combinations([task]):  # the runtime's own order and values
+    for one in combinations([task]):  # in the runtime's order and with its values
         (model,) = one.models
         for latency in model.latency:
             if bundles.setup_of(latency) == conditions:
@@ -128,7 +141,7 @@ def _rungs(
 
 
 def _energy(front: Front, task: str, device_class: str) -> dict[str, float]:
-    """mJ by arch id, as measured of that task on that board."""
+    """Arch id -> energy in mJ, as measured for this task on this board."""
     for objective in front.objectives:
         target = objective.target
         if objective.kind == ENERGY and target and (target.task, objective.device_class) == (
@@ -143,7 +156,7 @@ def _energy(front: Front, task: str, device_class: str) -> dict[str, float]:
 
 
 def _words(latency: Latency) -> str:
-    calls = "engine alone, no resize and decode"
+    calls = "engine alone, without resize and decode"
     if latency.frame_hw:
         calls = f"whole calls on {latency.frame_hw[0]}x{latency.frame_hw[1]} frames"
     return (

@@ -1,4 +1,4 @@
-"""A front, and what its surrogates knew, as pictures."""
+"""A front, or a comparison of fronts -> plots as PNG files."""
 
 from __future__ import annotations
 
@@ -9,92 +9,113 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ramnas_host.report.labels import labels_of
 from ramnas_host.search.front import Front
-from ramnas_host.search.objectives import LATENCY, MACS, TOP1, UNITS, Objective
+from ramnas_host.search.objectives import ENERGY, LATENCY, MACS, TOP1, UNITS, Objective
 from ramnas_models.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ramnas_host.search import front as fronts
     from ramnas_host.search.comparison import Comparison
+    from ramnas_host.search.front import ObjectiveValue
+
+
+_COST_LABELS = {
+    LATENCY: "latency (ms, drift-corrected median)",
+    ENERGY: "energy (mJ per inference)",
+    MACS: "MACs (millions)",
+}
 
 
 def plot_front(front: Front, bundled: Collection[str], path: Path) -> None:
-    """PNG: predicted and measured top-1 over every cost; the models of the bundle are named."""
+    """Write a PNG of top-1 over each cost, predicted and measured, one panel per cost.
+
+    The models whose arch id is in `bundled` are marked and named.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     costs = [objective for objective in front.objectives if objective.kind != TOP1]
-    figure, axes = plt.subplots(
+    labels = labels_of(front.objectives)
+    figure, panels = plt.subplots(
         len(costs), figsize=(8, 5 * len(costs)), layout="constrained", squeeze=False
     )
-    for objective, one in zip(costs, axes[:, 0], strict=True):
-        _plot(front, objective, bundled, one)
+    for objective, axes in zip(costs, panels[:, 0], strict=True):
+        _plot(front, objective, bundled, axes)
+        axes.set_title(labels.objectives[objective.name], fontsize=9)
+    _explain(figure, labels.legend)
     _save(figure, path)
 
 
 def plot_surrogates(front: Front, path: Path) -> None:
-    """PNG: predicted over true of every surrogate, held-out samples and the verified front."""
+    """Write a PNG of predicted over true values, one panel per surrogate.
+
+    The points are the held-out samples and the candidates of a verified front.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     kinds = {one.name: one.kind for one in front.objectives}
+    labels = labels_of(front.objectives)
     n = max(1, len(front.surrogates))
-    figure, axes = plt.subplots(1, n, figsize=(5 * n, 5), layout="constrained", squeeze=False)
-    for (name, chosen), one in zip(front.surrogates.items(), axes[0], strict=False):
-        found = [
+    figure, panels = plt.subplots(1, n, figsize=(5 * n, 5), layout="constrained", squeeze=False)
+    for (name, chosen), axes in zip(front.surrogates.items(), panels[0], strict=False):
+        verified = [
             (c.measured[name].value, c.predicted[name].value)
             for c in front.candidates
             if name in c.measured
         ]
         for label, pairs, color, size in (
             ("held-out samples", chosen.held_out, "tab:grey", 3),
-            ("the verified front", found, "tab:blue", 5),
+            ("the verified front", verified, "tab:blue", 5),
         ):
             truth, predicted = [x for x, _ in pairs], [y for _, y in pairs]
-            one.plot(truth, predicted, "o", color=color, ms=size, alpha=0.7, label=label)
-        one.axline((one.get_xlim()[0],) * 2, slope=1, color="k", linewidth=0.7, linestyle="--")
-        one.set_xlabel(f"true ({UNITS[kinds[name]]})")
-        one.set_ylabel(f"predicted ({UNITS[kinds[name]]})")
+            axes.plot(truth, predicted, "o", color=color, ms=size, alpha=0.7, label=label)
+        axes.axline((axes.get_xlim()[0],) * 2, slope=1, color="k", linewidth=0.7, linestyle="--")
+        axes.set_xlabel(f"true ({UNITS[kinds[name]]})")
+        axes.set_ylabel(f"predicted ({UNITS[kinds[name]]})")
         tau = chosen.scores[chosen.family].tau
-        one.set_title(f"{name}\n{chosen.family}, tau {tau:.3f}", fontsize=9)
-        one.legend()
+        axes.set_title(f"{labels.objectives[name]}\n{chosen.family}, tau {tau:.3f}", fontsize=9)
+        axes.legend()
+    _explain(figure, labels.legend)
     _save(figure, path)
 
 
-def plot_comparison(found: Sequence[Comparison], path: Path) -> None:
-    """PNG: the MACs-driven and the latency-driven front over measured latency, a panel a batch."""
+def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write a PNG of the MACs-driven and the latency-driven front, one panel per batch size."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, len(found), figsize=(7 * len(found), 5), layout="constrained", squeeze=False
+    labels = labels_of((), (one.device_class for one in comparisons))
+    figure, panels = plt.subplots(
+        1, len(comparisons), figsize=(7 * len(comparisons), 5), layout="constrained", squeeze=False
     )
-    for of, one in zip(found, axes[0], strict=True):
+    for one, axes in zip(comparisons, panels[0], strict=True):
         for name, points, marker, volume in (
-            ("MACs-driven", of.by_macs, "s", of.hypervolume_by_macs),
-            ("latency-driven", of.by_latency, "o", of.hypervolume_by_latency),
+            ("MACs-driven", one.by_macs, "s", one.hypervolume_by_macs),
+            ("latency-driven", one.by_latency, "o", one.hypervolume_by_latency),
         ):
             ms, top1 = [p.ms for p in points], [100 * p.top1 for p in points]
             label = f"{name}, hypervolume {volume:.3f}"
-            one.plot(ms, np.maximum.accumulate(top1), drawstyle="steps-post", alpha=0.5)
-            color = one.lines[-1].get_color()
-            one.plot(ms, top1, marker, color=color, label=label, ms=5)
-        one.set_xscale("log")
-        _plain_ticks(one)
-        one.set_xlabel(f"measured latency of a batch of {of.batch} (ms, drift-corrected median)")
-        one.set_ylabel("top-1 on validation images (%)")
-        one.set_title(f"batch {of.batch}, {of.device_class}", fontsize=9)
-        one.grid(alpha=0.3, which="both")
-        one.legend()
+            axes.plot(ms, np.maximum.accumulate(top1), drawstyle="steps-post", alpha=0.5)
+            color = axes.lines[-1].get_color()
+            axes.plot(ms, top1, marker, color=color, label=label, ms=5)
+        axes.set_xscale("log")
+        _plain_ticks(axes)
+        axes.set_xlabel(f"measured latency of a batch of {one.batch} (ms, drift-corrected median)")
+        axes.set_ylabel("top-1 on validation images (%)")
+        axes.set_title(f"batch {one.batch}, {labels.boards[one.device_class]}", fontsize=9)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    _explain(figure, labels.legend)
     _save(figure, path)
 
 
@@ -103,6 +124,12 @@ def _plain_ticks(axes: Axes) -> None:
 
     for axis in ("major", "minor"):
         getattr(axes.xaxis, f"set_{axis}_formatter")(FuncFormatter(lambda x, _: f"{x:.2g}"))
+
+
+def _explain(figure: Figure, legend: Sequence[str]) -> None:
+    """Below the panels: which device classes the short names stand for."""
+    if legend:
+        figure.supxlabel("\n".join(legend), fontsize=7, color="tab:grey")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -118,12 +145,12 @@ def _plot(front: Front, cost: Objective, bundled: Collection[str], axes: Axes) -
     axes.set_xscale("log")
     scale = 1e-6 if cost.kind == MACS else 1.0
 
-    def point(figures: dict[str, fronts.ObjectiveValue]) -> tuple[float, float]:
-        return scale * figures[cost.name].value, 100 * figures[TOP1].value
+    def point(values: dict[str, ObjectiveValue]) -> tuple[float, float]:
+        return scale * values[cost.name].value, 100 * values[TOP1].value
 
     measured = [c for c in front.candidates if {TOP1, cost.name} <= set(c.measured)]
     chosen = [c for c in measured if c.arch_id in bundled]
-    for c in measured:  # how far each prediction was from the truth
+    for c in measured:  # a line from the prediction to the truth
         ends = zip(point(c.predicted), point(c.measured), strict=True)
         axes.plot(*ends, "-", color="tab:grey", linewidth=0.7, alpha=0.6)
     for label, points, fill, edge in (
@@ -142,10 +169,8 @@ def _plot(front: Front, cost: Objective, bundled: Collection[str], axes: Axes) -
             xytext=(5, -11),
             fontsize=8,
         )
-    median = "drift-corrected median, " if cost.kind == LATENCY else ""
-    axes.set_xlabel(f"{cost.kind} ({median}{UNITS[cost.kind]})")
+    axes.set_xlabel(_COST_LABELS[cost.kind])
     axes.set_ylabel("top-1 on validation images (%)")
-    axes.set_title(cost.name, fontsize=9)
     _plain_ticks(axes)
     axes.grid(alpha=0.3, which="both")
     axes.legend()

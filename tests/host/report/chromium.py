@@ -1,4 +1,4 @@
-"""A real Chromium without a window: pages are loaded, keys pressed, and what it says is kept."""
+"""A real Chromium without a window, which loads pages, presses keys and keeps its log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# nothing of its own business goes to the network either; as root it needs --no-sandbox
+# The browser itself must not use the network either. As root it needs --no-sandbox.
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -19,24 +19,24 @@ _FLAGS = (
 
 
 class Chromium:
-    """The driver, and what the pages since the last `load` logged and asked for."""
+    """The driver, and what the page logged and requested since the last `load`."""
 
     def __init__(self, driver) -> None:
         self.driver = driver
 
     def load(self, page: Path, **features: str) -> None:
-        """Open `page`; `features` are of CSS media, such as prefers_color_scheme="dark"."""
+        """Open `page` with these CSS media features, such as prefers_color_scheme="dark"."""
         wanted = [{"name": k.replace("_", "-"), "value": v} for k, v in features.items()]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wanted})
         self.console(), self.requests()
         self.driver.get(page.as_uri())
 
     def console(self) -> list[str]:
-        """Errors and warnings, a policy's refusals among them."""
+        """Errors and warnings, including what the page's policy blocked."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """URLs that were asked for, but for those that carry their content themselves."""
+        """The URLs that were requested, except data: URLs."""
         messages = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         urls = [
             m["params"]["request"]["url"]
@@ -58,12 +58,12 @@ class Chromium:
 
 @contextmanager
 def started(profile: Path) -> Iterator[Chromium]:
-    """Skips where there is no Chromium, or no driver of it."""
+    """Start Chromium; skip the test where Chromium or its driver is not installed."""
     webdriver = pytest.importorskip("selenium.webdriver")
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
     if not (browser and driver):
-        pytest.skip("no Chromium here: apt install chromium chromium-driver")
+        pytest.skip("Chromium is not installed: apt install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):

@@ -32,6 +32,7 @@ from tests.models.bundles import WHOLE
 CARDS = """return [...document.querySelectorAll("#picks article")].map(
   (card) => [card.dataset.task, card.dataset.deviceClass, card.dataset.pick, card.innerText])"""
 FRAME = (480, 640)
+XEON = "intel-r-xeon-r-processor_2c_24gib_linux-x86-64_onnxruntime-cpu-1.32"
 EVIL = "</script><script>window.broken = 1</script><!-- <img src=x onerror=window.broken=2>"
 
 
@@ -52,8 +53,10 @@ def of(found: Front, **what: object) -> Report:
 
 
 def bundle(path: Path, figures: dict[str, list[tuple[float, float]]]) -> Bundle:
-    """Models of (accuracy, p90 in ms) of each task, on boards whose names end in 1, 2, ... times
-    slower."""
+    """A bundle whose models have these (accuracy, p90 in ms) by task.
+
+    They were measured on two boards; board2 is twice as slow as board1.
+    """
     tasks, files = [], {}
     for task, pairs in figures.items():
         models = []
@@ -79,11 +82,11 @@ def bundle(path: Path, figures: dict[str, list[tuple[float, float]]]) -> Bundle:
 
 
 def never(models: object) -> None:
-    raise AssertionError("nothing is to be timed")
+    raise AssertionError("the manifest has every latency, so nothing must be timed")
 
 
 def test_picks_are_those_of_the_runtime_at_every_budget(browser: Chromium, tmp_path: Path) -> None:
-    # of the third and fourth one is better and faster; the last two are equally good
+    # the third model beats the fourth in both; the last two are equally accurate
     pairs = [(0.7, 1.0), (0.8, 2.5), (0.9, 4.0), (0.85, 5.5), (0.95, 9.0), (0.95, 8.0)]
     made = bundle(
         tmp_path / "bundle",
@@ -131,9 +134,9 @@ def test_moving_the_slider_changes_the_pick(browser: Chromium, tmp_path: Path) -
         slider.send_keys(Keys.PAGE_UP)
     ids = [c.arch_id for c in found.candidates]
     order = [one for i, one in enumerate(seen) if i == 0 or one != seen[i - 1]]
-    assert order == ["", *ids]  # nothing fits, then one after the other
+    assert order == ["", *ids]  # first no model fits, then one after the other
     assert browser.one("tr.picked").get_attribute("data-id") == pick()
-    assert browser.one("#said").get_attribute("textContent") == f"board: {pick()}"
+    assert browser.one("#spoken").get_attribute("textContent") == f"board: {pick()}"
     assert browser.one(".mark.measured.picked").get_attribute("data-id") == pick()
 
 
@@ -156,9 +159,9 @@ def test_pointer_and_focus_show_the_arch(browser: Chromium, tmp_path: Path) -> N
     assert arch_text(found.candidates[1].arch) in tip.text
 
 
-def whole(name: str = "board", title: str = "run") -> Report:
-    """Everything that a page may show, the board and the models under a name of choice."""
-    board = Objective(LATENCY, name, timed((1, 0.9)).objectives[1].target)
+def whole(device_class: str = "board", model: str = "A0", title: str = "run") -> Report:
+    """A report with everything that a page may show."""
+    board = Objective(LATENCY, device_class, timed((1, 0.9)).objectives[1].target)
     found = front(
         *(
             {
@@ -178,11 +181,11 @@ def whole(name: str = "board", title: str = "run") -> Report:
         ),
         hypervolumes=(0.5, 0.7, 0.71),
         candidates=tuple(
-            msgspec.structs.replace(c, name=name if i == 1 else "")
+            msgspec.structs.replace(c, name=model if i == 1 else "")
             for i, c in enumerate(found.candidates)
         ),
     )  # fmt: skip
-    records = [record(c.arch, 1.0, device=name) for c in found.candidates]
+    records = [record(c.arch, 1.0, device=device_class) for c in found.candidates]
     return of(found, title=title, records=records)
 
 
@@ -201,7 +204,7 @@ def test_loading_asks_for_nothing_and_logs_nothing(browser: Chromium, tmp_path: 
 
 
 def test_names_cannot_break_out_of_the_data(browser: Chromium, tmp_path: Path) -> None:
-    load(browser, whole(EVIL, title=EVIL), tmp_path)
+    load(browser, whole(EVIL, EVIL, EVIL), tmp_path)
     assert browser.one("h1").text == EVIL
     assert browser.driver.title == f"ramnas: {EVIL}"
     assert browser.one("#picks article").get_attribute("data-device-class") == EVIL
@@ -211,7 +214,7 @@ def test_names_cannot_break_out_of_the_data(browser: Chromium, tmp_path: Path) -
     assert browser.console() == []
 
 
-def test_what_is_not_there_is_left_out(browser: Chromium, tmp_path: Path) -> None:
+def test_sections_without_data_are_left_out(browser: Chromium, tmp_path: Path) -> None:
     found = front({}, {}, objectives=(Objective(TOP1), Objective(MACS)))
     load(browser, of(found), tmp_path)
     for section in ("#budget-section", "#boards-section", "#surrogates-section"):
@@ -239,3 +242,30 @@ def test_every_control_has_a_label(browser: Chromium, tmp_path: Path) -> None:
     for control in browser.all("input, select, .mark[tabindex]"):
         assert control.accessible_name
     assert browser.one("#budget").get_attribute("aria-valuetext").endswith(" ms")
+
+
+def test_boards_have_short_names_that_the_page_explains_once(
+    browser: Chromium, tmp_path: Path
+) -> None:
+    load(browser, whole(XEON), tmp_path)
+    headings = [heading.text for heading in browser.all("#picks h3, #surrogates h3, #boards h3")]
+    assert headings == [
+        "xeon 2c, onnxruntime-cpu", "latency on xeon 2c, onnxruntime-cpu", "top-1",
+        "xeon 2c, onnxruntime-cpu",
+    ]  # fmt: skip
+    assert "latency on xeon 2c, onnxruntime-cpu" in browser.one("#summary").text
+    assert (
+        browser.one("#cost option:checked").text == "p90 latency on xeon 2c, onnxruntime-cpu (ms)"
+    )
+    assert browser.one("#boards dd").text == XEON
+    assert browser.one("body").text.count(XEON) == 1
+
+
+def test_a_page_fits_a_phone(browser: Chromium, tmp_path: Path) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        load(browser, whole(XEON), tmp_path)
+        assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

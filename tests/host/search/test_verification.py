@@ -112,8 +112,8 @@ def test_table_has_a_line_a_candidate_and_says_what_was_not_measured() -> None:
         objectives=(Objective(TOP1), BOARD, ENERGY_MJ, Objective(MACS)),
     )
     legend, energy, _, first, second = tables.table(found).splitlines()
-    assert legend == "[1] latency@board"
-    assert energy == "[2] energy@board"
+    assert legend == "[1] latency on board"
+    assert energy == "[2] energy on board"
     assert first.split() == [
         found.candidates[0].arch_id, "1.00", "50.0%", "91.5%", "0.500", "1.234", "-", "2.345",
         "0.500", "-",

@@ -42,6 +42,7 @@ const modelOf = new Map(DATA.models.map((model) => [model.arch_id, model]));
 // The data name a board by its device class. People read a short name, which the section of the boards explains.
 const shortName = (deviceClass) => DATA.short_names[deviceClass];
 const boardHeading = (deviceClass) => node("h3", { title: deviceClass }, shortName(deviceClass));
+const metricName = (metric) => (metric === "top1" ? "top-1" : metric);
 const label = (model) => (model.name ? `${model.name} ${model.arch_id}` : model.arch_id);
 
 // -- charts ---------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ function card(ladder, pick, ms) {
   const answer = node("div");
   if (pick) {
     answer.append(node("p", { class: "pick" }, node("span", { class: "id" }, label(pick)),
-      pick.accuracy === null ? "" : ` ${ladder.metric} ${percent(pick.accuracy)}`));
+      pick.accuracy === null ? "" : ` ${metricName(ladder.metric)} ${percent(pick.accuracy)}`));
     const facts = [["p90", `${digits(pick.p90_ms)} ms`], ["median", `${digits(pick.median_ms)} ms`], ["below the budget by", percent(1 - pick.p90_ms / ms, 0)],
       ["MMACs", digits(pick.macs / 1e6)], ...(pick.energy_mj === null ? [] : [["energy", `${digits(pick.energy_mj)} mJ`]])];
     answer.append(node("ul", { class: "figures" }, ...facts.map(([name, value]) => node("li", {}, `${name} `, node("b", {}, value)))));
@@ -181,7 +182,7 @@ function ladderChart(ladder, pick, ms) {
   const known = ladder.rungs.every((rung) => rung.accuracy !== null);
   const height = (rung) => (known ? 100 * rung.accuracy : rung.macs / 1e6);
   const { svg, x, y, box } = chart({ width: 360, height: 170, log: true, xs: [...ladder.rungs.map((r) => r.p90_ms), Math.min(Math.max(ms, LEAST), MOST)], ys: ladder.rungs.map(height),
-    xName: "p90 (ms)", yName: known ? `${ladder.metric} (%)` : "MMACs", title: `models on ${shortName(ladder.device_class)}` });
+    xName: "p90 (ms)", yName: known ? `${metricName(ladder.metric)} (%)` : "MMACs", title: `models on ${shortName(ladder.device_class)}` });
   const at = x(Math.min(Math.max(ms, LEAST), MOST));
   svg.append(drawn("line", { class: "budget-line", x1: at, x2: at, y1: box.top, y2: box.bottom }));
   for (const rung of ladder.rungs) {
@@ -200,8 +201,8 @@ const COSTS = DATA.axes.filter((axis) => axis.kind !== "top1").flatMap((axis) =>
   axis.kind === "latency" ? [{ axis, part: "p90" }, { axis, part: "value" }] : [{ axis, part: "value" }]);
 
 function costName({ axis, part }) {
-  const what = axis.kind === "latency" ? ` ${part === "p90" ? "p90" : "median"}` : "";
-  return `${axis.label}${what} (${unit(axis)})`;
+  const statistic = axis.kind !== "latency" ? "" : part === "p90" ? "p90 " : "median ";
+  return `${statistic}${axis.label} (${unit(axis)})`;
 }
 
 function point(values, { axis, part }) {
@@ -214,7 +215,9 @@ function drawFront(budget) {
   const cost = COSTS[Number(byId("cost").value)];
   const marks = DATA.models.flatMap((model) => ["predicted", "measured"].map((source) => ({ model, source, at: point(model[source], cost) }))).filter((mark) => mark.at);
   if (!marks.length) { byId("front").replaceChildren(node("p", { class: "quiet" }, "no model has a value of this cost")); return; }
-  const { svg, x, y, box } = chart({ width: 960, height: 440, log: true, xs: marks.map((m) => m.at[0]), ys: marks.map((m) => m.at[1]),
+  // as wide as its place: a phone would scale a wide chart down until its text cannot be read
+  const width = Math.min(960, Math.max(340, byId("front").clientWidth));
+  const { svg, x, y, box } = chart({ width, height: Math.max(300, 0.46 * width), log: true, xs: marks.map((m) => m.at[0]), ys: marks.map((m) => m.at[1]),
     xName: costName(cost), yName: "top-1 on validation images (%)", title: `top-1 over ${costName(cost)}` });
   if (cost.part === "p90" && budget !== null && x(budget) > box.left && x(budget) < box.right) {
     svg.append(drawn("line", { class: "budget-line", x1: x(budget), x2: x(budget), y1: box.top, y2: box.bottom }));
@@ -313,7 +316,9 @@ function growth(values) {
 byId("title").textContent = DATA.title;
 byId("summary").textContent = `${DATA.models.length} candidates of space ${DATA.space}, ${DATA.verified ? "measured" : "predicted, not yet measured"}; objectives: ${DATA.axes.map((axis) => axis.label).join("; ")}`;
 byId("cost").append(...COSTS.map((cost, i) => node("option", { value: i }, costName(cost))));
-byId("cost").addEventListener("change", () => drawFront(DATA.ladders.length ? Number(byId("budget-ms").value) : null));
+const redraw = () => drawFront(DATA.ladders.length ? Number(byId("budget-ms").value) : null);
+byId("cost").addEventListener("change", redraw);
+window.addEventListener("resize", redraw);
 modelTable();
 byId("surrogates").append(...DATA.scatters.map(scatter));
 byId("boards").append(...DATA.boards.map(board));
