@@ -6,9 +6,9 @@ import math
 from collections import deque
 from typing import Collection, Deque, Optional, Sequence
 
-WINDOW = 20  # calls of the current model that are looked at
-MISSES = WINDOW // 10  # calls over the budget that keep its p90; with more of them it is broken
-LATEST = 5  # calls that show the load once the budget is broken; older ones may precede the load
+WINDOW = 20  # the last calls of the current model, by which it is judged
+MISSES = WINDOW // 10  # how many of them may exceed the budget, which is about the p90
+LATEST = 5  # the calls that show the load once the budget is broken; older ones may precede it
 ROOM = 0.95  # share of the budget that a model may be expected to need when it is switched to
 HOLD_S = 1.0  # how long a step up has to wait after any step
 MAX_HOLD_S = 3.0  # the longest such wait, after steps up that had to be taken back

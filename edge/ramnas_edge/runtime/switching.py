@@ -45,8 +45,8 @@ class Switching:
 
     The next models are opened and warmed in a thread of their own, while the current ones keep
     running. After a step up, the models before it stay open until the new ones have kept the budget
-    over a whole window. Models for at most two ladder positions are open at once. `follow` may be
-    called from another thread at any time.
+    over a whole window. So at most two models of a task are open at once. `follow` may be called
+    from another thread at any time.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Switching:
         return results
 
     def follow(self, plan: SwitchPlan) -> None:
-        """Open the models of `plan` and change to it then; the current models run until that."""
+        """Open the models of `plan`, then change to it; the current models run until then."""
         with self._lock:
             self._drop_next()
             self._drop_spare()

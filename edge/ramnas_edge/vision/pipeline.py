@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ramnas_models.bundle import Bundle, Model, Preprocessing, TaskFront
 
     Frame = NDArray[np.uint8]  # [height, width, 3]
-    # outputs for one frame, the frame's (height, width), limits -> the result, once it has a timing
+    # (outputs for one frame, the frame's (height, width), limits) -> timing -> result
     Decoder = Callable[[List[Array], Tuple[int, int], Limits], Callable[[Timing], Result]]
 
 
@@ -40,7 +40,7 @@ class Pipeline:
         self._input, self._batch = image.name, image.shape[0]
 
     def __call__(self, frames: Sequence[Frame], limits: Limits = Limits()) -> List[Result]:
-        """Return one result for each frame, a uint8 array [h, w, 3]; sizes may differ.
+        """Return one result for each frame. Frames are uint8 [h, w, 3]; their sizes may differ.
 
         The timing in each result is that of the whole batch. Raises SourceError if something is not
         a frame, or if their number is not the batch.
@@ -72,7 +72,7 @@ class Pipeline:
 class Pipelines:
     """One model per task, run one after the other on the same frames.
 
-    A latency budget is about the time of such a call.
+    A latency budget limits the time of one such call.
     """
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:

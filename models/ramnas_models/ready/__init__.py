@@ -1,4 +1,4 @@
-"""A small bundle that ships with ramnas: it finds digits as boxes and as masks. And frames to try.
+"""The bundle that ships with ramnas, which finds digits as boxes or masks, and frames to try.
 
 docs/finetuning.md says how it was made and how good it is; its manifest names the licences.
 """
