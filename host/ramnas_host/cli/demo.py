@@ -34,10 +34,17 @@ class DemoSize:
     candidates: int
     infill_rounds: int
     verify_rounds: int
+    budget_rounds: int
 
 
-WHOLE = DemoSize("digits", 240, 400, 20, 24, 6, 40)
-SMALL = DemoSize("digits-small", 48, 100, 5, 12, 2, 8)
+WHOLE = DemoSize(
+    recipe="digits", samples=240, population=400, generations=20, candidates=24, infill_rounds=6,
+    verify_rounds=40, budget_rounds=10,
+)  # fmt: skip
+SMALL = DemoSize(
+    recipe="digits-small", samples=48, population=100, generations=5, candidates=12,
+    infill_rounds=2, verify_rounds=8, budget_rounds=4,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def run(
     out: Path, call: Callable[[list[str]], None], *, small: bool = False, fresh: bool = False
 ) -> None:
     """Run, or continue, the demo in folder `out`; prints where everything is."""
+    size = SMALL if small else WHOLE
     started = out / "steps.json"
     if fresh and out.exists():
         if not started.exists():
@@ -74,7 +82,7 @@ def run(
     make_folder(out)
     done: dict[str, Any] = json.loads(started.read_bytes()) if started.exists() else {}
     redo = False
-    for step in _steps(out, SMALL if small else WHOLE):
+    for step in _steps(out, size):
         known = done.get(step.name, {})
         redo = redo or known.get("argv") != list(step.argv)
         if not redo:
@@ -87,7 +95,7 @@ def run(
         write_file(started, json.dumps(done, indent=1).encode())
     print("== run")
     start = time.monotonic()
-    picks = run_budgets(out)
+    picks = run_budgets(out, rounds=size.budget_rounds)
     seconds = {name: entry["seconds"] for name, entry in done.items()}
     seconds["run"] = round(time.monotonic() - start, 1)
     write_file(out / "summary.json", json.dumps(_summary(out, picks, seconds), indent=1).encode())

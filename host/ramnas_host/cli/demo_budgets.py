@@ -24,7 +24,6 @@ from ramnas_models.errors import RamnasError
 
 BUDGETS = 3
 ROOM = 1.5  # a budget is at most this times the p90 of the model that it aims at
-ROUNDS = 10  # runs at each budget
 REPEAT = "4"  # passes over the test images in a run: its first 25 calls are slow, 10 % of one pass
 TRIES = 4  # times that models are measured and run, until all budgets hold
 FRAME = "8x8"  # the size of a digit: whole calls are measured on such frames
@@ -42,8 +41,8 @@ class Aim:
     budget_ms: float
 
 
-def run_budgets(out: Path) -> list[dict[str, Any]]:
-    """Measure the models of `out`/bundle and run them at three budgets, by turns.
+def run_budgets(out: Path, *, rounds: int) -> list[dict[str, Any]]:
+    """Measure the models of `out`/bundle and run them at three budgets, by turns, `rounds` times.
 
     A change of load between the two can break a budget. Then both are done again, at most TRIES
     times, and the last result is returned as it is.
@@ -52,8 +51,8 @@ def run_budgets(out: Path) -> list[dict[str, Any]]:
     for number in range(TRIES):
         aims = aims_of(_measured(out))
         runs = []
-        with progress.bar("rounds at three budgets", ROUNDS) as update:
-            for done in range(ROUNDS):
+        with progress.bar("rounds at three budgets", rounds) as update:
+            for done in range(rounds):
                 runs.append([_run(out, aim.budget_ms) for aim in aims])
                 update(done + 1)
         picks = [_pick([frames[i] for frames in runs]) for i in range(len(aims))]

@@ -123,7 +123,7 @@ def test_budgets_hold_while_another_process_keeps_a_core_busy(demo: Path, tmp_pa
         shutil.copytree(demo / name, out / name)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
-            picks = run_budgets(out)
+            picks = run_budgets(out, rounds=4)
         finally:
             busy.kill()
     assert all(pick["within_budget"] for pick in picks), picks
