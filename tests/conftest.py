@@ -1,4 +1,4 @@
-"""What several rooms' tests share."""
+"""Settings and fixtures that the tests of several rooms share."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# a shared machine may stall for longer than any deadline of one example
+# on a shared machine one example may stall for longer than any deadline
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Among workers side by side the tests of a file stay together; the demo, which keeps latency
-    budgets, runs by itself."""
+    """Keep the tests of a file on one worker, and run the tests of the demo alone.
+
+    The demo keeps latency budgets, so no other test may run beside it.
+    """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(str(item.path)))
         if "demo" in getattr(item, "fixturenames", ()):
@@ -26,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What runtime and agent remember of this machine comes from no other run and goes to none."""
+    """Gives the test run a cache and a state of its own, separate from those of every other run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -35,7 +37,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB, for tests of a full or read-only disk; needs the right to mount."""
+    """A file system of 256 KiB, for tests of a full or read-only disk; mounting it needs root."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)]

@@ -1,4 +1,4 @@
-"""How much autograd keeps for the backward pass, counted tensor by tensor."""
+"""Count the memory that autograd keeps for the backward pass, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass
 class SavedMemory:
-    """Bytes of the tensors kept now, and at most so far; a storage counts once."""
+    """The bytes of the tensors kept now, and the most so far; each storage counts once."""
 
     now: int = 0
     most: int = 0
@@ -21,10 +21,10 @@ class SavedMemory:
 
 @contextmanager
 def saved_memory() -> Iterator[SavedMemory]:
-    """Count within the block; nothing is kept once every graph in it is freed."""
+    """Count inside the block. `now` falls to 0 when every graph built in it has been freed."""
     memory, users = SavedMemory(), {}
 
-    class Kept:
+    class SavedTensor:
         def __init__(self, tensor: Tensor) -> None:
             self.tensor = tensor
 
@@ -33,14 +33,14 @@ def saved_memory() -> Iterator[SavedMemory]:
         if not users[key]:
             memory.now -= size
 
-    def pack(tensor: Tensor) -> Kept:
+    def pack(tensor: Tensor) -> SavedTensor:
         storage = tensor.untyped_storage()
         key, size = storage.data_ptr(), storage.nbytes()
         users[key] = users.get(key, 0) + 1
         if users[key] == 1:
             memory.now += size
             memory.most = max(memory.most, memory.now)
-        kept = Kept(tensor)
+        kept = SavedTensor(tensor)
         weakref.finalize(kept, release, key, size)
         return kept
 

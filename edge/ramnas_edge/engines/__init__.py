@@ -1,1 +1,1 @@
-"""Inference engines: the bytes of an ONNX model in, arrays in and out."""
+"""Inference engines: they open the bytes of an ONNX model and then turn arrays into arrays."""

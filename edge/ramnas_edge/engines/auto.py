@@ -1,4 +1,4 @@
-"""Engine `auto`: try every engine on the models at hand and take the fastest that works."""
+"""Engine `auto`: try every engine on the given models and choose the fastest that works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
 class Fastest(msgspec.Struct, frozen=True):
-    """The engine taken, and why, in one line that names every engine that was tried."""
+    """The chosen engine, and why in one line that names every engine that was tried."""
 
     engine: str
     why: str
@@ -27,7 +27,10 @@ class Fastest(msgspec.Struct, frozen=True):
 def fastest(
     models: Sequence[bytes], options: Options, *, without: Collection[str] = (), runs: int = 20
 ) -> Fastest:
-    """Time `runs` runs of all `models` on each engine but `without`; BackendError if none works."""
+    """Time `runs` runs of every model on each engine except `without`.
+
+    BackendError with all reasons if no engine runs all the models.
+    """
     median_ms: Dict[str, float] = {}
     refused: List[str] = []
     for engine in (engine for engine in backends.ENGINES if engine not in without):
@@ -45,13 +48,13 @@ def fastest(
 
 
 def _median_ms(session: Session, runs: int) -> float:
-    """Of an open session, which is closed."""
+    """The median time of one run of `session`, which is then closed."""
     feeds: Dict[str, Array] = {
         t.name: np.zeros([n if isinstance(n, int) else 1 for n in t.shape], _DTYPES[t.dtype])
         for t in session.inputs
     }
     times = []
-    for run in range(runs + 3):  # the first ones allocate, or compile
+    for run in range(runs + 3):  # the first runs allocate or compile
         start = time.perf_counter()
         session.infer(feeds)
         if run >= 3:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: one execution provider, required, never replaced by a quiet CPU run."""
+"""ONNX Runtime with one required execution provider, never silently replaced by the CPU."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, 
 
 import onnxruntime as ort
 
-from ramnas_edge.engines.backends import Clock, Options, Running, Stages, Tensor
+from ramnas_edge.engines.backends import Clock, Options, Running, Stages, TensorSpec
 from ramnas_models.errors import BackendError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from ramnas_edge.engines.backends import Array
 
-# provider -> precision -> its options for that precision. TF32 is off unless asked for.
+# provider -> precision -> the provider's options for it. TF32 is off unless it is asked for.
 _PRECISIONS: Dict[str, Dict[str, Dict[str, str]]] = {
     "CPUExecutionProvider": {"fp32": {}, "int8": {}},
     "CUDAExecutionProvider": {"fp32": {"use_tf32": "0"}, "tf32": {"use_tf32": "1"}},
@@ -40,7 +40,7 @@ _WAY_OUT = {
 
 
 def load(engine: str, provider: str) -> OrtBackend:
-    """BackendError if the installed onnxruntime was built without `provider`."""
+    """The backend `engine`; BackendError if this onnxruntime was built without `provider`."""
     if provider not in ort.get_available_providers():
         raise BackendError(
             f"engine {engine}: this onnxruntime {ort.__version__} has no {provider} (it has "
@@ -57,7 +57,7 @@ class OrtBackend:
         self.version: str = ort.__version__
 
     def open(self, model: bytes, options: Options) -> OrtSession:
-        """BackendError if the provider does not load or does not run all of the model."""
+        """A session; BackendError if the provider does not load or cannot run the whole model."""
         precisions = _PRECISIONS[self.provider]
         if options.precision not in precisions:
             raise BackendError(
@@ -66,14 +66,14 @@ class OrtBackend:
             )
         if options.precision == "int8" and b"DequantizeLinear" not in model:
             raise BackendError(
-                f"engine {self.engine}: precision int8 needs a quantised graph, this one is float; "
-                "ramnas_models.quantise makes one"
+                f"engine {self.engine}: precision int8 needs a quantised graph, but this one "
+                "is float; ramnas_models.quantise quantises it"
             )
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3  # errors reach us as exceptions
-        # else x86 keeps in float what comes before an activation with two readers, as in swish
+        # without it x86 keeps a layer in float if two nodes read its output, as in swish
         settings.add_session_config_entry("session.qdqisint8allowed", "1")
         if self.provider != "CPUExecutionProvider":
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -89,16 +89,16 @@ class OrtBackend:
         if loaded[0] != self.provider:
             self._check_libraries(None)
             raise BackendError(
-                f"engine {self.engine}: {self.provider} did not load, {loaded[0]} would run "
+                f"engine {self.engine}: {self.provider} did not load, so {loaded[0]} would run "
                 f"instead; {_WAY_OUT.get(self.provider, 'check its driver and libraries')}"
             )
         running = Running(self.engine, self.version, tuple(loaded), options.precision)
         return OrtSession(session, running)
 
     def _check_libraries(self, error: Optional[Exception]) -> None:
-        """BackendError that names the library that the provider could not find, if that is it.
+        """BackendError that names the library that the provider could not find, if there is one.
 
-        onnxruntime itself says only that nodes would run on the CPU.
+        onnxruntime's own error only says that nodes would run on the CPU.
         """
         missing = missing_library(self.provider, Path(ort.__file__).parent / "capi")
         if missing:
@@ -109,16 +109,16 @@ class OrtBackend:
 
 
 def missing_library(provider: str, folder: Path) -> str:
-    """What the dynamic linker says of the library of `provider` in `folder`; empty if all is well.
+    """The dynamic linker's error for the library of `provider` in `folder`; empty if it loads.
 
-    Such as "libcublasLt.so.13: cannot open shared object file: No such file or directory".
+    For example "libcublasLt.so.13: cannot open shared object file: No such file or directory".
     """
     name = provider.replace("ExecutionProvider", "").lower()
     library = folder / f"libonnxruntime_providers_{name}.so"
-    if not library.exists():  # a provider that is built in
+    if not library.exists():  # this provider is built into onnxruntime
         return ""
     try:
-        # it calls back into this one, which onnxruntime loads before it
+        # the provider calls functions of this library, which onnxruntime loads first
         shared = library.with_name("libonnxruntime_providers_shared.so")
         if shared.exists():
             ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
@@ -135,7 +135,7 @@ class OrtSession:
         self.running = running
         self.inputs = [_tensor(t) for t in session.get_inputs()]
         self.outputs = [_tensor(t) for t in session.get_outputs()]
-        # where the provider reads its inputs and leaves its outputs
+        # where the provider reads inputs and leaves outputs
         on_gpu = running.providers[0] in ("CUDAExecutionProvider", "TensorrtExecutionProvider")
         self._device = "cuda" if on_gpu else "cpu"
 
@@ -171,13 +171,13 @@ class OrtSession:
 
 
 def _failure(what: str, error: Exception) -> BackendError:
-    """onnxruntime has no class for want of memory: what it says tells."""
+    """OutOfMemoryError or BackendError; onnxruntime tells the two apart only in its message."""
     lacks_memory = isinstance(error, MemoryError) or any(
         sign in str(error) for sign in ("bad_alloc", "Failed to allocate memory", "out of memory")
     )
     return (OutOfMemoryError if lacks_memory else BackendError)(f"{what}: {error}")
 
 
-def _tensor(arg: Any) -> Tensor:
+def _tensor(arg: Any) -> TensorSpec:
     shape: Tuple[Any, ...] = tuple(arg.shape)
-    return Tensor(arg.name, shape, arg.type)
+    return TensorSpec(arg.name, shape, arg.type)

@@ -1,6 +1,6 @@
-"""TensorRT itself: ONNX bytes -> an engine from the cache, or built -> a session on the GPU.
+"""TensorRT: ONNX bytes -> an engine, from the cache or newly built -> a session on the GPU.
 
-One code path for TensorRT 8.5 to 10: tensors are addressed by name, which 8.5 brought and 10 kept.
+One code path serves TensorRT 8.5 to 10: it addresses tensors by name, which came with 8.5.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from ramnas_edge.board.device import this_device
 from ramnas_edge.engines import device_memory, engine_cache, trt_builder
-from ramnas_edge.engines.backends import Clock, Options, Running, Stages, Tensor
+from ramnas_edge.engines.backends import Clock, Options, Running, Stages, TensorSpec
 from ramnas_edge.engines.device_memory import DeviceMemory, Gpu
 from ramnas_edge.engines.engine_cache import EngineCache
 from ramnas_edge.engines.trt_builder import MAX_BATCH
@@ -36,7 +36,10 @@ _DTYPES: Dict[str, Tuple[str, Any]] = {
 
 
 def load(engine: str, module: str) -> TrtBackend:
-    """BackendError that says what is missing: driver, device, TensorRT, or its way to memory."""
+    """The backend on the first GPU; BackendError names what is missing.
+
+    That may be the driver, a device, TensorRT, or a package that manages the GPU's memory.
+    """
     try:
         gpu = device_memory.find_gpu()
         try:
@@ -54,7 +57,7 @@ def load(engine: str, module: str) -> TrtBackend:
 
 
 class TrtBackend:
-    """Opens sessions on `gpu`; engines are kept in `cache`."""
+    """Opens sessions on `gpu` and keeps their engines in `cache`."""
 
     thread_bound = True
 
@@ -73,10 +76,10 @@ class TrtBackend:
         self._runtime = trt.Runtime(self._logger)
 
     def open(self, model: bytes, options: Options) -> TrtSession:
-        """A session for the calling thread alone. The first time on a device it takes minutes.
+        """A session for the calling thread only. The first time on a device this takes minutes.
 
-        BackendError if TensorRT refuses the model or the precision; FileError if the engine cannot
-        be kept. Of `options` only the precision counts.
+        Of `options` only the precision is used. BackendError if TensorRT refuses the model or the
+        precision; FileError if the engine cannot be stored.
         """
         trt_builder.check_precision(self._trt, self._gpu, model, options.precision)
         memory = self._open_memory()
@@ -87,7 +90,9 @@ class TrtBackend:
                 load=self._runtime.deserialize_cuda_engine,
             )
             if engine is None:
-                raise BackendError(f"engine tensorrt cannot load its engine: {self._logger.said()}")
+                raise BackendError(
+                    f"engine tensorrt cannot load its engine: {self._logger.take_errors()}"
+                )
             running = Running("tensorrt", self.version, ("TensorRT",), options.precision)
             return TrtSession(self._trt, engine, memory, running)
         except BaseException:
@@ -95,7 +100,7 @@ class TrtBackend:
             raise
 
     def _build(self, model: bytes, precision: str) -> bytes:
-        """Layers timed before, in any network, are not timed again."""
+        """Build an engine; layers that were timed before, in any network, are not timed again."""
         timings = engine_cache.key(b"", *self._facts()) + ".timings"
         engine, learnt = trt_builder.build(
             self._trt, model, precision, self.cache.read(timings) or b""
@@ -104,17 +109,17 @@ class TrtBackend:
         return engine
 
     def _facts(self) -> Tuple[str, ...]:
-        """What an engine is tied to besides its model."""
+        """What an engine depends on, besides its model and its precision."""
         major, minor = self._gpu.compute_capability
         return self.version, self._gpu.name, f"{major}.{minor}", this_device().system
 
 
 class _Buffer:
-    """One input or output: where it lies on the device, and page-locked on the host."""
+    """One input or output: its address on the device and its page-locked array on the host."""
 
-    def __init__(self, tensor: Tensor, address: int, host: Array) -> None:
+    def __init__(self, tensor: TensorSpec, address: int, host: Array) -> None:
         self.tensor, self.address, self.host = tensor, address, host
-        self.used = host  # of a symbolic batch, the part for the batch at hand
+        self.used = host  # with a symbolic batch only the part that the current batch fills
 
     @property
     def has_symbolic_batch(self) -> bool:
@@ -122,7 +127,7 @@ class _Buffer:
 
 
 class TrtSession:
-    """For the thread that opened it. All buffers are allocated here, none while inferring.
+    """A session for the thread that opened it; `infer` allocates no buffers, they are made here.
 
     A symbolic batch is called `N` and may be 1 to MAX_BATCH.
     """
@@ -131,9 +136,11 @@ class TrtSession:
         self._owner = threading.get_ident()
         self._logger = trt_builder.logger(trt)
         self._memory: Optional[DeviceMemory] = memory
-        self._context = engine.create_execution_context()  # which keeps the engine
+        self._context = engine.create_execution_context()  # it keeps the engine alive
         if self._context is None:
-            raise BackendError(f"engine tensorrt cannot run the model: {self._logger.said()}")
+            raise BackendError(
+                f"engine tensorrt cannot run the model: {self._logger.take_errors()}"
+            )
         self.running = running
         self._sources: List[_Buffer] = []
         self._sinks: List[_Buffer] = []
@@ -143,13 +150,13 @@ class TrtSession:
             (self._sources if is_input else self._sinks).append(buffer)
         self._by_name = {b.tensor.name: b for b in self._sources}
         self._batched = next((b for b in self._sources if b.has_symbolic_batch), None)
-        self._leading: Tuple[int, ...] = ()  # the batch that is set in the context, once it is
+        self._leading: Tuple[int, ...] = ()  # the batch that the context is set to
         self.inputs = [b.tensor for b in self._sources]
         self.outputs = [b.tensor for b in self._sinks]
-        self._logger.errors.clear()  # as of an engine in the cache that could not be used
+        self._logger.errors.clear()  # such as those of a cached engine that could not be used
 
     def infer(self, feeds: Mapping[str, Array]) -> List[Array]:
-        """Only the arrays that it returns are new. BackendError names what does not fit."""
+        """Allocates only the arrays it returns. BackendError names an input that does not fit."""
         memory = self._mine()
         self._copy_in(memory, feeds)
         self._run(memory)
@@ -172,7 +179,7 @@ class TrtSession:
         return outputs, Stages(copied - start, ran - copied, clock() - ran)
 
     def close(self) -> None:
-        """Free the device's memory; a second time it does nothing. From the owner thread too."""
+        """Free the device's memory; calling it again does nothing. Only for the owner thread."""
         if self._memory is None:
             return
         memory = self._mine()
@@ -184,7 +191,7 @@ class TrtSession:
 
     def _mine(self) -> DeviceMemory:
         if self._memory is None:
-            raise BackendError("engine tensorrt: this session is closed; open another")
+            raise BackendError("engine tensorrt: this session is closed; open a new one")
         if threading.get_ident() != self._owner:
             raise BackendError(
                 "engine tensorrt: a session belongs to the thread that opened it, as its CUDA "
@@ -198,21 +205,21 @@ class TrtSession:
         shape = tuple(engine.get_tensor_shape(name))
         if kind not in _DTYPES or any(n < 0 for n in shape[1:]):
             raise BackendError(
-                f"engine tensorrt: {name} is {kind} {shape}; known are {', '.join(_DTYPES)} of a "
-                "shape that is fixed but for the batch"
+                f"engine tensorrt: tensor {name} is {kind} {shape}; it must be one of "
+                f"{', '.join(_DTYPES)}, with a fixed shape except for the batch"
             )
         notation, dtype = _DTYPES[kind]
         host = memory.host([MAX_BATCH if n < 0 else n for n in shape], dtype)
         address = memory.alloc(host.nbytes)
         self._context.set_tensor_address(name, address)
-        named = tuple("N" if n < 0 else int(n) for n in shape)
-        return _Buffer(Tensor(name, named, notation), address, host)
+        dims = tuple("N" if n < 0 else int(n) for n in shape)
+        return _Buffer(TensorSpec(name, dims, notation), address, host)
 
     def _copy_in(self, memory: DeviceMemory, feeds: Mapping[str, Array]) -> None:
         if feeds.keys() != self._by_name.keys():
             raise BackendError(
                 f"engine tensorrt takes the inputs {', '.join(self._by_name)}, "
-                f"given are {', '.join(feeds) or 'none'}"
+                f"but got {', '.join(feeds) or 'none'}"
             )
         if self._batched is not None:
             self._set_batch(feeds[self._batched.tensor.name].shape[:1])
@@ -220,8 +227,8 @@ class TrtSession:
             buffer = self._by_name[name]
             if array.shape != buffer.used.shape or array.dtype != buffer.host.dtype:
                 raise BackendError(
-                    f"engine tensorrt: input {name} is {buffer.tensor.dtype} "
-                    f"{list(buffer.tensor.shape)}, given is {array.dtype} {list(array.shape)}"
+                    f"engine tensorrt: input {name} must be {buffer.tensor.dtype} "
+                    f"{list(buffer.tensor.shape)}, but is {array.dtype} {list(array.shape)}"
                 )
             np.copyto(buffer.used, array)
             memory.h2d(buffer.address, buffer.used)
@@ -232,7 +239,7 @@ class TrtSession:
         if not (1,) <= leading <= (MAX_BATCH,):
             raise BackendError(
                 f"engine tensorrt: a symbolic batch may be 1 to {MAX_BATCH}, not "
-                f"{', '.join(map(str, leading)) or 'absent'}; for another build the graph with it"
+                f"{', '.join(map(str, leading)) or 'absent'}; for others, build the graph with them"
             )
         for buffer in (*self._sources, *self._sinks):
             if buffer.has_symbolic_batch:
@@ -244,7 +251,7 @@ class TrtSession:
 
     def _run(self, memory: DeviceMemory) -> None:
         if not self._context.execute_async_v3(memory.stream):
-            raise BackendError(f"engine tensorrt failed: {self._logger.said()}")
+            raise BackendError(f"engine tensorrt failed: {self._logger.take_errors()}")
 
     def _copy_out(self, memory: DeviceMemory) -> None:
         for buffer in self._sinks:

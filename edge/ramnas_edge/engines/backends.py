@@ -1,4 +1,4 @@
-"""The seam to the inference engines: a model in, a session out; engines are imported on demand."""
+"""The interface of all engines: a model in, a session out; each is imported only when asked for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], int]  # nanoseconds, monotonic
 
-# engine name -> (module, what that module calls it)
+# engine -> (its module, the name that the module's `load` takes)
 ENGINES: Dict[str, Tuple[str, str]] = {
     "onnxruntime-cpu": ("ramnas_edge.engines.backend_ort", "CPUExecutionProvider"),
     "onnxruntime-cuda": ("ramnas_edge.engines.backend_ort", "CUDAExecutionProvider"),
@@ -35,8 +35,7 @@ ENGINES: Dict[str, Tuple[str, str]] = {
 class Options:
     """How to run a model.
 
-    `precision`: fp32, tf32, fp16 or int8, where the engine has it. `threads` counts for the CPU
-    engines only.
+    `precision` is fp32, tf32, fp16 or int8, if the engine has it. Only CPU engines use `threads`.
     """
 
     precision: str = "fp32"
@@ -44,8 +43,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """An input or output; a symbolic dimension is a str."""
+class TensorSpec:
+    """The name, shape and type of an input or output; a symbolic dimension is a str."""
 
     name: str
     shape: Tuple[Any, ...]
@@ -64,14 +63,14 @@ class Running:
 
 @dataclass(frozen=True)
 class Stages:
-    """Nanoseconds of one inference: host buffer to the engine, its work, outputs to the host."""
+    """One inference in nanoseconds: input to the engine, the engine's work, outputs to the host."""
 
     copy_in_ns: int
     run_ns: int
     copy_out_ns: int
 
     def by_stage(self) -> Dict[str, float]:
-        """Milliseconds by the stage's name."""
+        """Milliseconds by the name of the stage."""
         return {
             "copy_in": self.copy_in_ns / 1e6,
             "run": self.run_ns / 1e6,
@@ -80,8 +79,8 @@ class Stages:
 
 
 class Session(Protocol):
-    inputs: List[Tensor]
-    outputs: List[Tensor]
+    inputs: List[TensorSpec]
+    outputs: List[TensorSpec]
     running: Running
 
     def infer(self, feeds: Mapping[str, Array]) -> List[Array]:
@@ -89,7 +88,7 @@ class Session(Protocol):
         ...
 
     def infer_staged(self, feeds: Mapping[str, Array], clock: Clock) -> Tuple[List[Array], Stages]:
-        """`infer` in three waited-for stages, each timed; a little slower than `infer` itself."""
+        """`infer` in three stages, each waited for and timed; a little slower than `infer`."""
         ...
 
     def close(self) -> None: ...
@@ -100,7 +99,7 @@ class Backend(Protocol):
     thread_bound: bool  # a session may be used only in the thread that opened it
 
     def open(self, model: bytes, options: Options) -> Session:
-        """ONNX bytes -> session; BackendError if the engine refuses the model or the options."""
+        """Bytes of ONNX -> session; BackendError if the engine refuses the model or `options`."""
         ...
 
 
@@ -121,15 +120,15 @@ def load(engine: str) -> Backend:
 
 
 def in_precision(model: ModelProto, engine: str, precision: str) -> ModelProto:
-    """The graph to give to `engine`: for int8 a quantised one, in the form that it takes."""
+    """The graph to give to `engine`; for int8 it is quantised in the form that `engine` takes."""
     if precision != "int8":
         return model
-    # NVIDIA's parser refuses int32 biases, onnxruntime 1.19 needs them
+    # NVIDIA's parser refuses int32 biases, but onnxruntime 1.19 needs them
     return quantised(model, integer_bias=not engine.endswith("tensorrt"))
 
 
 def probe(engine: str, options: Options = Options()) -> Backend:
-    """The backend of `engine` once it has run a small network here; BackendError if it cannot."""
+    """The backend of `engine` after it has run a small network here; BackendError if it cannot."""
     import numpy as np
 
     space = load_space("micro")

@@ -1,4 +1,4 @@
-"""Which GPU is there, and its memory with a stream of copies, through pycuda or cuda-bindings."""
+"""The first GPU: its name, and its memory with a stream of copies, by pycuda or cuda-bindings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ramnas_models.errors import BackendError, OutOfMemoryError
 if TYPE_CHECKING:
     from ramnas_edge.engines.backends import Array
 
-_NO_DEVICE, _OUT_OF_MEMORY, _OLD_DRIVER = 100, 2, 35  # the same in the driver and runtime API
+_NO_DEVICE, _OUT_OF_MEMORY, _OLD_DRIVER = 100, 2, 35  # the same in CUDA's driver and runtime
 _CC_MAJOR, _CC_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -29,20 +29,20 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class DeviceMemory(Protocol):
-    """What a session needs of a GPU. It belongs to the thread that opened it.
+    """The memory that a session uses on a GPU. It belongs to the thread that opened it.
 
-    Copies and `stream` are asynchronous, in order; `sync` waits for them. All of them raise
-    BackendError, OutOfMemoryError where it is that.
+    Copies run asynchronously and in order on `stream`; `sync` waits for them. Every method may
+    raise BackendError, and OutOfMemoryError if the memory is used up.
     """
 
-    stream: int  # its handle, as TensorRT takes it
+    stream: int  # the handle that TensorRT takes
 
     def alloc(self, nbytes: int) -> int:
-        """The address of `nbytes` on the device."""
+        """Allocate `nbytes` on the device; returns their address."""
         ...
 
     def host(self, shape: Sequence[int], dtype: Any) -> Array:
-        """A page-locked array: the device reads and writes it without a detour."""
+        """A page-locked array on the host, which the device reads and writes directly."""
         ...
 
     def h2d(self, address: int, array: Array) -> None: ...
@@ -52,7 +52,7 @@ class DeviceMemory(Protocol):
     def sync(self) -> None: ...
 
     def close(self) -> None:
-        """Free everything, the arrays of `host` included: never touch one after this."""
+        """Free everything, also the arrays of `host`, which must not be used after this."""
         ...
 
 
@@ -92,19 +92,19 @@ def find_gpu(library: str = "libcuda.so.1") -> Gpu:
 
 
 def memory_of_gpu() -> Callable[[], DeviceMemory]:
-    """What opens the memory of the first GPU; BackendError if no package for that is installed.
+    """A function that opens the first GPU's memory; BackendError if no package for it is there.
 
-    pycuda comes first: it is compiled against the CUDA of the machine, so it fits any JetPack.
+    pycuda is tried first: it is compiled against the machine's CUDA, so it fits every JetPack.
     """
     missing = []
     for module, kind in (
         ("pycuda.driver", PycudaMemory),
         ("cuda.bindings.runtime", CudaBindingsMemory),
-        ("cuda.cudart", CudaBindingsMemory),  # its name until 12.6
+        ("cuda.cudart", CudaBindingsMemory),  # its name until version 12.6
     ):
         try:
             loaded = importlib.import_module(module)
-        except ImportError as error:  # not there, or a library that it needs is not
+        except ImportError as error:  # it, or a library that it needs, is missing
             missing.append(str(error))
             continue
         return lambda: kind(loaded)
@@ -116,10 +116,10 @@ def memory_of_gpu() -> Callable[[], DeviceMemory]:
 
 
 class _PycudaContext(threading.local):
-    """The primary context, the one that TensorRT works in, while a memory of this thread needs it.
+    """Holds CUDA's primary context, which TensorRT works in, while this thread has memory open.
 
-    pycuda aborts a process that ends inside a context, and given up by itself it would detach this
-    one as if it were its own.
+    The process must not end inside the context, because pycuda would abort it. And the context must
+    be detached here: if it were only dropped, pycuda would detach it as if it had created it.
     """
 
     users = 0
@@ -140,7 +140,7 @@ class _PycudaContext(threading.local):
 
     def _end(self, cuda: Any) -> None:
         context, self.context = self.context, None
-        if context is not None:  # at exit: a memory was left open
+        if context is not None:  # None if this runs at exit, in another thread
             atexit.unregister(self._end)
             cuda.Context.pop()
             context.detach()
@@ -150,11 +150,11 @@ _pycuda_context = _PycudaContext()
 
 
 class PycudaMemory:
-    """`cuda` is the module pycuda.driver."""
+    """DeviceMemory through pycuda; `cuda` is the module pycuda.driver."""
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
-        self._freed: List[Any] = []  # what has a method `free`
+        self._allocations: List[Any] = []  # each has a method `free`
         with self._failing():
             _pycuda_context.enter(cuda)
             self._stream = cuda.Stream()
@@ -163,13 +163,13 @@ class PycudaMemory:
     def alloc(self, nbytes: int) -> int:
         with self._failing():
             memory = self._cuda.mem_alloc(nbytes)
-        self._freed.append(memory)
+        self._allocations.append(memory)
         return int(memory)
 
     def host(self, shape: Sequence[int], dtype: Any) -> Array:
         with self._failing():
             array: Array = self._cuda.pagelocked_empty(tuple(shape), dtype)
-        self._freed.append(array.base)
+        self._allocations.append(array.base)
         return array
 
     def h2d(self, address: int, array: Array) -> None:
@@ -187,8 +187,8 @@ class PycudaMemory:
     def close(self) -> None:
         with self._failing():
             self._stream.synchronize()
-            while self._freed:
-                self._freed.pop().free()
+            while self._allocations:
+                self._allocations.pop().free()
             del self._stream
             _pycuda_context.leave(self._cuda)
 
@@ -203,24 +203,27 @@ class PycudaMemory:
 
 
 class CudaBindingsMemory:
-    """`cudart` is the module cuda.bindings.runtime; its functions return (error, value)."""
+    """DeviceMemory through cuda-bindings; `cudart` is the module cuda.bindings.runtime.
+
+    Its functions return (error, value).
+    """
 
     def __init__(self, cudart: Any) -> None:
         self._cudart = cudart
-        self._freed: List[Tuple[Any, int]] = []
+        self._allocations: List[Tuple[Any, int]] = []  # (what frees it, its address)
         self._call(cudart.cudaSetDevice, 0)
         self._stream = self._call(cudart.cudaStreamCreate)
         self.stream = int(self._stream)
 
     def alloc(self, nbytes: int) -> int:
         address = int(self._call(self._cudart.cudaMalloc, nbytes))
-        self._freed.append((self._cudart.cudaFree, address))
+        self._allocations.append((self._cudart.cudaFree, address))
         return address
 
     def host(self, shape: Sequence[int], dtype: Any) -> Array:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = int(self._call(self._cudart.cudaMallocHost, size))
-        self._freed.append((self._cudart.cudaFreeHost, address))
+        self._allocations.append((self._cudart.cudaFreeHost, address))
         locked = (ctypes.c_byte * size).from_address(address)
         return np.frombuffer(locked, dtype).reshape(shape)
 
@@ -240,8 +243,8 @@ class CudaBindingsMemory:
 
     def close(self) -> None:
         self.sync()
-        while self._freed:
-            free, address = self._freed.pop()
+        while self._allocations:
+            free, address = self._allocations.pop()
             self._call(free, address)
         self._call(self._cudart.cudaStreamDestroy, self._stream)
 
@@ -249,12 +252,12 @@ class CudaBindingsMemory:
         code, *values = function(*args)
         if int(code) == 0:
             return values[0] if values else None
-        said = self._cudart.cudaGetErrorString(code)[1].decode()
+        reason = self._cudart.cudaGetErrorString(code)[1].decode()
         if int(code) == _OUT_OF_MEMORY:
-            raise OutOfMemoryError(_full(said))
+            raise OutOfMemoryError(_full(reason))
         hint = "; pip install 'cuda-bindings<13'" if int(code) == _OLD_DRIVER else ""
-        raise BackendError(f"CUDA: {function.__name__}: {said} ({int(code)}){hint}")
+        raise BackendError(f"CUDA: {function.__name__}: {reason} ({int(code)}){hint}")
 
 
-def _full(said: str) -> str:
-    return f"the GPU's memory is used up ({said}): close other sessions or take a smaller model"
+def _full(reason: str) -> str:
+    return f"the GPU's memory is used up ({reason}): close other sessions or take a smaller model"

@@ -1,4 +1,4 @@
-"""Built engines on disk: a key that says what one was built from and for -> the engine, once."""
+"""Built engines on disk: a key of all that an engine depends on -> the engine, built once."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def default_folder() -> Path:
-    """The folder `engines` of the user's cache."""
+    """The folder `engines` in the user's cache."""
     return cache_folder() / "engines"
 
 
 def key(model: bytes, *facts: str) -> str:
-    """Of a model and all that its engine depends on: versions, device, precision, flags."""
+    """The key of `model` and all else its engine depends on: versions, device, precision."""
     parts = [hashlib.sha256(model).hexdigest(), *facts]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 class EngineCache:
-    """Files of one folder, each behind its own SHA-256; a damaged file is as good as none.
+    """The files of one folder, each with its SHA-256 in front; a damaged file counts as missing.
 
-    Nothing is ever removed: the folder may be deleted at any time, then engines are built anew.
+    Nothing is ever removed. The folder may be deleted at any time; engines are then built again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,28 +42,29 @@ class EngineCache:
     def engine(
         self, key: str, build: Callable[[], bytes], load: Callable[[bytes], Optional[T]]
     ) -> Optional[T]:
-        """`load` of the engine kept under `key`, built and kept first if need be.
+        """Load the engine stored under `key`, after building and storing it if it is not there.
 
-        `load` answers None to bytes that it cannot use, as those of another version; they are
-        built anew. None: not even the fresh ones could be used. Processes that want the same
-        engine wait for the one that builds it. FileError if the folder cannot be written.
+        If `load` returns None for stored bytes, such as those of another version, the engine is
+        built again. The result is None if `load` cannot use the new bytes either. Processes that
+        want the same engine wait for the one that builds it. FileError if the folder cannot be
+        written.
         """
         name = f"{key}.engine"
-        found = self._load(name, load)  # without the lock: files appear whole
+        found = self._load(name, load)  # this needs no lock, because files appear whole
         if found is not None:
             return found
         with self._locked(name):
-            found = self._load(name, load)  # built by another process while this one waited
+            found = self._load(name, load)  # another process may have built it meanwhile
             if found is not None:
                 return found
             if (self.folder / name).exists():
-                log.warning("%s cannot be used: it is built anew", self.folder / name)
+                log.warning("%s cannot be used; building the engine again", self.folder / name)
             data = build()
             self.write(name, data)
             return load(data)
 
     def read(self, name: str) -> Optional[bytes]:
-        """What was written under `name`; None if nothing was, or if the file is damaged."""
+        """What was written under `name`; None if the file is missing or damaged."""
         try:
             data = (self.folder / name).read_bytes()
         except OSError:
@@ -80,7 +81,7 @@ class EngineCache:
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """One holder among all processes and threads; the kernel frees it if its process dies."""
+        """Lets in one process or thread at a time; if it dies, the kernel frees the lock."""
         path = make_folder(self.folder) / f".{name}.lock"
         with writing(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -88,7 +89,7 @@ class EngineCache:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.info("another process builds this engine: waiting for it")
+                log.info("another process is building this engine; waiting for it")
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:

@@ -1,4 +1,4 @@
-"""An engine's name -> whether it works on this machine, found out in a process of its own."""
+"""An engine's name -> whether it works on this machine, tried in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except BackendError as error:
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """An engine, whether it ran a small network here, and its version or what went wrong."""
+    """Whether an engine ran a small network here; `says` is its version or what went wrong."""
 
     name: str
     works: bool
@@ -29,9 +29,10 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def try_engine(name: str, code: str = _TRY) -> Trial:
-    """Run a small network on the engine in a subprocess; a crash of a vendor library is a finding.
+    """Run a small network on the engine in a subprocess, so that a library may crash there.
 
-    `code` is the program of that process; it exits with 3 after printing why it could not.
+    A crash is reported like any other failure. `code` is the program of the subprocess: it prints
+    the version, or prints why the engine does not work and exits with 3.
     """
     try:
         ran = subprocess.run(

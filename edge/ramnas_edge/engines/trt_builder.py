@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH = 8  # of a graph with a symbolic batch; its kernels are chosen for batch 1
+MAX_BATCH = 8  # the largest for graphs with a symbolic batch; kernels are chosen for batch 1
 PROGRESS_S = 5.0
-# precision -> builder flag; TF32, which TensorRT sets by itself, is cleared first
+# precision -> builder flag; TF32, which TensorRT sets by default, is cleared first
 _FLAGS: Dict[str, Optional[str]] = {"fp32": None, "tf32": "TF32", "fp16": "FP16", "int8": "INT8"}
 
 
 def check_precision(trt: Any, gpu: Gpu, model: bytes, precision: str) -> None:
     """BackendError if `model` would not run in `precision` on this TensorRT and this GPU."""
     if precision not in _FLAGS:
-        raise BackendError(f"engine tensorrt runs {', '.join(_FLAGS)}, not precision {precision}")
+        raise BackendError(f"engine tensorrt runs {', '.join(_FLAGS)}, but not {precision}")
     if precision == "tf32" and gpu.compute_capability < (8, 0):
         raise BackendError(
             f"engine tensorrt: tf32 needs a GPU of compute capability 8.0 or more, {gpu.name} has "
-            f"{'.'.join(map(str, gpu.compute_capability))}; take fp32 or fp16"
+            f"{'.'.join(map(str, gpu.compute_capability))}; use fp32 or fp16"
         )
     if precision == "int8" and b"DequantizeLinear" not in model:
         raise BackendError(
-            "engine tensorrt: int8 needs a quantised graph, one with QuantizeLinear and "
-            "DequantizeLinear nodes; take fp16 for this one"
+            "engine tensorrt: int8 needs a quantised graph, with QuantizeLinear and "
+            "DequantizeLinear nodes; use fp16 for this one"
         )
     if precision == "fp16" and not hasattr(trt.BuilderFlag, "FP16"):
         raise BackendError(
@@ -46,7 +46,10 @@ def check_precision(trt: Any, gpu: Gpu, model: bytes, precision: str) -> None:
 
 @functools.lru_cache(maxsize=None)
 def logger(trt: Any) -> Any:
-    """TensorRT's logger, one a process as it wants: its errors kept, the rest to `logging`."""
+    """TensorRT's logger, which keeps errors and passes the rest to `logging`.
+
+    TensorRT wants only one logger per process.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -61,9 +64,9 @@ def logger(trt: Any) -> Any:
             elif severity.name == "INFO":
                 log.debug("TensorRT: %s", msg)
 
-        def said(self) -> str:
-            """The last errors, and forget them."""
-            errors = "; ".join(self.errors) or "it does not say why"
+        def take_errors(self) -> str:
+            """The last errors in one line; they are then forgotten."""
+            errors = "; ".join(self.errors) or "TensorRT gives no reason"
             self.errors.clear()
             return errors
 
@@ -71,11 +74,11 @@ def logger(trt: Any) -> Any:
 
 
 def build(trt: Any, model: bytes, precision: str, timings: bytes = b"") -> Tuple[bytes, bytes]:
-    """The engine of `model`, and what was learnt about kernel timings, for the next build.
+    """Build the engine of `model`; returns it and its kernel timings, for the next build.
 
-    Takes minutes. It runs in a thread of its own, so that Ctrl-C is heard: TensorRT 10 then stops
-    at its next step; older ones cannot and go on unheard, until the process ends. BackendError if
-    the parser refuses the model, with operator and node, or the builder fails.
+    This takes minutes. It runs in a thread of its own, so that Ctrl-C works: TensorRT 10 then stops
+    at its next step. Older versions cannot stop and go on unnoticed until the process ends.
+    BackendError if the parser refuses the model, with operator and node, or if the builder fails.
     """
     monitor = _monitor(trt) if hasattr(trt, "IProgressMonitor") else None
     future: Any = Future()
@@ -106,10 +109,10 @@ def _build(
     trt: Any, model: bytes, precision: str, timings: bytes, monitor: Optional[Any]
 ) -> Tuple[bytes, bytes]:
     logs = logger(trt)
-    logs.errors.clear()  # those of another model
+    logs.errors.clear()  # errors about another model
     builder = trt.Builder(logs)
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
-    # TensorRT 8 has another mode by default; 10 has this one only, 11 no longer names it
+    # TensorRT 8 has another mode by default, 10 has only this one, 11 does not name it any more
     network = builder.create_network(0 if explicit is None else 1 << int(explicit))
     parser = trt.OnnxParser(network, logs)
     if not parser.parse(model):
@@ -117,7 +120,7 @@ def _build(
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     flag = getattr(trt.BuilderFlag, _FLAGS[precision] or "", None)
-    if flag is not None:  # TensorRT 11 has no INT8: it reads that from the graph
+    if flag is not None:  # TensorRT 11 has no flag for INT8, it reads that from the graph
         config.set_flag(flag)
     profile = _batch_profile(builder, network)
     if profile is not None:
@@ -129,13 +132,13 @@ def _build(
         config.progress_monitor = monitor
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise BackendError(f"engine tensorrt cannot build the model: {logs.said()}")
+        raise BackendError(f"engine tensorrt cannot build the model: {logs.take_errors()}")
     learnt = config.get_timing_cache()
     return bytes(engine), timings if learnt is None else bytes(learnt.serialize())
 
 
 def _batch_profile(builder: Any, network: Any) -> Optional[Any]:
-    """Batch 1 to MAX_BATCH for inputs with a symbolic batch; None if there are none."""
+    """Allows batch 1 to MAX_BATCH for inputs with a symbolic batch; None if no input has one."""
     profile = None
     for i in range(network.num_inputs):
         source = network.get_input(i)
@@ -143,7 +146,7 @@ def _batch_profile(builder: Any, network: Any) -> Optional[Any]:
         if any(n < 0 for n in rest):
             raise BackendError(
                 f"engine tensorrt: input {source.name} has the shape {tuple(source.shape)}; only "
-                "the batch may be symbolic, export the graph with fixed height and width"
+                "the batch may be symbolic; export the graph with fixed height and width"
             )
         if batch < 0:
             profile = profile or builder.create_optimization_profile()
@@ -152,15 +155,15 @@ def _batch_profile(builder: Any, network: Any) -> Optional[Any]:
 
 
 def _faults(parser: Any, model: bytes) -> str:
-    """What the parser found, each with its operator and node, read from the graph itself.
+    """The parser's errors, each with its operator and node, which are read from the graph.
 
-    TensorRT 8 gives a node's number only.
+    TensorRT 8 itself gives only the number of the node.
     """
     from onnx import ModelProto, TensorProto
 
     try:
         graph = ModelProto.FromString(model).graph
-    except Exception:  # protobuf's DecodeError, of whichever build of protobuf
+    except Exception:  # protobuf's DecodeError, whose class depends on the build of protobuf
         return "it is not ONNX"
     faults = []
     for error in (parser.get_error(i) for i in range(parser.num_errors)):
@@ -173,26 +176,26 @@ def _faults(parser: Any, model: bytes) -> str:
         else:
             faults.append(error.desc())
     if any(i.type.tensor_type.elem_type == TensorProto.UINT8 for i in graph.input):
-        faults.append("if it is the uint8 input, take the float form of the graph")
+        faults.append("if the uint8 input is the reason, use the float form of the graph")
     return "; ".join(faults)
 
 
 def _monitor(trt: Any) -> Any:
-    """Logs how far a build is, and ends it once `cancelled`."""
+    """A monitor that logs how far a build is and stops it once `cancelled` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.cancelled = False
             self._steps: Dict[str, int] = {}
-            self._said_s = time.monotonic()
+            self._logged_s = time.monotonic()
 
         def phase_start(self, phase_name: str, parent_phase: Optional[str], num_steps: int) -> None:
             self._steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            if time.monotonic() - self._said_s >= PROGRESS_S:
-                self._said_s = time.monotonic()
+            if time.monotonic() - self._logged_s >= PROGRESS_S:
+                self._logged_s = time.monotonic()
                 log.info("%s: step %d of %d", phase_name, step + 1, self._steps.get(phase_name, 0))
             return not self.cancelled
 

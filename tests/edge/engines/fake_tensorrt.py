@@ -1,4 +1,4 @@
-"""What TensorRT's Python API documents, old (8.5) and new (10), computed by ONNX Runtime.
+"""A stand-in with TensorRT's documented Python API, old (8.5) and new (10, 11), on ONNX Runtime.
 
 Nothing here needs a GPU. Streams and copies of `HostMemory` are as lazy as CUDA's may be: nothing
 happens before `sync`, so a result that was not waited for is wrong.
@@ -22,7 +22,7 @@ _STREAMS: Dict[int, List[Callable[[], None]]] = {}
 
 
 class HostMemory:
-    """A device in host memory: DeviceMemory that counts what is not freed."""
+    """A DeviceMemory in the host's memory, which remembers what has not been freed."""
 
     live: ClassVar[List[HostMemory]] = []
 
@@ -85,7 +85,7 @@ class Severity(enum.IntEnum):
 
 _TYPES = {"tensor(float)": DataType.FLOAT, "tensor(uint8)": DataType.UINT8}
 _NUMPY = {DataType.FLOAT: np.float32, DataType.UINT8: np.uint8}
-# what its parser knows, as far as the tests go
+# what the parser knows, as far as the tests need it
 _OPERATORS = {
     "Add", "AveragePool", "Cast", "Conv", "DequantizeLinear", "Flatten", "Gemm",
     "GlobalAveragePool", "HardSigmoid", "Mul", "QuantizeLinear", "Relu", "Sigmoid", "Sub",
@@ -99,11 +99,11 @@ class ILogger:
 
 
 class IProgressMonitor:
-    """Of TensorRT 10 only."""
+    """Only TensorRT 10 and later have it."""
 
 
 class ParserError:
-    """TensorRT 8's: no `node_name`, no `node_operator`."""
+    """As in TensorRT 8, without `node_name` and `node_operator`."""
 
     def __init__(self, node: int, desc: str) -> None:
         self._node, self._desc = node, desc
@@ -115,31 +115,31 @@ class ParserError:
         return self._desc
 
 
-class Source:
-    """An input of a network."""
+class NetworkInput:
+    """An input of a network, an `ITensor` in TensorRT."""
 
     def __init__(self, name: str, shape: Sequence[Any]) -> None:
         self.name, self.shape = name, tuple(n if isinstance(n, int) else -1 for n in shape)
 
 
-class Network:
+class NetworkDefinition:
     def __init__(self, explicit_batch: bool) -> None:
         self.explicit_batch = explicit_batch
         self.model = b""
-        self.sources: List[Source] = []
+        self.sources: List[NetworkInput] = []
 
     @property
     def num_inputs(self) -> int:
         return len(self.sources)
 
-    def get_input(self, index: int) -> Source:
+    def get_input(self, index: int) -> NetworkInput:
         return self.sources[index]
 
 
 class OnnxParser:
     takes_uint8 = True
 
-    def __init__(self, network: Network, logger: ILogger) -> None:
+    def __init__(self, network: NetworkDefinition, logger: ILogger) -> None:
         self._network = network
         self._errors: List[ParserError] = []
 
@@ -166,12 +166,12 @@ class OnnxParser:
             if kind.elem_type == onnx.TensorProto.UINT8 and not self.takes_uint8:
                 self._errors.append(ParserError(-1, "Unsupported ONNX data type: UINT8 (2)"))
             dims = [d.dim_param or d.dim_value for d in kind.shape.dim]
-            self._network.sources.append(Source(source.name, dims))
+            self._network.sources.append(NetworkInput(source.name, dims))
         self._network.model = model
         return not self._errors
 
 
-class Profile:
+class OptimizationProfile:
     def __init__(self) -> None:
         self.shapes: Dict[str, Any] = {}
 
@@ -188,10 +188,10 @@ class TimingCache:
         return self._data + b"+"
 
 
-class Config:
+class BuilderConfig:
     def __init__(self, flags: Any) -> None:
         self._flags = {flags.TF32}  # set by default, as in TensorRT
-        self.profiles: List[Profile] = []
+        self.profiles: List[OptimizationProfile] = []
         self.progress_monitor: Any = None
         self._timings = TimingCache(b"")
 
@@ -205,7 +205,7 @@ class Config:
     def flags(self) -> List[str]:
         return sorted(flag.name for flag in self._flags)
 
-    def add_optimization_profile(self, profile: Profile) -> int:
+    def add_optimization_profile(self, profile: OptimizationProfile) -> int:
         self.profiles.append(profile)
         return len(self.profiles) - 1
 
@@ -220,8 +220,8 @@ class Config:
         return self._timings
 
 
-class Context:
-    def __init__(self, engine: Engine) -> None:
+class ExecutionContext:
+    def __init__(self, engine: CudaEngine) -> None:
         self._engine = engine
         self._addresses: Dict[str, int] = {}
         self._shapes: Dict[str, Any] = {}
@@ -261,8 +261,8 @@ class Context:
             ctypes.memmove(self._addresses[sink.name], result.ctypes.data, result.nbytes)
 
 
-class Engine:
-    """Addressed by tensor name; TensorRT 8.5's bindings are left out as 10 has removed them."""
+class CudaEngine:
+    """Addresses tensors by name only; TensorRT 10 has removed the bindings of 8.5."""
 
     def __init__(self, model: bytes, profiles: Dict[str, Any], logger: ILogger) -> None:
         self.session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -291,14 +291,14 @@ class Engine:
     def get_tensor_shape(self, name: str) -> Any:
         return tuple(n if isinstance(n, int) else -1 for n in self._by_name[name][0].shape)
 
-    def create_execution_context(self) -> Context:
-        return Context(self)
+    def create_execution_context(self) -> ExecutionContext:
+        return ExecutionContext(self)
 
 
 def make(version: str, *, takes_uint8: bool = True, step: Callable[[], None] = lambda: None) -> Any:
-    """A module `tensorrt` of that version. `builds` lists the flags of every engine built.
+    """A module `tensorrt` of that version, whose `builds` lists the flags of every built engine.
 
-    `step` is called before each of a build's ten steps.
+    `step` is called before each of the ten steps of a build.
     """
     major = int(version.split(".", 1)[0])
     trt: Any = types.ModuleType("tensorrt")
@@ -318,16 +318,18 @@ def make(version: str, *, takes_uint8: bool = True, step: Callable[[], None] = l
         def __init__(self, logger: ILogger) -> None:
             self._logger = logger
 
-        def create_network(self, flags: int = 0) -> Network:
-            return Network(explicit_batch=major >= 10 or flags == 1)
+        def create_network(self, flags: int = 0) -> NetworkDefinition:
+            return NetworkDefinition(explicit_batch=major >= 10 or flags == 1)
 
-        def create_builder_config(self) -> Config:
-            return Config(trt.BuilderFlag)
+        def create_builder_config(self) -> BuilderConfig:
+            return BuilderConfig(trt.BuilderFlag)
 
-        def create_optimization_profile(self) -> Profile:
-            return Profile()
+        def create_optimization_profile(self) -> OptimizationProfile:
+            return OptimizationProfile()
 
-        def build_serialized_network(self, network: Network, config: Config) -> Any:
+        def build_serialized_network(
+            self, network: NetworkDefinition, config: BuilderConfig
+        ) -> Any:
             profiles = config.profiles[0].shapes if config.profiles else {}
             for source in network.sources:
                 if -1 in source.shape and source.name not in profiles:
@@ -359,7 +361,7 @@ def make(version: str, *, takes_uint8: bool = True, step: Callable[[], None] = l
             except (ValueError, AssertionError):
                 self._logger.log(Severity.ERROR, "Serialization assertion failed")
                 return None
-            return Engine(model, facts["profiles"], self._logger)
+            return CudaEngine(model, facts["profiles"], self._logger)
 
     trt.Builder, trt.Runtime = Builder, Runtime
     return trt

@@ -1,4 +1,4 @@
-"""TensorRT against its documented API, old and new, and where there is a GPU against itself."""
+"""The TensorRT engine runs on a stand-in of the API, old and new, and on a GPU on the real one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def floats(batch: int = 1) -> Any:
     return np.random.default_rng(batch).standard_normal((batch, 3, 24, 24)).astype(np.float32)
 
 
-def of_onnxruntime(model: bytes, feeds: Dict[str, Any]) -> Any:
+def logits_of_onnxruntime(model: bytes, feeds: Dict[str, Any]) -> Any:
     session = backends.load("onnxruntime-cpu").open(model, Options())
     (logits,) = session.infer(feeds)
     session.close()
@@ -69,7 +69,7 @@ def trt(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _all_memory_is_given_back() -> Any:
+def _all_memory_is_freed() -> Any:
     yield
     assert HostMemory.live == []
 
@@ -79,7 +79,7 @@ def backend(trt: Any, folder: Path, gpu: Gpu = ORIN) -> TrtBackend:
 
 
 @pytest.mark.parametrize("image_input", [False, True])
-def test_session_computes_what_onnxruntime_does(
+def test_a_session_computes_the_same_as_onnxruntime(
     trt: Any, tmp_path: Path, image_input: bool
 ) -> None:
     model = graph(image_input=image_input)
@@ -95,11 +95,11 @@ def test_session_computes_what_onnxruntime_does(
         given = np.roll(image() if image_input else floats(), shift)
         feeds = {"image": given}
         (logits,) = session.infer(feeds)
-        np.testing.assert_array_equal(logits, of_onnxruntime(model, feeds))
+        np.testing.assert_array_equal(logits, logits_of_onnxruntime(model, feeds))
     session.close()
 
 
-def test_outputs_are_fresh_and_inputs_need_not_be_contiguous(trt: Any, tmp_path: Path) -> None:
+def test_outputs_are_new_arrays_and_inputs_need_not_be_contiguous(trt: Any, tmp_path: Path) -> None:
     session = backend(trt, tmp_path).open(graph(), Options())
     turned = np.asfortranarray(floats())
     (first,) = session.infer({"image": turned})
@@ -107,20 +107,22 @@ def test_outputs_are_fresh_and_inputs_need_not_be_contiguous(trt: Any, tmp_path:
     (second,) = session.infer({"image": np.zeros_like(turned)})
     np.testing.assert_array_equal(first, kept)
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(kept, of_onnxruntime(graph(), {"image": floats()}))
+    np.testing.assert_array_equal(kept, logits_of_onnxruntime(graph(), {"image": floats()}))
     session.close()
 
 
-def test_stages_are_waited_for_and_timed_apart(trt: Any, tmp_path: Path) -> None:
+def test_stages_are_waited_for_and_timed_separately(trt: Any, tmp_path: Path) -> None:
     session = backend(trt, tmp_path).open(graph(), Options())
     clock = itertools.count().__next__
     (logits,), stages = session.infer_staged({"image": floats()}, clock)
-    np.testing.assert_array_equal(logits, of_onnxruntime(graph(), {"image": floats()}))
-    assert stages == Stages(1, 1, 1)  # the clock is read once at each border
+    np.testing.assert_array_equal(logits, logits_of_onnxruntime(graph(), {"image": floats()}))
+    assert stages == Stages(1, 1, 1)  # the clock is read once between two stages
     session.close()
 
 
-def test_inference_allocates_nothing_on_the_device_or_page_locked(trt: Any, tmp_path: Path) -> None:
+def test_inference_allocates_no_device_memory_and_no_page_locked_memory(
+    trt: Any, tmp_path: Path
+) -> None:
     session = backend(trt, tmp_path).open(graph(batch=None), Options())
     (memory,) = HostMemory.live
     before = memory.allocations
@@ -130,14 +132,14 @@ def test_inference_allocates_nothing_on_the_device_or_page_locked(trt: Any, tmp_
     session.close()
 
 
-def test_symbolic_batch_runs_at_every_size_of_its_profile(trt: Any, tmp_path: Path) -> None:
+def test_a_symbolic_batch_runs_at_every_size_of_its_profile(trt: Any, tmp_path: Path) -> None:
     model = graph(batch=None, image_input=True)
     session = backend(trt, tmp_path).open(model, Options())
     assert session.inputs[0].shape == ("N", 24, 24, 3)
     assert session.outputs[0].shape == ("N", 10)
     for batch in (2, 1, trt_builder.MAX_BATCH, 1):
         (logits,) = session.infer({"image": image(batch)})
-        np.testing.assert_array_equal(logits, of_onnxruntime(model, {"image": image(batch)}))
+        np.testing.assert_array_equal(logits, logits_of_onnxruntime(model, {"image": image(batch)}))
     for wrong, words in ((9, "1 to 8, not 9"), (0, "1 to 8, not 0")):
         with pytest.raises(BackendError, match=words):
             session.infer({"image": np.zeros((wrong, 24, 24, 3), np.uint8)})
@@ -146,27 +148,27 @@ def test_symbolic_batch_runs_at_every_size_of_its_profile(trt: Any, tmp_path: Pa
     session.close()
 
 
-def test_what_does_not_fit_an_input_is_named(trt: Any, tmp_path: Path) -> None:
+def test_inputs_that_do_not_fit_are_named(trt: Any, tmp_path: Path) -> None:
     session = backend(trt, tmp_path).open(graph(), Options())
     good = floats()
     cases: List[Tuple[Dict[str, Any], str]] = [
-        ({}, "takes the inputs image, given are none"),
-        ({"picture": good}, "takes the inputs image, given are picture"),
-        ({"image": good, "more": good}, "given are image, more"),
+        ({}, "takes the inputs image, but got none"),
+        ({"picture": good}, "takes the inputs image, but got picture"),
+        ({"image": good, "more": good}, "but got image, more"),
         ({"image": good[:, :, :7]}, r"tensor\(float\) \[1, 3, 24, 24\], .*float32 \[1, 3, 7, 24\]"),
-        ({"image": good.astype(np.float64)}, r"given is float64 \[1, 3, 24, 24\]"),
+        ({"image": good.astype(np.float64)}, r"but is float64 \[1, 3, 24, 24\]"),
     ]
     for feeds, words in cases:
         with pytest.raises(BackendError, match=words):
             session.infer(feeds)
     (logits,) = session.infer({"image": good})
-    np.testing.assert_array_equal(logits, of_onnxruntime(graph(), {"image": good}))
+    np.testing.assert_array_equal(logits, logits_of_onnxruntime(graph(), {"image": good}))
     session.close()
 
 
-def test_a_session_is_for_the_thread_that_opened_it(trt: Any, tmp_path: Path) -> None:
+def test_a_session_works_only_in_the_thread_that_opened_it(trt: Any, tmp_path: Path) -> None:
     session = backend(trt, tmp_path).open(graph(), Options())
-    said: List[str] = []
+    errors: List[str] = []
 
     def elsewhere() -> None:
         calls = (
@@ -178,18 +180,18 @@ def test_a_session_is_for_the_thread_that_opened_it(trt: Any, tmp_path: Path) ->
             try:
                 call()
             except BackendError as error:
-                said.append(str(error))
+                errors.append(str(error))
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    assert len(said) == 3
-    assert all("belongs to the thread that opened it" in words for words in said)
+    assert len(errors) == 3
+    assert all("belongs to the thread that opened it" in error for error in errors)
     session.infer({"image": floats()})
     session.close()
 
 
-def test_closed_twice_is_closed_and_then_says_so(trt: Any, tmp_path: Path) -> None:
+def test_a_session_may_be_closed_twice_and_then_refuses_to_run(trt: Any, tmp_path: Path) -> None:
     session = backend(trt, tmp_path).open(graph(), Options())
     session.close()
     assert HostMemory.live == []
@@ -223,14 +225,14 @@ def test_sessions_close_in_any_order(trt: Any, tmp_path: Path) -> None:
     first, second = opener.open(graph(), Options()), opener.open(graph(), Options())
     first.close()
     (logits,) = second.infer({"image": floats()})
-    np.testing.assert_array_equal(logits, of_onnxruntime(graph(), {"image": floats()}))
+    np.testing.assert_array_equal(logits, logits_of_onnxruntime(graph(), {"image": floats()}))
     second.close()
 
 
 @pytest.mark.parametrize(
     ("precision", "flags"), [("fp32", []), ("tf32", ["TF32"]), ("fp16", ["FP16"])]
 )
-def test_tf32_is_off_unless_asked_for(
+def test_tf32_is_off_unless_it_is_asked_for(
     trt: Any, tmp_path: Path, precision: str, flags: List[str]
 ) -> None:
     session = backend(trt, tmp_path).open(graph(), Options(precision=precision))
@@ -239,13 +241,13 @@ def test_tf32_is_off_unless_asked_for(
     session.close()
 
 
-def test_precisions_that_would_not_run_as_such_are_refused(tmp_path: Path) -> None:
+def test_a_precision_that_would_not_really_run_is_refused(tmp_path: Path) -> None:
     xavier = backend(fake_tensorrt.make("8.5.2"), tmp_path, Gpu("Xavier", (7, 2)))
     newest = backend(fake_tensorrt.make("11.4.1"), tmp_path)
     for opener, precision, words in (
         (xavier, "tf32", "compute capability 8.0 or more, Xavier has 7.2"),
         (xavier, "int8", "int8 needs a quantised graph"),
-        (xavier, "bf16", "runs fp32, tf32, fp16, int8, not precision bf16"),
+        (xavier, "bf16", "runs fp32, tf32, fp16, int8, but not bf16"),
         (newest, "fp16", "takes fp16 from the graph only; pip install 'tensorrt<11'"),
     ):
         with pytest.raises(BackendError, match=words):
@@ -254,7 +256,7 @@ def test_precisions_that_would_not_run_as_such_are_refused(tmp_path: Path) -> No
 
 
 def quantised() -> bytes:
-    """A graph with one pair of QuantizeLinear and DequantizeLinear, zero points 0."""
+    """A graph with one pair of QuantizeLinear and DequantizeLinear, with zero points of 0."""
     nodes = [
         helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["q"], name="q"),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["logits"], name="dq"),
@@ -285,7 +287,9 @@ def test_a_tensorrt_that_is_too_old_is_refused(tmp_path: Path) -> None:
         backend(fake_tensorrt.make("8.4.1"), tmp_path)
 
 
-def test_an_engine_is_built_once_for_all_that_it_depends_on(trt: Any, tmp_path: Path) -> None:
+def test_an_engine_is_built_once_and_again_when_anything_it_depends_on_changes(
+    trt: Any, tmp_path: Path
+) -> None:
     for _ in range(2):
         backend(trt, tmp_path).open(graph(), Options()).close()
     assert len(trt.builds) == 1
@@ -304,28 +308,28 @@ def test_an_engine_is_built_once_for_all_that_it_depends_on(trt: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("damage", ["cut short", "changed", "empty", "of another version"])
-def test_a_cache_file_that_is_no_good_is_built_anew(
+def test_an_engine_whose_cache_file_is_unusable_is_built_again(
     trt: Any, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     opener = backend(trt, tmp_path)
     opener.open(graph(), Options()).close()
     (file,) = tmp_path.glob("*.engine")
     good = file.read_bytes()
-    if damage == "of another version":  # whole, but TensorRT does not take it
+    if damage == "of another version":  # undamaged, but TensorRT refuses it
         opener.cache.write(file.name, b'{"version": "7.1", "profiles": {}}\0' + graph())
     else:
         bad = {"cut short": good[:-9], "changed": good[:-1] + b"?", "empty": b""}[damage]
         file.write_bytes(bad)
     session = opener.open(graph(), Options())
     (logits,) = session.infer({"image": floats()})
-    np.testing.assert_array_equal(logits, of_onnxruntime(graph(), {"image": floats()}))
+    np.testing.assert_array_equal(logits, logits_of_onnxruntime(graph(), {"image": floats()}))
     session.close()
     assert len(trt.builds) == 2
     assert file.read_bytes() == good
-    assert "cannot be used: it is built anew" in caplog.text
+    assert "cannot be used; building the engine again" in caplog.text
 
 
-def test_kernel_timings_go_from_one_build_to_the_next(trt: Any, tmp_path: Path) -> None:
+def test_kernel_timings_are_passed_from_one_build_to_the_next(trt: Any, tmp_path: Path) -> None:
     opener = backend(trt, tmp_path)
     opener.open(graph(), Options()).close()
     opener.open(graph(image_input=True), Options()).close()
@@ -349,7 +353,7 @@ def unsupported() -> bytes:
     return serialised(made)
 
 
-def test_the_parsers_errors_name_operator_and_node(trt: Any, tmp_path: Path) -> None:
+def test_the_parsers_errors_name_the_operator_and_the_node(trt: Any, tmp_path: Path) -> None:
     opener = backend(trt, tmp_path)
     with pytest.raises(BackendError, match=r"unsupported operator NonZero at node where: No imp"):
         opener.open(unsupported(), Options())
@@ -358,9 +362,9 @@ def test_the_parsers_errors_name_operator_and_node(trt: Any, tmp_path: Path) -> 
     assert not list(tmp_path.glob("*.engine"))
 
 
-def test_where_uint8_is_not_taken_the_error_names_the_float_form(tmp_path: Path) -> None:
+def test_if_uint8_is_refused_the_error_names_the_float_form(tmp_path: Path) -> None:
     opener = backend(fake_tensorrt.make("8.5.2", takes_uint8=False), tmp_path)
-    with pytest.raises(BackendError, match=r"UINT8 .*take the float form of the graph"):
+    with pytest.raises(BackendError, match=r"UINT8 .*use the float form of the graph"):
         opener.open(graph(image_input=True), Options())
     opener.open(graph(), Options()).close()
 
@@ -372,13 +376,13 @@ def test_only_the_batch_may_be_symbolic(trt: Any, tmp_path: Path) -> None:
         backend(trt, tmp_path).open(model.SerializeToString(), Options())
 
 
-def test_memory_that_is_used_up_is_its_own_error(trt: Any, tmp_path: Path) -> None:
+def test_lack_of_memory_has_an_error_of_its_own(trt: Any, tmp_path: Path) -> None:
     small = TrtBackend(trt, ORIN, lambda: HostMemory(limit=64), EngineCache(tmp_path))
     with pytest.raises(OutOfMemoryError, match="memory is used up"):
         small.open(graph(), Options())
 
 
-def test_a_failed_run_says_what_tensorrt_said(
+def test_the_error_of_a_failed_run_contains_tensorrts_message(
     trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = backend(trt, tmp_path).open(graph(), Options())
@@ -388,24 +392,24 @@ def test_a_failed_run_says_what_tensorrt_said(
     session.close()
 
 
-def test_a_build_says_how_far_it_is(
+def test_a_build_logs_its_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(trt_builder, "PROGRESS_S", 0.0)
     caplog.set_level(logging.INFO)
     backend(fake_tensorrt.make("10.3.0"), tmp_path).open(graph(), Options()).close()
-    said = caplog.messages
-    assert said[0] == "building an engine, which may take minutes (fp32)"
-    assert said[1:11] == [f"Timing graph nodes: step {i} of 10" for i in range(1, 11)]
-    assert said[-1].startswith("engine built in")
+    lines = caplog.messages
+    assert lines[0] == "building an engine, which may take minutes (fp32)"
+    assert lines[1:11] == [f"Timing graph nodes: step {i} of 10" for i in range(1, 11)]
+    assert lines[-1].startswith("engine built in")
 
 
 def ctrl_c() -> None:
-    """As from a terminal: a real signal, to the main thread."""
+    """Send a real SIGINT to the main thread, as a terminal does."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def waited_for(condition: Callable[[], bool]) -> bool:
+def comes_true(condition: Callable[[], bool]) -> bool:
     for _ in range(6000):
         if condition():
             return True
@@ -414,10 +418,10 @@ def waited_for(condition: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_ctrl_c_ends_the_wait_for_a_build_and_leaves_nothing(
+def test_ctrl_c_during_a_build_leaves_no_engine_and_no_lock(
     version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The build is in another thread; with TensorRT 10 it ends too, at its next step."""
+    """The build runs in another thread. With TensorRT 10 that ends too, at its next step."""
     steps: List[int] = []
     ended: List[bool] = []
     caught = threading.Event()
@@ -426,12 +430,12 @@ def test_ctrl_c_ends_the_wait_for_a_build_and_leaves_nothing(
         steps.append(len(steps))
         if steps == [0]:
             ctrl_c()
-            if version.startswith("10"):  # which is told to stop, so that main waits for it
+            if version.startswith("10"):  # the build is told to stop, and main waits for it
                 (monitor,) = monitors
-                assert waited_for(lambda: bool(monitor.cancelled))
+                assert comes_true(lambda: bool(monitor.cancelled))
                 time.sleep(0.2)
                 ended.append(True)
-            else:  # main has gone on although the build has not
+            else:  # main has gone on, although the build has not ended
                 assert caught.wait(60)
 
     trt = fake_tensorrt.make(version, step=step)
@@ -444,39 +448,41 @@ def test_ctrl_c_ends_the_wait_for_a_build_and_leaves_nothing(
         backend(trt, tmp_path).open(graph(), Options())
     assert ended == ([True] if version.startswith("10") else [])
     caught.set()
-    assert waited_for(lambda: "tensorrt-build" not in {t.name for t in threading.enumerate()})
+    assert comes_true(lambda: "tensorrt-build" not in {t.name for t in threading.enumerate()})
     assert len(steps) == (1 if version.startswith("10") else 10)
     assert not list(tmp_path.glob("*.engine"))
     monitors.clear()
-    backend(trt, tmp_path).open(graph(), Options()).close()  # the lock is free again
+    backend(trt, tmp_path).open(graph(), Options()).close()  # the lock is free
 
 
-def test_without_a_gpu_the_engine_says_so_before_it_touches_tensorrt(
+def test_a_missing_gpu_is_reported_before_tensorrt_is_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def none_here() -> Gpu:
+    def no_gpu() -> Gpu:
         raise BackendError("no CUDA driver (libcuda.so.1: not found): install NVIDIA's driver")
 
-    monkeypatch.setattr(backend_trt.device_memory, "find_gpu", none_here)
+    monkeypatch.setattr(backend_trt.device_memory, "find_gpu", no_gpu)
     monkeypatch.setattr(backend_trt.importlib, "import_module", pytest.fail)
     with pytest.raises(BackendError, match=r"engine tensorrt: no CUDA driver .* install NVIDIA's"):
         backend_trt.load("tensorrt", "tensorrt")
 
 
-def test_a_missing_tensorrt_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorrt_is_reported_with_the_way_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(backend_trt.device_memory, "find_gpu", lambda: ORIN)
     with pytest.raises(BackendError, match=r"TensorRT is not installed .*python3-libnvinfer"):
         backend_trt.load("tensorrt", "tensorrt_that_is_not_there")
 
 
-@functools.lru_cache(maxsize=None)  # TensorRT wants one logger a process, so one module
+@functools.lru_cache(maxsize=None)  # TensorRT wants one logger per process, so one module
 def rtx() -> Any:
-    """TensorRT-RTX, NVIDIA's own parser and builder, which need no GPU to build for one."""
+    """TensorRT-RTX: NVIDIA's own parser and builder, which need no GPU to build for one."""
     reason = "pip install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings runs this test"
     pytest.importorskip("tensorrt_rtx_libs", reason=reason)
     real = pytest.importorskip("tensorrt_rtx_bindings", reason=reason)
 
-    class Builder:
+    class BuilderForSm86:
         def __init__(self, logger: Any) -> None:
             self._real = real.Builder(logger)
 
@@ -491,7 +497,7 @@ def rtx() -> Any:
 
     trt: Any = types.ModuleType("tensorrt_rtx_for_sm86")
     trt.__dict__.update({name: getattr(real, name) for name in dir(real)})
-    trt.Builder = Builder
+    trt.Builder = BuilderForSm86
     return trt
 
 
@@ -508,12 +514,14 @@ def test_nvidias_builder_builds_every_form_of_our_graphs(
         engine, timings = trt_builder.build(trt, model, "fp32")
         assert len(engine) > 10_000
         assert timings
-    assert any(": step 1 of " in said for said in caplog.messages)
+    assert any(": step 1 of " in line for line in caplog.messages)
 
 
 @pytest.mark.engines
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
-def test_nvidias_parser_and_builder_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_nvidias_parser_and_builder_name_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     trt = rtx()
     for model, words in (
         (unsupported(), "unsupported operator NonZero at node where: "),
@@ -540,14 +548,14 @@ def test_nvidias_builder_stops_at_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Non
         steps.append(step)
         if not real.cancelled:
             ctrl_c()
-            assert waited_for(lambda: bool(real.cancelled))
+            assert comes_true(lambda: bool(real.cancelled))
         return bool(step_complete(phase_name, step))
 
     monkeypatch.setattr(real, "step_complete", interrupting)
     monkeypatch.setattr(trt_builder, "_monitor", lambda trt: real)
     with pytest.raises(KeyboardInterrupt):
         trt_builder.build(trt, graph(), "fp32")
-    assert len(steps) < 5  # a whole build has hundreds
+    assert len(steps) < 5  # a complete build has hundreds of steps
 
 
 @pytest.fixture
@@ -564,10 +572,10 @@ def on_this_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrtBackend:
     ("precision", "tolerance"), [("fp32", 1e-4), ("tf32", 1e-2), ("fp16", 2e-2)]
 )
 @pytest.mark.parametrize("image_input", [False, True])
-def test_gpu_logits_are_those_of_onnxruntime(
+def test_logits_on_the_gpu_equal_those_of_onnxruntime(
     on_this_gpu: TrtBackend, precision: str, tolerance: float, image_input: bool
 ) -> None:
-    """Largest difference over the largest logit; every figure is computed in `precision`."""
+    """The tolerance is the largest difference over the largest logit."""
     model = graph(image_input=image_input, batch=None)
     try:
         session = on_this_gpu.open(model, Options(precision=precision))
@@ -577,14 +585,14 @@ def test_gpu_logits_are_those_of_onnxruntime(
         raise
     for batch in (1, 4, 1):
         feeds = {"image": image(batch) if image_input else floats(batch)}
-        expected = of_onnxruntime(model, feeds)
+        expected = logits_of_onnxruntime(model, feeds)
         for found in (session.infer(feeds), session.infer_staged(feeds, time.perf_counter_ns)[0]):
             assert np.abs(found[0] - expected).max() <= tolerance * np.abs(expected).max()
     session.close()
 
 
 @pytest.mark.gpu
-def test_gpu_engine_comes_from_the_cache_the_second_time(
+def test_on_the_gpu_the_second_session_takes_its_engine_from_the_cache(
     on_this_gpu: TrtBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_this_gpu.open(graph(), Options()).close()
@@ -598,7 +606,7 @@ def test_gpu_engine_comes_from_the_cache_the_second_time(
 
 
 @pytest.mark.gpu
-def test_gpu_times_its_stages(on_this_gpu: TrtBackend) -> None:
+def test_stages_on_the_gpu_take_time(on_this_gpu: TrtBackend) -> None:
     session = on_this_gpu.open(graph(), Options())
     _, stages = session.infer_staged({"image": floats()}, time.perf_counter_ns)
     assert min(stages.copy_in_ns, stages.run_ns, stages.copy_out_ns) > 0
@@ -606,13 +614,13 @@ def test_gpu_times_its_stages(on_this_gpu: TrtBackend) -> None:
 
 
 @pytest.mark.gpu
-def test_gpu_refuses_damaged_engines_without_a_crash(
+def test_the_gpu_refuses_damaged_engines_without_a_crash(
     on_this_gpu: TrtBackend, tmp_path: Path
 ) -> None:
     on_this_gpu.open(graph(), Options()).close()
     (file,) = tmp_path.rglob("*.engine")
     content = on_this_gpu.cache.read(file.name)
     assert content is not None
-    on_this_gpu.cache.write(file.name, content[: len(content) // 2])  # past the check of the file
+    on_this_gpu.cache.write(file.name, content[: len(content) // 2])  # with a hash that is right
     on_this_gpu.open(graph(), Options()).close()
     assert on_this_gpu.cache.read(file.name) != content[: len(content) // 2]

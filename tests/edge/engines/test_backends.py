@@ -26,7 +26,7 @@ def model() -> bytes:
     return data
 
 
-def test_session_says_what_runs_and_what_goes_in_and_out() -> None:
+def test_a_session_describes_what_runs_and_its_inputs_and_outputs() -> None:
     backend = backends.load("onnxruntime-cpu")
     session = backend.open(model(), Options(threads=2))
     (source,), (sink,) = session.inputs, session.outputs
@@ -45,7 +45,7 @@ def test_cpu_is_always_available() -> None:
 
 
 def test_only_engines_that_open_a_model_are_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with onnxruntime-gpu and no GPU: CUDA is built in and does not load."""
+    """As with onnxruntime-gpu without a GPU: CUDA is built in but does not load."""
     monkeypatch.setattr(
         backend_ort.ort, "get_available_providers",
         lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -55,7 +55,7 @@ def test_only_engines_that_open_a_model_are_available(monkeypatch: pytest.Monkey
         assert names == {"onnxruntime-cpu"}
 
 
-def test_auto_takes_an_engine_that_works_and_says_why_not_the_others() -> None:
+def test_auto_chooses_an_engine_that_works_and_says_why_not_the_others() -> None:
     found = fastest([model()], Options())
     assert found.engine in {engine for engine, _ in backends.available()}
     assert f"fastest of {found.engine}" in found.why
@@ -65,34 +65,34 @@ def test_auto_takes_an_engine_that_works_and_says_why_not_the_others() -> None:
         fastest([b"no model"], Options())
 
 
-def test_unknown_engine_says_what_is_known() -> None:
+def test_for_an_unknown_engine_the_known_ones_are_named() -> None:
     with pytest.raises(BackendError, match="unknown engine 'tvm': known are onnxruntime-cpu"):
         backends.load("tvm")
 
 
-def test_absent_provider_is_an_error_and_never_a_quiet_cpu_run() -> None:
+def test_a_missing_provider_is_an_error_and_never_a_silent_run_on_the_cpu() -> None:
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(BackendError, match="has no CUDAExecutionProvider"):
         backends.load("onnxruntime-cuda")
 
 
-def test_provider_that_does_not_load_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with onnxruntime-gpu and no GPU: the provider is listed, the session is another's."""
+def test_a_provider_that_does_not_load_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with onnxruntime-gpu without a GPU: CUDA is listed, but the session runs on the CPU."""
     backend = backend_ort.OrtBackend("onnxruntime-cuda", "CUDAExecutionProvider")
     real = ort.InferenceSession
 
-    def quiet(data: bytes, settings: ort.SessionOptions, **options: object) -> object:
+    def on_the_cpu(data: bytes, settings: ort.SessionOptions, **options: object) -> object:
         plain = ort.SessionOptions()
         return real(data, plain, providers=["CPUExecutionProvider"])
 
-    monkeypatch.setattr(backend_ort.ort, "InferenceSession", quiet)
+    monkeypatch.setattr(backend_ort.ort, "InferenceSession", on_the_cpu)
     with pytest.raises(BackendError, match=r"CUDAExecutionProvider did not load, .* pip install"):
         backend.open(model(), Options())
 
 
-def test_the_library_that_a_provider_lacks_is_named(tmp_path: Path) -> None:
-    """A real shared object that needs one that is not there, as the CUDA provider needs cuBLAS."""
+def test_a_library_that_a_provider_needs_and_lacks_is_named(tmp_path: Path) -> None:
+    """A real library needs another one that is missing, as the CUDA provider may lack cuBLAS."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
@@ -118,7 +118,7 @@ def test_an_inference_in_stages_gives_the_same_logits() -> None:
         clock = itertools.count().__next__
         (staged,), stages = session.infer_staged({"image": image}, clock)
         np.testing.assert_allclose(staged, plain, atol=1e-5)
-        assert stages == Stages(1, 1, 1)  # the clock is read once at each border
+        assert stages == Stages(1, 1, 1)  # the clock is read once between two stages
     session.close()
 
 
@@ -149,7 +149,7 @@ def test_an_unsupported_operator_is_named_with_its_node() -> None:
         backends.load("onnxruntime-cpu").open(made.SerializeToString(), Options())
 
 
-def test_bad_model_input_and_precision_are_named() -> None:
+def test_a_bad_model_input_or_precision_is_refused_with_the_reason() -> None:
     backend = backends.load("onnxruntime-cpu")
     with pytest.raises(BackendError, match="refuses the model"):
         backend.open(b"no model", Options())
@@ -173,7 +173,7 @@ def test_int8_runs_a_quantised_graph_and_refuses_a_float_one() -> None:
     session.close()
 
 
-def test_probe_runs_a_network_in_the_precision_that_is_asked_for() -> None:
+def test_probe_runs_a_network_in_the_requested_precision() -> None:
     for precision in ("fp32", "int8"):
         assert backends.probe("onnxruntime-cpu", Options(precision=precision)).version
     with pytest.raises(BackendError, match="runs fp32, int8"):

@@ -1,4 +1,4 @@
-"""The driver asked through real shared libraries; both packages at the interface that they have."""
+"""The driver is asked through real shared libraries; pycuda and cuda-bindings are stand-ins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ramnas_edge.engines import device_memory
 from ramnas_edge.engines.device_memory import CudaBindingsMemory, Gpu, PycudaMemory
 from ramnas_models.errors import BackendError, OutOfMemoryError
 
-# The calls of libcuda that `find_gpu` makes, answering as the macros say.
+# The functions of libcuda that `find_gpu` calls; the macros set their answers.
 DRIVER = r"""
 #include <string.h>
 int cuInit(unsigned flags) { return INIT; }
@@ -48,7 +48,7 @@ def driver(folder: Path, *, init: int = 0, count: int = 1) -> str:
     return str(library)
 
 
-def test_the_gpu_is_what_the_driver_says(tmp_path: Path) -> None:
+def test_the_gpu_is_read_from_the_driver(tmp_path: Path) -> None:
     assert device_memory.find_gpu(driver(tmp_path)) == Gpu("Orin", (8, 7))
 
 
@@ -61,12 +61,14 @@ def test_the_gpu_is_what_the_driver_says(tmp_path: Path) -> None:
         (9999, 0, r"\(error, 9999\)"),
     ],
 )
-def test_what_the_driver_lacks_is_said(tmp_path: Path, init: int, count: int, words: str) -> None:
+def test_the_error_names_what_the_driver_lacks(
+    tmp_path: Path, init: int, count: int, words: str
+) -> None:
     with pytest.raises(BackendError, match=words):
         device_memory.find_gpu(driver(tmp_path, init=init, count=count))
 
 
-def test_a_missing_driver_is_said_with_the_way_out() -> None:
+def test_a_missing_driver_is_reported_with_the_way_out() -> None:
     words = (
         r"no CUDA driver \(libcuda-not-there.*: cannot open .* on a Jetson it comes with JetPack"
     )
@@ -74,7 +76,7 @@ def test_a_missing_driver_is_said_with_the_way_out() -> None:
         device_memory.find_gpu("libcuda-not-there.so.1")
 
 
-def test_without_either_package_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_either_package_the_error_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, name, None)
     words = "neither pycuda nor cuda-bindings .*pip install cuda-bindings; on a Jetson pip .*pycuda"
@@ -82,8 +84,8 @@ def test_without_either_package_both_are_named(monkeypatch: pytest.MonkeyPatch) 
         device_memory.memory_of_gpu()
 
 
-class Live:
-    """What a stand-in has given out, by address; its copies wait for the stream, as real ones."""
+class HandedOut:
+    """What a stand-in has handed out, by address. Like real ones, its copies wait for `sync`."""
 
     def __init__(self) -> None:
         self.blocks: Dict[int, Any] = {}
@@ -112,8 +114,8 @@ class Live:
         return not (self.blocks or self.queue or self.streams or self.contexts or self.retained)
 
 
-def cudart(live: Live) -> Any:
-    """cuda.bindings.runtime: (error, value) of every call."""
+def cudart(live: HandedOut) -> Any:
+    """A stand-in for cuda.bindings.runtime, whose functions return (error, value)."""
     module: Any = types.ModuleType("cudart")
     module.cudaMemcpyKind = types.SimpleNamespace(
         cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2
@@ -153,8 +155,8 @@ def cudart(live: Live) -> Any:
     return module
 
 
-def pycuda(live: Live) -> Any:
-    """pycuda.driver, as far as it is used: objects that free themselves, a stack of contexts."""
+def pycuda(live: HandedOut) -> Any:
+    """A stand-in for the used part of pycuda.driver: objects with `free`, a stack of contexts."""
     cuda: Any = types.ModuleType("pycuda.driver")
 
     class Error(Exception):
@@ -163,7 +165,7 @@ def pycuda(live: Live) -> Any:
     class MemoryError(Error):
         pass
 
-    class Context:
+    class PrimaryContext:
         def __init__(self) -> None:
             live.retained += 1
 
@@ -197,7 +199,7 @@ def pycuda(live: Live) -> Any:
             size = live.blocks[self.address].size
             return {"data": (self.address, False), "shape": (size,), "typestr": "|u1", "version": 3}
 
-    class Locked(np.ndarray):  # whose `base` is the allocation, as pycuda's array has it
+    class Locked(np.ndarray):  # its `base` is the allocation, as with pycuda's arrays
         base: Any = None
 
     class Stream:
@@ -218,9 +220,14 @@ def pycuda(live: Live) -> Any:
         array.base = allocation
         return array
 
-    cuda.Error, cuda.MemoryError, cuda.Context, cuda.Stream = Error, MemoryError, Context, Stream
+    cuda.Error, cuda.MemoryError, cuda.Context, cuda.Stream = (
+        Error,
+        MemoryError,
+        PrimaryContext,
+        Stream,
+    )
     cuda.init = lambda: None
-    cuda.Device = lambda i: types.SimpleNamespace(retain_primary_context=Context)
+    cuda.Device = lambda i: types.SimpleNamespace(retain_primary_context=PrimaryContext)
     cuda.mem_alloc, cuda.pagelocked_empty = Allocation, pagelocked_empty
     cuda.memcpy_htod_async = lambda to, array, stream: live.copy(
         to, array.ctypes.data, array.nbytes
@@ -232,9 +239,9 @@ def pycuda(live: Live) -> Any:
 
 
 @pytest.fixture(params=["pycuda.driver", "cuda.bindings.runtime", "cuda.cudart"])
-def live(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
-    """Only that module can be imported."""
-    live = Live()
+def live(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[HandedOut]:
+    """The parameter's module is the only one of the three that can be imported."""
+    live = HandedOut()
     for name in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, name, None)
     parts = request.param.split(".")
@@ -246,7 +253,7 @@ def live(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     assert live.empty()
 
 
-def test_what_goes_to_the_device_comes_back(live: Live) -> None:
+def test_data_copied_to_the_device_comes_back(live: HandedOut) -> None:
     memory = device_memory.memory_of_gpu()()
     assert type(memory) in (PycudaMemory, CudaBindingsMemory)
     assert memory.stream == 7
@@ -257,15 +264,15 @@ def test_what_goes_to_the_device_comes_back(live: Live) -> None:
     memory.h2d(address, there[:1])
     memory.h2d(address + 12, there[1:])
     memory.d2h(back, address)
-    assert not back.any()  # nothing is promised before it is waited for
+    assert not back.any()  # copies may not have happened before `sync`
     memory.sync()
     np.testing.assert_array_equal(back, np.arange(6).reshape(2, 3))
-    memory.d2h(back, address)  # not waited for: `close` does
+    memory.d2h(back, address)  # `close` waits for this copy
     del there, back
     memory.close()
 
 
-def test_two_memories_close_in_either_order(live: Live) -> None:
+def test_two_memories_close_in_either_order(live: HandedOut) -> None:
     opener = device_memory.memory_of_gpu()
     for order in ((0, 1), (1, 0)):
         memories = [opener(), opener()]
@@ -276,7 +283,7 @@ def test_two_memories_close_in_either_order(live: Live) -> None:
         assert not live.blocks and not live.streams
 
 
-def test_a_full_device_is_its_own_error(live: Live) -> None:
+def test_a_full_device_has_an_error_of_its_own(live: HandedOut) -> None:
     memory = device_memory.memory_of_gpu()()
     with pytest.raises(OutOfMemoryError, match="memory is used up"):
         memory.alloc(1 << 40)
@@ -288,6 +295,6 @@ def test_real_cuda_bindings_without_a_driver_is_a_backend_error() -> None:
         "cuda.bindings.runtime", reason="pip install cuda-bindings runs this test"
     )
     if int(runtime.cudaSetDevice(0)[0]) == 0:
-        pytest.skip("there is a GPU here: the gpu tests run it")
+        pytest.skip("this machine has a GPU; the gpu tests cover that case")
     with pytest.raises(BackendError, match=r"CUDA: cudaSetDevice: .* \(\d+\)"):
         CudaBindingsMemory(runtime)

@@ -15,11 +15,11 @@ from ramnas_edge.engines import engine_cache
 from ramnas_edge.engines.engine_cache import EngineCache
 from ramnas_models.errors import FileError
 
-# A process that builds slowly: it says when it has begun, and goes on at a line of its input.
+# A process that builds slowly: it prints a line when it begins and waits for a line to go on.
 BUILDER = """
 import logging, sys
 from pathlib import Path
-from ramnas_edge.engine_cache import EngineCache
+from ramnas_edge.engines.engine_cache import EngineCache
 
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 
@@ -44,13 +44,13 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def tell(process: subprocess.Popen[str]) -> None:
+def let_go_on(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
 
 
-def test_key_changes_with_the_model_and_with_every_fact() -> None:
+def test_the_key_changes_with_the_model_and_with_every_fact() -> None:
     facts = ("10.3.0", "Orin", "8.7", "L4T 36.4", "fp32")
     keys = {engine_cache.key(b"model", *facts), engine_cache.key(b"other", *facts)}
     for i in range(len(facts)):
@@ -60,7 +60,7 @@ def test_key_changes_with_the_model_and_with_every_fact() -> None:
     assert engine_cache.key(b"model", *facts) == engine_cache.key(b"model", *facts)
 
 
-def test_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_folder_follows_xdg_cache_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert engine_cache.default_folder() == tmp_path / "cache/ramnas/engines"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
@@ -68,7 +68,7 @@ def test_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert engine_cache.default_folder() == tmp_path / ".cache/ramnas/engines"
 
 
-def test_what_is_kept_is_not_built_again(tmp_path: Path) -> None:
+def test_a_stored_engine_is_not_built_again(tmp_path: Path) -> None:
     builds: List[int] = []
 
     def build() -> bytes:
@@ -81,7 +81,7 @@ def test_what_is_kept_is_not_built_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"x" * 40])
-def test_damaged_file_never_reaches_the_loader(
+def test_a_damaged_file_never_reaches_the_loader(
     tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "k.engine").write_bytes(damage)
@@ -99,7 +99,7 @@ def test_damaged_file_never_reaches_the_loader(
     assert cache.read("k.engine") == b"engine"
 
 
-def test_every_single_changed_byte_is_seen(tmp_path: Path) -> None:
+def test_every_changed_or_missing_byte_is_noticed(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     cache.write("k", b"engine")
     good = (tmp_path / "k").read_bytes()
@@ -111,7 +111,7 @@ def test_every_single_changed_byte_is_seen(tmp_path: Path) -> None:
         assert cache.read("k") is None
 
 
-def test_what_the_loader_does_not_take_is_built_anew_and_else_is_none(tmp_path: Path) -> None:
+def test_bytes_that_the_loader_refuses_are_built_again_once(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     cache.write("k.engine", b"old")
 
@@ -123,7 +123,7 @@ def test_what_the_loader_does_not_take_is_built_anew_and_else_is_none(tmp_path: 
     assert cache.engine("other", lambda: b"strange", only_new) is None
 
 
-def test_a_failed_build_leaves_nothing_and_the_lock_free(tmp_path: Path) -> None:
+def test_a_failed_build_leaves_no_file_and_frees_the_lock(tmp_path: Path) -> None:
     def fails() -> bytes:
         raise ValueError("no")
 
@@ -139,8 +139,8 @@ def test_two_processes_build_the_same_engine_once(tmp_path: Path) -> None:
     try:
         assert line(first) == "building"
         second = builder(tmp_path, "second")
-        assert line(second) == "another process builds this engine: waiting for it"
-        tell(first)
+        assert line(second) == "another process is building this engine; waiting for it"
+        let_go_on(first)
         assert line(first) == "has engine of first"
         assert line(second) == "has engine of first"
     finally:
@@ -150,15 +150,15 @@ def test_two_processes_build_the_same_engine_once(tmp_path: Path) -> None:
                 process.communicate()
 
 
-def test_a_builder_that_is_killed_leaves_the_work_to_the_next(tmp_path: Path) -> None:
+def test_after_a_builder_is_killed_the_next_one_builds(tmp_path: Path) -> None:
     first, second = builder(tmp_path, "first"), None
     try:
         assert line(first) == "building"
         second = builder(tmp_path, "second")
-        assert line(second) == "another process builds this engine: waiting for it"
+        assert line(second) == "another process is building this engine; waiting for it"
         os.kill(first.pid, signal.SIGKILL)
         assert line(second) == "building"
-        tell(second)
+        let_go_on(second)
         assert line(second) == "has engine of second"
     finally:
         for process in (first, second):
@@ -195,7 +195,7 @@ def test_two_threads_build_the_same_engine_once(
     assert builds == [1]
 
 
-def test_a_read_only_cache_still_gives_what_it_holds(tmp_path: Path, small_disk: Path) -> None:
+def test_engines_can_still_be_read_from_a_read_only_cache(tmp_path: Path, small_disk: Path) -> None:
     cache = EngineCache(small_disk)
     cache.write("k.engine", b"engine")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -204,8 +204,8 @@ def test_a_read_only_cache_still_gives_what_it_holds(tmp_path: Path, small_disk:
         cache.engine("other", lambda: b"", bytes.decode)
 
 
-def test_a_full_disk_is_a_file_error_and_leaves_no_part(small_disk: Path) -> None:
+def test_a_full_disk_is_a_file_error_and_leaves_no_partial_file(small_disk: Path) -> None:
     cache = EngineCache(small_disk)
     with pytest.raises(FileError, match="the disk is full"):
         cache.engine("k", lambda: bytes(1 << 20), bytes.decode)
-    assert not list(small_disk.glob("*k.engine*"))[1:]  # the lock stays
+    assert not list(small_disk.glob("*k.engine*"))[1:]  # only the lock file stays
