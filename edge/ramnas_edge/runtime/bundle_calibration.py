@@ -1,4 +1,4 @@
-"""A bundle -> its models measured on this board by the profiler: figures that Runtime prefers."""
+"""A bundle -> the latency of each of its models on this board, measured by the profiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ramnas_edge.engines import backends
 from ramnas_edge.engines.auto import fastest
 from ramnas_edge.measuring import messages
 from ramnas_edge.measuring.drift import corrected_ms
-from ramnas_edge.measuring.local import Progress, measured
+from ramnas_edge.measuring.local import Progress, measure_blocks
 from ramnas_edge.measuring.record import FAILED, MIN_VISITS, OK, Block, LatencyRecord, Target
 from ramnas_edge.runtime import latency_file
 from ramnas_edge.runtime.latency_file import StoredLatency
@@ -23,7 +23,10 @@ from ramnas_models.errors import DataError
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """The record of one model; kept in the file unless it failed, calibrated only if it is ok."""
+    """The record of one model of a bundle, with its accuracy in words, such as `top1 0.9`.
+
+    Its latency is kept unless the measurement failed, and counts as calibrated only if it is valid.
+    """
 
     task: str
     accuracy: str
@@ -37,55 +40,62 @@ def calibrate_bundle(
     rounds: int = MIN_VISITS,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Tuple[Path, List[ModelRecord]]:
-    """Measure whole calls of the very graphs of `bundle`, all its tasks, as `target` says.
+    """Measure whole calls of every model of `bundle`, under the conditions of `target`.
 
-    `target.frame_hw` is needed; its task, classes and input size are those of the bundle. Engine
-    `auto` is the fastest, by task. -> the file of the device class, and what was measured.
+    The graphs are those of the bundle. `target.frame_hw` is required; its task, classes and input
+    size are replaced by those of the bundle. Engine `auto` is resolved for each task to the engine
+    that is fastest for its largest model.
+
+    Returns the device class's file, to which the latencies were added, and a record per model.
     """
     opened = open_bundle(Path(bundle).resolve())
     if target.frame_hw is None:
-        raise DataError("a bundle is calibrated by whole calls: name the size of the frames")
+        raise DataError(
+            "calibrating a bundle measures whole calls, which need a frame size: set frame_hw"
+        )
     total = sum(len(front.models) for front in opened.manifest.tasks)
-    found: List[ModelRecord] = []
+    measured: List[ModelRecord] = []
     path = Path()
     for front in opened.manifest.tasks:
-        done, inside = len(found), 0.0
+        done, inside = len(measured), 0.0
         device_class, block = _block(opened, front, target, rounds)
-        for _, news, source in measured([block], opened.manifest.space, device_class):
+        for _, news, source in measure_blocks([block], opened.manifest.space, device_class):
             if isinstance(news, messages.Measured):
-                found.append(_calibrated(front, news.record))
-            else:  # a second look at doubtful ones counts its visits anew
+                measured.append(_model_record(front, news.record))
+            else:  # when doubtful models are measured again, their visits count from 0 again
                 inside = max(inside, len(front.models) * news.done / news.total)
                 on_progress(Progress(done, total, inside, source))
-        figures = [
-            _figure(front, one.record) for one in found[done:] if one.record.validity != FAILED
+        latencies = [
+            _stored_latency(front, entry.record)
+            for entry in measured[done:]
+            if entry.record.validity != FAILED
         ]
-        path = latency_file.keep(device_class, figures)
-    return path, found
+        path = latency_file.keep(device_class, latencies)
+    return path, measured
 
 
-def into_manifest(bundle: Union[str, Path], found: Sequence[ModelRecord]) -> int:
-    """Write the figures of `found` that are ok into the bundle's own manifest; how many they were.
+def into_manifest(bundle: Union[str, Path], measured: Sequence[ModelRecord]) -> int:
+    """Write the valid latencies of `measured` into the bundle's manifest; return their number.
 
-    Other boards of this device class then start on them.
+    Other boards of this device class then choose by them.
     """
     opened = open_bundle(bundle)
-    told = {}
+    latencies = {}
     for front in opened.manifest.tasks:
-        records = [one.record for one in found if one.task == front.task]
+        records = [entry.record for entry in measured if entry.task == front.task]
         corrected = corrected_ms(records)
         hashes = {model.arch_id: model.sha256 for model in front.models}
         for record in records:
             if record.validity == OK and record.p90_ms is not None:
-                told[hashes[record.arch_id]] = latency_file.in_manifest(
+                latencies[hashes[record.arch_id]] = latency_file.in_manifest(
                     record.device_class, record.target, record.p90_ms, corrected[record.arch_id]
                 )
-    add_latencies(opened, told)
-    return len(told)
+    add_latencies(opened, latencies)
+    return len(latencies)
 
 
 def _block(bundle: Bundle, front: TaskFront, target: Target, rounds: int) -> Tuple[str, Block]:
-    """All models of a front in one block: they are anchors enough for each other."""
+    """Make one block of all models of a front, which need no anchors besides each other."""
     options = backends.Options(target.precision, target.threads)
     engine = target.engine
     if engine == "auto":
@@ -101,18 +111,18 @@ def _block(bundle: Bundle, front: TaskFront, target: Target, rounds: int) -> Tup
         archs=tuple(model.arch for model in front.models),
         anchors=(),
         rounds=rounds,
-        most_rounds=rounds,  # a budget is compared with p90, whose bound the record says
+        most_rounds=rounds,  # more would refine the levels, but a budget is about the p90
         bundle=str(bundle.path),
     )
 
 
-def _calibrated(front: TaskFront, record: LatencyRecord) -> ModelRecord:
+def _model_record(front: TaskFront, record: LatencyRecord) -> ModelRecord:
     accuracy = next(m.accuracy for m in front.models if m.arch_id == record.arch_id)
-    known = f"{accuracy.metric} {accuracy.value:.4g}" if accuracy else "unknown"
-    return ModelRecord(front.task, known, record)
+    words = f"{accuracy.metric} {accuracy.value:.4g}" if accuracy else "unknown"
+    return ModelRecord(front.task, words, record)
 
 
-def _figure(front: TaskFront, record: LatencyRecord) -> StoredLatency:
+def _stored_latency(front: TaskFront, record: LatencyRecord) -> StoredLatency:
     model = next(model for model in front.models if model.arch_id == record.arch_id)
     target = record.target
     assert record.p90_ms is not None

@@ -64,7 +64,7 @@ def test_the_fastest_stays_when_nothing_fits() -> None:
 def test_a_few_slow_calls_do_not_break_the_budget() -> None:
     policy = Policy(IDLE, BUDGET, 2)
     for call in range(200):
-        slow = call % (WINDOW // 2) == 0  # one in ten, which the p90 may just bear
+        slow = call % (WINDOW // 2) == 0  # one in ten, which a p90 just tolerates
         assert policy.add(100.0 if slow else 20.0, call / 50) == 2
 
 
@@ -96,11 +96,8 @@ def test_after_a_failed_step_up_the_model_that_kept_the_budget_returns() -> None
     policy = Policy(IDLE, BUDGET, 0)
     assert {policy.add(5.0, 0.1 * call) for call in range(40)} == {0, 2}
     policy.step(2, 4.0)
-    assert [policy.add(30.0, 4.1 + 0.1 * call) for call in range(3)] == [
-        2,
-        2,
-        0,
-    ]  # model 1 would fit too
+    wanted = [policy.add(30.0, 4.1 + 0.1 * call) for call in range(3)]
+    assert wanted == [2, 2, 0]  # although model 1 would fit too
 
 
 def test_it_does_not_flip_back_and_forth_at_the_limit() -> None:
