@@ -30,7 +30,7 @@ ENGINES = (("onnxruntime-cpu", "1.0"),)
 
 
 class StandIn:
-    """What `Measuring` is to an agent, but it takes `arch_s` for an arch and makes up its times.
+    """What `Supervisor` is to an agent, but it takes `arch_s` for an arch and makes up its times.
 
     Every record is written to the journal of all measurements before the agent has it.
     """
@@ -110,7 +110,7 @@ class StandIn:
 def serve(args: argparse.Namespace) -> None:
     """The real agent around the stand-in."""
     StandIn.arch_s, StandIn.journal = args.arch_s, args.journal.open("ab")
-    agent.Measuring = StandIn
+    agent.Supervisor = StandIn
     agent.this_device = lambda: Device(args.module, 4, 8, "Linux")
     agent.backends.available = lambda: ENGINES
     agent.serve(args.endpoint, name=args.name, spool=args.spool)

@@ -1,4 +1,4 @@
-"""`ramnas-edge doctor`: what this machine is, what works on it, and how to mend what does not."""
+"""`ramnas-edge doctor`: what this machine is, what works on it, and how to repair what does not."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import msgspec
 
 from ramnas_edge.board.answering import Sensor, answers
 from ramnas_edge.board.device import Device, this_device
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_edge.engines import backends
 from ramnas_edge.engines.trial import Trial, try_engine
 from ramnas_models.errors import BackendError
 
-# Distributions that hold the same module: of two, the one installed last overwrites the other.
+# Distributions with the same module: if two are installed, the later one has overwritten the other.
 _SAME_MODULE = {
     "onnxruntime": (
         "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml",
@@ -32,7 +33,7 @@ _PACKAGES = ("numpy", "onnx", "pyzmq", "msgspec", "psutil", "jetson-stats", "pyc
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`problems` in plain words, each with the way out."""
+    """What was found out about this machine; each of `problems` is one sentence with its cure."""
 
     device: Device
     python: str
@@ -42,10 +43,16 @@ class Report(msgspec.Struct, frozen=True):
     problems: Tuple[str, ...]
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    doctor = verbs.add_parser("doctor", help="what this machine is, what works, what to mend")
-    doctor.add_argument("--json", action="store_true", help="the report as JSON")
+    doctor = add_verb(
+        verbs, "doctor",
+        help="find out which engines and sensors work here, and how to repair the others",
+        purpose="Shows what this machine is, tries every inference engine and sensor on it, and "
+        "says how to repair what does not work.",
+        example="ramnas-edge doctor",
+    )  # fmt: skip
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.set_defaults(call=_doctor)
 
 
@@ -59,22 +66,25 @@ def _doctor(args: argparse.Namespace) -> None:
 def examine(
     *, root: Path = Path("/"), on_step: Callable[[str], None] = lambda step: None
 ) -> Report:
-    """Look at everything; each engine in a process of its own, so that it may crash."""
+    """Examine the machine whose files are below `root`; `on_step` is told what comes next.
+
+    Each engine is tried in a process of its own, because it may crash.
+    """
     device = this_device(root)
     engines = []
     for name in backends.ENGINES:
         on_step(f"trying {name}")
         engines.append(try_engine(name))
-    found = tuple(answers(root))
+    sensors = tuple(answers(root))
     packages = tuple(_packages())
-    problems = [*_twice(name for name, _ in packages), *_problems(device, engines, found)]
+    problems = [*_duplicates(name for name, _ in packages), *_problems(device, engines, sensors)]
     return Report(
-        device, platform.python_version(), packages, tuple(engines), found, tuple(problems)
+        device, platform.python_version(), packages, tuple(engines), sensors, tuple(problems)
     )
 
 
 def text(report: Report) -> str:
-    """The report for people."""
+    """The report as lines for people to read."""
     device = report.device
     lines = [
         f"machine   {device.module}, {device.cores} cores, {device.memory_gib} GiB, "
@@ -90,7 +100,7 @@ def text(report: Report) -> str:
 
 
 def _packages() -> List[Tuple[str, str]]:
-    """(distribution, version) of those that matter here and are installed."""
+    """(distribution, version) of every package that matters here and is installed."""
     found = []
     for name in (*_PACKAGES, *(n for names in _SAME_MODULE.values() for n in names)):
         try:
@@ -100,39 +110,44 @@ def _packages() -> List[Tuple[str, str]]:
     return found
 
 
-def _twice(installed: Iterable[str]) -> List[str]:
-    """Two distributions of one module, or two copies of it on the path (pip's beside apt's)."""
+def _duplicates(installed: Iterable[str]) -> List[str]:
+    """Problems with modules that are there twice.
+
+    Two of the `installed` distributions may hold the same module, or two copies of it may lie on
+    the path, such as pip's and apt's.
+    """
     known, found = set(installed), []
     for module, names in _SAME_MODULE.items():
-        both = [name for name in names if name in known]
-        if len(both) > 1:
+        clashing = [name for name in names if name in known]
+        if len(clashing) > 1:
             found.append(
-                f"{' and '.join(both)} are installed together and overwrite each other's files: "
-                f"pip uninstall {' '.join(both)}, then install the one that you want"
+                f"{' and '.join(clashing)} are installed together and overwrite each other's "
+                f"files: pip uninstall {' '.join(clashing)}, then install the one that you want"
             )
         folders = {str(Path(p).resolve()) for p in sys.path if p and (Path(p) / module).is_dir()}
         if len(folders) > 1:
             found.append(
-                f"{module} is in {' and in '.join(sorted(folders))}; Python takes the first on its "
-                "path: remove one, or leave --system-site-packages out"
+                f"{module} is in {' and in '.join(sorted(folders))}, and Python takes the first on "
+                "its path: remove one of them, or make the virtual environment without "
+                "--system-site-packages"
             )
     return found
 
 
-def _problems(device: Device, engines: List[Trial], found: Tuple[Sensor, ...]) -> Iterable[str]:
+def _problems(device: Device, engines: List[Trial], sensors: Tuple[Sensor, ...]) -> Iterable[str]:
     jetson = device.system.startswith("L4T")
     working = {engine.name for engine in engines if engine.works}
     if not working:
         yield (
-            "no engine works: on a Jetson install onnxruntime-gpu from JetPack's own index, "
+            "no engine works: on a Jetson install onnxruntime-gpu from JetPack's own index; "
             "elsewhere pip install 'ramnas[cpu]'"
         )
     elif jetson and working == {"onnxruntime-cpu"}:
         yield (
-            "this Jetson runs on its CPU only: PyPI's onnxruntime has no CUDA for it; "
-            "pip uninstall onnxruntime and install onnxruntime-gpu from JetPack's own index"
+            "this Jetson runs on its CPU only, because PyPI's onnxruntime has no CUDA for it: pip "
+            "uninstall onnxruntime, and install onnxruntime-gpu from JetPack's own index"
         )
-    if jetson and not any(s.name == "jtop" and s.says for s in found):
-        yield "no jtop: sudo pip3 install jetson-stats, then restart the board"
-    if not any(sensor.says for sensor in found):
-        yield "no sensor answers: a throttled measurement cannot be told from a slow network"
+    if jetson and not any(s.name == "jtop" and s.says for s in sensors):
+        yield "jtop is not running: sudo pip3 install jetson-stats, then restart the board"
+    if not any(sensor.says for sensor in sensors):
+        yield "no sensor answers, so a throttled board cannot be told from a slow network"

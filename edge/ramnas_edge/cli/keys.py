@@ -1,4 +1,7 @@
-"""`keys new|authorize|list`: who may connect to a host; a board has `keys new` alone."""
+"""`keys`: make CURVE keys, and on a host let boards in (`keys new`, `authorize` and `list`).
+
+The host's command line has all three, a board's has only `new`.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +9,97 @@ import argparse
 import socket
 from pathlib import Path
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *, host: bool = True) -> None:
-    """Add `keys`; with `host` False its part for a board."""
-    keys = verbs.add_parser("keys", help="CURVE keys of hosts and boards").add_subparsers(
-        dest="what", required=True, metavar="WHAT"
-    )
-    new = keys.add_parser("new", help="make a key pair: NAME.key to hand out, NAME.key_secret")
-    new.add_argument(
-        "--name", default="host" if host else socket.gethostname(), help="default: %(default)s"
-    )
-    new.add_argument("--folder", type=Path, help="where to (default: ~/.config/ramnas)")
-    new.set_defaults(call=_new if host else _new_board)
+
+def add(verbs: Verbs, *, host: bool = True) -> None:
+    """Add `keys` to the command line of a host, or if `host` is False to that of a board."""
     if not host:
-        return
-    authorize = keys.add_parser("authorize", help="let the owner of a public key connect")
-    authorize.add_argument("key", type=Path, metavar="NAME.key", help="the board's public key")
-    authorize.add_argument("--name", help="of the board (default: that of the file)")
-    authorize.set_defaults(call=_authorize)
-    shown = keys.add_parser("list", help="the keys of this host and those that may connect")
-    shown.set_defaults(call=_list)
-    for verb in (authorize, shown):
-        verb.add_argument(
-            "--authorized", type=Path, metavar="DIR",
-            help="the folder of those who may connect (default: ~/.config/ramnas/authorized_keys)",
+        keys = add_verb(
+            verbs, "keys",
+            help="make the key with which this board joins a host's fleet",
+            purpose="Makes the CURVE keys with which this board identifies itself to a host and "
+            "encrypts the connection.",
+            example="ramnas-edge keys new --name jetson-1",
         )  # fmt: skip
+    else:
+        keys = add_verb(
+            verbs, "keys",
+            help="make the host's keys, and let boards in",
+            purpose="Makes the CURVE keys that encrypt the connections of the fleet, and decides "
+            "which boards may connect to this host.",
+            example="ramnas keys authorize jetson-1.key",
+        )  # fmt: skip
+    what = keys.add_subparsers(required=True, metavar="WHAT", title="what to do")
+    new = add_verb(
+        what, "new",
+        help="make a pair of keys",
+        purpose="Makes a pair of keys: NAME.key is public and is copied to the other side, "
+        "NAME.key_secret stays here.",
+        example="ramnas keys new" if host else "ramnas-edge keys new --name jetson-1",
+    )  # fmt: skip
+    new.add_argument(
+        "--name", default="host" if host else socket.gethostname(),
+        help="the name of the two files (default: %(default)s)",
+    )  # fmt: skip
+    new.add_argument(
+        "--folder", type=Path, help="where the files are written (default: ~/.config/ramnas)"
+    )
+    new.set_defaults(call=_new if host else _new_on_board)
+    if host:
+        _add_authorize(what)
+        _add_list(what)
+
+
+def _add_authorize(what: Verbs) -> None:
+    authorize = add_verb(
+        what, "authorize",
+        help="let the owner of a public key connect",
+        purpose="Lets the board that owns a public key connect to this host, even while the host "
+        "is running.",
+        example="ramnas keys authorize jetson-1.key",
+    )  # fmt: skip
+    authorize.add_argument("key", type=Path, metavar="NAME.key", help="the board's public key")
+    authorize.add_argument("--name", help="a name for the board (default: the file's name)")
+    _add_authorized(authorize)
+    authorize.set_defaults(call=_authorize)
+
+
+def _add_list(what: Verbs) -> None:
+    shown = add_verb(
+        what, "list",
+        help="list this host's keys and those that may connect",
+        purpose="Lists the keys of this host and the keys of the boards that may connect to it.",
+        example="ramnas keys list",
+    )  # fmt: skip
+    _add_authorized(shown)
+    shown.set_defaults(call=_list)
+
+
+def _add_authorized(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--authorized", type=Path, metavar="DIR",
+        help="the folder with the keys of those who may connect "
+        "(default: ~/.config/ramnas/authorized_keys)",
+    )  # fmt: skip
 
 
 def _new(args: argparse.Namespace) -> None:
-    secret = _made(args)
-    print(f"hand out: {secret.with_suffix('.key')} (boards: ramnas-edge agent --server-key)")
-    print("let a board in: ramnas keys authorize NAME.key, with its public key")
+    secret = _make(args)
+    print(f"copy to each board: {secret.with_suffix('.key')} (ramnas-edge agent --server-key)")
+    print("to let a board in: ramnas keys authorize NAME.key, with the board's public key")
 
 
-def _new_board(args: argparse.Namespace) -> None:
-    secret = _made(args)
-    print(f"hand out: {secret.with_suffix('.key')} (on the host: ramnas keys authorize)")
+def _new_on_board(args: argparse.Namespace) -> None:
+    secret = _make(args)
+    print(f"copy to the host: {secret.with_suffix('.key')} (ramnas keys authorize)")
 
 
-def _made(args: argparse.Namespace) -> Path:
+def _make(args: argparse.Namespace) -> Path:
     from ramnas_edge.fleet import keys
 
     secret = keys.new(args.folder or keys.home(), args.name)
-    print(f"keep: {secret}")
+    print(f"keep here and secret: {secret}")
     return secret
 
 
@@ -57,7 +108,7 @@ def _authorize(args: argparse.Namespace) -> None:
 
     authorized = args.authorized or keys.home() / "authorized_keys"
     path = keys.authorize(args.key, authorized, args.name)
-    print(f"{path.stem} may connect to hosts that go by {authorized}, running ones too")
+    print(f"{path.stem} may now connect to hosts that use {authorized}, running ones too")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -67,10 +118,10 @@ def _list(args: argparse.Namespace) -> None:
     for path in sorted(keys.home().glob(f"*{keys.SECRET}")):
         print(f"own         {keys.load_public(path).decode()}  {path}")
     authorized = args.authorized or keys.home() / "authorized_keys"
-    known, wrong = keys.load_authorized(authorized)
+    known, unusable = keys.load_authorized(authorized)
     for public, name in known.items():
         print(f"authorized  {public.decode()}  {name}")
     if not known:
-        print(f"nobody is authorized in {authorized}: ramnas keys authorize NAME.key")
-    if wrong:
-        raise FileError("; ".join(wrong))
+        print(f"{authorized} lets nobody in yet: ramnas keys authorize NAME.key adds a board")
+    if unusable:
+        raise FileError("; ".join(unusable))

@@ -6,14 +6,26 @@ import argparse
 from typing import List, Optional
 
 from ramnas_edge.cli import agent, build, calibrate, doctor, keys, profile, run
-from ramnas_edge.cli.terminal import guarded
+from ramnas_edge.cli.terminal import group_verbs, guarded
+
+_GROUPS = {
+    "look at this board": ("doctor",),
+    "run a bundle": ("run", "calibrate", "build"),
+    "measure for a host, or alone": ("agent", "profile", "keys"),
+}
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(prog="ramnas-edge", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in (run, calibrate, build, profile, agent, doctor):
+    """Run `ramnas-edge` with these arguments, by default those of the process; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="ramnas-edge",
+        description="Runs on the board: it serves the vision model that fits a latency budget, and "
+        "measures how fast networks are here.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for verb in (doctor, run, calibrate, build, agent, profile):
         verb.add(verbs)
     keys.add(verbs, host=False)
+    group_verbs(parser, verbs, _GROUPS)
     args = parser.parse_args(argv)
     return guarded(lambda: args.call(args))

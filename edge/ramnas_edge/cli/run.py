@@ -1,4 +1,4 @@
-"""`ramnas-edge run`: frames from a camera, a video or a folder through a bundle's model."""
+"""`ramnas-edge run`: frames of a camera, a video or a folder -> what a bundle's model sees."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_models.errors import SourceError
 
 if TYPE_CHECKING:
@@ -16,45 +17,85 @@ if TYPE_CHECKING:
     from ramnas_edge.vision.results import Result
     from ramnas_edge.vision.sources import Source
 
-EVERY_S = 1.0  # the line with rate and p90
+RATE_EVERY_S = 1.0  # between two lines with the rate and the p90
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    run = verbs.add_parser("run", help="run the model of a bundle that fits a latency budget")
-    run.add_argument("--bundle", metavar="DIR", help="default: the one that ships with ramnas")
+def add(verbs: Verbs) -> None:
+    """Add this verb to the command line."""
+    run = add_verb(
+        verbs, "run",
+        help="run the model of a bundle that fits a latency budget",
+        purpose="Runs the most accurate model of a bundle that fits a latency budget, on a camera, "
+        "a video or images, and prints what it sees. Without --bundle it runs the detector that "
+        "ships with ramnas.",
+        example="ramnas-edge run --bundle DIR --latency-budget-ms 25 --policy adaptive "
+        "--source camera --show",
+    )  # fmt: skip
     run.add_argument(
-        "--task", help="classification, detection or segmentation, if the bundle has several"
+        "--bundle", metavar="DIR",
+        help="the bundle's folder (default: the bundle that ships with ramnas)",
+    )  # fmt: skip
+    run.add_argument(
+        "--task",
+        help="classification, detection or segmentation; needed if the bundle has several tasks",
     )
-    run.add_argument("--latency-budget-ms", type=float, metavar="X", help="p90 of a whole call")
+    run.add_argument(
+        "--latency-budget-ms", type=float, metavar="MS",
+        help="the p90 that a whole call may take (default: no limit, the most accurate model)",
+    )  # fmt: skip
     run.add_argument(
         "--policy", choices=("fixed", "adaptive"), default="fixed",
-        help="adaptive: another model when the budget is broken, or when there is room again",
+        help="fixed keeps the first model; adaptive takes a faster one when calls exceed the "
+        "budget, and a more accurate one when there is room again (default: %(default)s)",
     )  # fmt: skip
     run.add_argument(
         "--source", metavar="SOURCE",
-        help="camera (or its index, or /dev/videoN), a video file, an image, or a folder of them; "
-        "default: some frames for the bundle that ships with ramnas",
+        help="`camera`, a camera's index or /dev/videoN, a video file, an image, or a folder of "
+        "images (default, without --bundle: some images that ship with ramnas)",
     )  # fmt: skip
-    run.add_argument("--repeat", type=count, default=1, metavar="N", help="times over the source")
-    run.add_argument("--show", action="store_true", help="annotated, in a window; q ends")
     run.add_argument(
-        "--save", type=Path, metavar="OUT", help="annotated: .mp4, .avi or .mkv, else a folder"
+        "--repeat", type=count, default=1, metavar="N",
+        help="how many times to play the source (default: %(default)s)",
+    )  # fmt: skip
+    run.add_argument(
+        "--show", action="store_true", help="show annotated frames in a window; the key q ends"
     )
-    run.add_argument("--score", type=float, default=0.3, help="of a detection, at least")
+    run.add_argument(
+        "--save", type=Path, metavar="OUT",
+        help="save annotated frames: into a video (.mp4, .avi or .mkv), or else a folder",
+    )  # fmt: skip
+    run.add_argument(
+        "--score", type=float, default=0.3,
+        help="leave out detections with a lower score (default: %(default)s)",
+    )  # fmt: skip
     add_engine(run)
-    run.add_argument("--json", action="store_true", help="one JSON line a frame, then a summary")
+    run.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON line per frame, and a summary at the end",
+    )
     run.set_defaults(call=_run)
 
 
 def add_engine(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--engine", default="auto", help="name, or auto: the fastest that works here")
-    verb.add_argument("--precision", default="fp32", help="fp32, tf32, fp16 or int8")
-    verb.add_argument("--threads", type=count, default=1)
+    """Add the options that choose the engine of a bundle's models."""
+    verb.add_argument(
+        "--engine", default="auto",
+        help="the inference engine, or auto for the fastest that works here (default: %(default)s)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--precision", default="fp32", help="fp32, tf32, fp16 or int8 (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--threads", type=count, default=1, metavar="N",
+        help="threads of the engine (default: %(default)s)",
+    )  # fmt: skip
 
 
 def count(text: str) -> int:
+    """A number of 1 or more, for argparse."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
     return int(text)
 
 
@@ -68,7 +109,9 @@ def _run(args: argparse.Namespace) -> None:
         args.task = args.task or "detection"
         args.source = args.source or str(ready.frames())
     elif not args.source:
-        raise SourceError("--source is missing: name a camera, a video, an image or a folder")
+        raise SourceError(
+            "--bundle needs a --source: name a camera, a video, an image or a folder of images"
+        )
     source = Source(args.source, args.repeat)
     frames = iter(source)
     first = next(frames)
@@ -88,7 +131,7 @@ def _run(args: argparse.Namespace) -> None:
             for name, frame in itertools.chain([first], frames):
                 if not stream.take(name, frame):
                     break
-        except KeyboardInterrupt:  # how a camera ends
+        except KeyboardInterrupt:  # the usual way to end a camera
             pass
         finally:
             stream.close()
@@ -96,7 +139,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 class _Stream:
-    """What is done with every frame, and what is said of all."""
+    """Runs the frames one by one, prints and draws each result, and sums them up at the end."""
 
     def __init__(self, args: argparse.Namespace, runtime: Runtime) -> None:
         from ramnas_edge.vision import sinks
@@ -111,35 +154,36 @@ class _Stream:
         self._total_ms: List[float] = []
         self._models: Dict[str, int] = {}
         self._refused = 0
-        # printed once a second: work between two calls of a small network would slow them down
-        self._held: List[Tuple[str, Result, float]] = []
-        self._said_s, self._said_at = time.monotonic(), 0
+        # Results are printed once a second: work between two calls of a small network would make
+        # the next call slower.
+        self._unprinted: List[Tuple[str, Result, float]] = []
+        self._rate_s, self._rate_frame = time.monotonic(), 0  # when the last rate line was printed
 
     def take(self, name: str, frame: Any) -> bool:
-        """Run and pass on one frame; False if somebody has had enough."""
+        """Run one frame, print and draw its result; False if the user has closed the window."""
         try:
             start = time.perf_counter()
             result = self._runtime(frame)
             self._total_ms.append((time.perf_counter() - start) * 1e3)
         except SourceError as error:
             self._refused += 1
-            print(f"left out: {name}: {error}", file=sys.stderr)
+            print(f"left out {name}: {error}", file=sys.stderr)
             return True
         model = self._runtime.model.arch_id
         self._models[model] = self._models.get(model, 0) + 1
-        self._held.append((name, result, self._total_ms[-1]))
-        if time.monotonic() - self._said_s >= EVERY_S:
-            self._say()
+        self._unprinted.append((name, result, self._total_ms[-1]))
+        if time.monotonic() - self._rate_s >= RATE_EVERY_S:
+            self._print_rate()
         if not self._sinks:
             return True
         from ramnas_edge.vision.annotate import annotated
 
         drawn = annotated(frame, result)
-        wants_more = [sink.put(name, drawn) for sink in self._sinks]  # every one gets it
+        wants_more = [sink.put(name, drawn) for sink in self._sinks]  # each sink gets the frame
         return all(wants_more)
 
     def close(self) -> None:
-        self._flush()
+        self._print_results()
         for sink in self._sinks:
             sink.close()
 
@@ -147,9 +191,11 @@ class _Stream:
         import msgspec
         import numpy as np
 
+        from ramnas_edge.board.short_names import legend, short_names
+
         budget, choice = self._args.latency_budget_ms, self._runtime.choice
         if not self._total_ms:
-            raise SourceError(f"{self._args.source}: no frame of it could be run")
+            raise SourceError(f"no frame of {self._args.source} could be run")
         p50, p90 = np.percentile(self._total_ms, [50, 90]).tolist()
         within: Optional[float] = None
         if budget is not None:
@@ -171,13 +217,16 @@ class _Stream:
         if self._args.json:
             print(msgspec.json.encode({"summary": facts}).decode())
             return
-        ran = ", ".join(f"{model} {count}" for model, count in self._models.items())
+        ran = ", ".join(f"model {model} on {count}" for model, count in self._models.items())
         print(
-            f"model {ran} frames, p50 {p50:.3f} ms, p90 {p90:.3f} ms "
+            f"{facts['frames']} frames ({ran}): p50 {p50:.3f} ms, p90 {p90:.3f} ms "
             f"(expected {choice.expected})"
             + (f"; {within:.1%} within {budget:g} ms" if within is not None else "")
-            + (f"; {facts['broken']} broken frames left out" if facts["broken"] else "")
+            + (f"; broken frames left out: {facts['broken']}" if facts["broken"] else "")
         )
+        names = short_names([self._runtime.perception.device_class])
+        if any(short in choice.expected for short in names.values()):
+            print("\n".join(legend(names)))
 
     def _line(self, name: str, result: Result, call_ms: float) -> str:
         import msgspec
@@ -189,19 +238,19 @@ class _Stream:
         line = {"image": name, **plain(result), "timing": result.timing, "call_ms": call_ms}
         return msgspec.json.encode(line).decode()
 
-    def _flush(self) -> None:
-        if self._held:
-            print("\n".join(self._line(*held) for held in self._held), flush=True)
-            self._held.clear()
+    def _print_results(self) -> None:
+        if self._unprinted:
+            print("\n".join(self._line(*result) for result in self._unprinted), flush=True)
+            self._unprinted.clear()
 
-    def _say(self) -> None:
-        """Rate and p90 of the last second, on stderr."""
+    def _print_rate(self) -> None:
+        """Print the rate and the p90 of the last second on stderr."""
         import numpy as np
 
-        self._flush()
-        now, last = time.monotonic(), self._total_ms[self._said_at :]
+        self._print_results()
+        now, last = time.monotonic(), self._total_ms[self._rate_frame :]
         print(
-            f"{len(last) / (now - self._said_s):.1f} frames/s, p90 {np.percentile(last, 90):.2f} "
+            f"{len(last) / (now - self._rate_s):.1f} frames/s, p90 {np.percentile(last, 90):.2f} "
             f"ms, model {self._runtime.model.arch_id}", file=sys.stderr, flush=True,
         )  # fmt: skip
-        self._said_s, self._said_at = now, len(self._total_ms)
+        self._rate_s, self._rate_frame = now, len(self._total_ms)

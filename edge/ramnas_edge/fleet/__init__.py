@@ -1,1 +1,1 @@
-"""Work for a host: blocks of archs come in, records go back over ZeroMQ."""
+"""Working for a host over ZeroMQ: blocks of archs come in, records go back."""

@@ -1,7 +1,7 @@
-"""The CURVE keys of a host or a board: made, kept in files, and put on a ZeroMQ socket.
+"""CURVE keys of hosts and boards: making them, keeping them in files, setting them on a socket.
 
-A key pair is two files in the format of CZMQ and pyzmq: `NAME.key`, which may be shown to anyone,
-and `NAME.key_secret`, which only its owner may read.
+A key pair is two files in the format of CZMQ and pyzmq. `NAME.key` is public and may be shown to
+anyone; `NAME.key_secret` may be read by its owner only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Keys(NamedTuple):
-    """A CURVE key pair, each 40 characters of Z85."""
+    """A CURVE key pair; each key is 40 characters of Z85."""
 
     public: bytes
     secret: bytes
@@ -36,14 +36,15 @@ class Keys(NamedTuple):
 
 
 def home() -> Path:
-    """Where keys are kept when nothing else is said: ramnas in $XDG_CONFIG_HOME or ~/.config."""
+    """The folder where keys are kept by default: `ramnas` in $XDG_CONFIG_HOME or ~/.config."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ramnas"
 
 
 def new(folder: Path, name: str) -> Path:
-    """Make `NAME.key` and `NAME.key_secret` (0600) in `folder`; the path of the secret one.
+    """Make `NAME.key` and `NAME.key_secret` (mode 0600) in `folder`; return the secret one's path.
 
-    A secret that is there is never replaced: FileError. Its lost public half is written again.
+    An existing secret is never replaced. If only its public file is missing, that is written again;
+    otherwise FileError is raised.
     """
     path = make_folder(folder) / f"{checked_name(name)}{SECRET}"
     public, secret = zmq.curve_keypair()
@@ -54,8 +55,8 @@ def new(folder: Path, name: str) -> Path:
             raise
         if path.with_suffix(PUBLIC).exists():
             raise FileError(
-                f"{path} exists, and who has its key authorised knows it by that; remove it, or "
-                "give the new keys another --name"
+                f"{path} exists, and hosts or boards may know its owner by this key: remove it if "
+                "it is not needed, or give the new keys another --name"
             ) from error
         public = load_keys(path).public
     write_file(path.with_suffix(PUBLIC), _text(public))
@@ -63,10 +64,10 @@ def new(folder: Path, name: str) -> Path:
 
 
 def load_keys(path: Path) -> Keys:
-    """Both halves from a `.key_secret`; FileError unless its owner alone can read it."""
+    """Read both keys from a `.key_secret` file; FileError if others than its owner can read it."""
     public, secret = _load(path)
     if secret is None:
-        raise FileError(f"{path} has no secret key; give the {SECRET} file that lies beside it")
+        raise FileError(f"{path} has no secret key; give the {SECRET} file that belongs to it")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise FileError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
@@ -74,19 +75,23 @@ def load_keys(path: Path) -> Keys:
 
 
 def load_public(path: Path) -> bytes:
-    """The public key, Z85, from either file; FileError if there is none."""
+    """Read the public key (Z85), which both files hold; FileError if there is none."""
     return _load(path)[0]
 
 
 def authorize(public: Path, authorized: Path, name: Optional[str] = None) -> Path:
-    """Put the public key of that file into the folder of those who may connect; its file there."""
+    """Copy the public key in the file `public` into the folder `authorized`, as NAME.key.
+
+    Returns the new file's path. `name` is by default that of the file. Hosts let in whoever has a
+    key in that folder.
+    """
     path = authorized / f"{checked_name(public.stem if name is None else name)}{PUBLIC}"
     write_file(path, _text(load_public(public)))
     return path
 
 
 def load_authorized(authorized: Path) -> Tuple[Dict[bytes, str], List[str]]:
-    """Public key -> name, of every `.key` in the folder; and what is wrong with the others."""
+    """Read every `.key` file in a folder: public key -> name, and one message per unusable file."""
     known, wrong = {}, []
     for path in sorted(authorized.glob(f"*{PUBLIC}")):
         try:
@@ -97,21 +102,21 @@ def load_authorized(authorized: Path) -> Tuple[Dict[bytes, str], List[str]]:
 
 
 def client_options(socket: zmq.Socket[Any], own: Keys, server_public: bytes) -> None:
-    """Have `socket` speak CURVE to the host with that public key; before it connects."""
+    """Make `socket` speak CURVE to the host with `server_public`; call this before it connects."""
     socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret)
     socket.setsockopt(zmq.CURVE_SERVERKEY, server_public)
 
 
 def server_options(socket: zmq.Socket[Any], own: Keys) -> None:
-    """Have `socket` take CURVE and nothing else; before it binds."""
+    """Make `socket` accept CURVE connections only; call this before it binds."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret)
 
 
 def is_public(endpoint: str) -> bool:
-    """True where others than this machine may listen in: all but ipc, inproc and loopback."""
+    """Whether other machines can reach or overhear `endpoint`: all but ipc, inproc and loopback."""
     transport, _, address = endpoint.partition("://")
     if transport in ("ipc", "inproc"):
         return False
@@ -119,13 +124,16 @@ def is_public(endpoint: str) -> bool:
     try:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host not in ("localhost", "lo")  # else a name or an interface
+        return host not in ("localhost", "lo")  # any other host name or network interface is public
 
 
 def checked_name(name: str) -> str:
-    """`name` if it can be that of a file and of a board; else DataError."""
+    """Return `name`; DataError if it cannot be the name of a key file and of a board."""
     if not _NAME.fullmatch(name):
-        raise DataError(f"'{name}' is no name of a key: use letters, digits, and . _ - inside")
+        raise DataError(
+            f"'{name}' cannot be the name of a key: use up to 64 letters, digits and . _ -, and "
+            "begin with a letter or a digit"
+        )
     return name
 
 
@@ -134,13 +142,13 @@ def _load(path: Path) -> Tuple[bytes, Optional[bytes]]:
         public, secret = load_certificate(path)
         for key in (public, secret):
             if key is not None and (len(key) != 40 or len(z85.decode(key)) != 32):
-                raise ValueError("a key is 40 characters of Z85")
+                raise ValueError("a key must have 40 characters of Z85")
     except OSError as error:
         hint = "`ramnas keys new` makes one" if not path.exists() else error.strerror
         raise FileError(f"cannot read the key {path}: {hint}") from error
     except (ValueError, KeyError, IndexError) as error:  # what load_certificate and z85 raise
         raise FileError(
-            f"{path} is no key file of ramnas or ZeroMQ: {error}; `ramnas keys new` makes one"
+            f"{path} is not a key file of ramnas or ZeroMQ: {error}; `ramnas keys new` makes one"
         ) from error
     return public, secret
 
@@ -153,7 +161,7 @@ def _text(public: bytes, secret: Optional[bytes] = None) -> bytes:
 
 
 def _write_secret(path: Path, data: bytes) -> None:
-    """Whole or not at all, 0600 from its first byte on, and never over another one."""
+    """Write a secret: whole or not at all, with mode 0600 from the start, never over another."""
     with writing(path):
         handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
         try:
@@ -161,6 +169,6 @@ def _write_secret(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(aside, path)  # fails if there is one
+            os.link(aside, path)  # unlike a rename, this fails if the file exists
         finally:
             os.unlink(aside)

@@ -1,4 +1,4 @@
-"""A board's one DEALER to the host: encrypted, on a fresh socket whenever the host is silent."""
+"""A board's one connection to its host, made again on a fresh socket if the host falls silent."""
 
 from __future__ import annotations
 
@@ -13,59 +13,60 @@ from ramnas_edge.fleet.handshake import Watch
 from ramnas_edge.fleet.keys import Keys, client_options
 from ramnas_models.errors import FleetError, WireError
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 4.5, 30.0  # for a host's first word on a new socket
-RECONNECT_MS = 200  # ZeroMQ's own try on the same socket
+FIRST_WAIT_S, LONGEST_WAIT_S = 4.5, 30.0  # how long to wait for a host's first message on a socket
+RECONNECT_MS = 200  # how often ZeroMQ itself tries to connect the same socket
 
 
-class Cure(NamedTuple):
-    """What CURVE needs on a board: its own keys, and the host's public one (Z85)."""
+class ClientKeys(NamedTuple):
+    """The keys that a board needs for CURVE: its own pair, and the host's public key (Z85)."""
 
     own: Keys
     server_public: bytes
 
 
 class Link:
-    """Sends and receives whole messages and never waits; call `step` in every round of the loop.
+    """Sends and receives whole messages on a DEALER socket, and never waits.
 
-    A host that was heard and falls silent for `wire.SILENCE_S`, or one that says nothing on a new
-    socket, is given up with its socket, and the next one waits twice as long, up to
-    LONGEST_WAIT_S, each a little different, so that a fleet does not come back in one moment.
+    Call `step` in every round of the loop. It takes a fresh socket if the host was heard and has
+    been silent for `wire.SILENCE_S`, or if it has said nothing on a new socket. The wait on a new
+    socket begins at FIRST_WAIT_S and doubles each time up to LONGEST_WAIT_S. A random part is
+    added, so that the boards of a fleet do not all come back in the same moment.
     """
 
     def __init__(
         self,
         endpoint: str,
         name: str,
-        cure: Optional[Cure] = None,
+        client_keys: Optional[ClientKeys] = None,
         *,
         rng: Optional[random.Random] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.endpoint, self.name = endpoint, name
-        self._cure, self._rng, self._clock = cure, rng or random.Random(), clock
+        self._keys, self._rng, self._clock = client_keys, rng or random.Random(), clock
         self._context = zmq.Context()
         self._tries = 0  # sockets in a row on which no host was heard
-        self._heard_s: Optional[float] = None  # on this socket
-        self._lost_s = clock()  # since when no host is heard
+        self._heard_s: Optional[float] = None  # when the host was last heard on this socket
+        self._lost_s = clock()  # when it was last heard on an earlier socket, or the start
         self._connect()
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the host was last heard, on this or another socket."""
+        """Seconds since the host was last heard, on this or an earlier socket."""
         return self._clock() - (self._lost_s if self._heard_s is None else self._heard_s)
 
     @property
     def failure(self) -> Optional[str]:
-        """Why no connection comes about, in words; None where that is not known."""
+        """Why there is no connection, in words; None if there is one or the reason is unknown."""
         return self._watch.failure()
 
     def register(self, poller: zmq.Poller) -> None:
-        """Have `poller` wake up when there is something to receive or to know."""
+        """Make `poller` wake up when a message or news of the connection has come."""
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._watch.monitor, zmq.POLLIN)
 
     def send(self, data: bytes) -> bool:
-        """False if it was not taken: no connection, or the host is not reading."""
+        """Send `data`; False if there is no connection, or the host does not read."""
         try:
             self._socket.send(data, zmq.DONTWAIT)
         except zmq.Again:
@@ -73,7 +74,7 @@ class Link:
         return True
 
     def receive(self) -> List[wire.FromHost]:
-        """All that has come; FleetError if the peer does not speak this protocol."""
+        """Every message that has come; FleetError if the peer does not speak this protocol."""
         messages: List[wire.FromHost] = []
         while True:
             try:
@@ -89,7 +90,7 @@ class Link:
             self._heard_s, self._tries = self._clock(), 0
 
     def step(self) -> bool:
-        """Take a fresh socket if it is time; True if so: the host must be greeted again."""
+        """Take a fresh socket if it is time. True if so: the host must then be greeted again."""
         now = self._clock()
         heard = self._heard_s is not None
         if self.silent_s < wire.SILENCE_S if heard else now < self._patient_until_s:
@@ -110,12 +111,12 @@ class Link:
         dealer: zmq.Socket[Any] = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, self.name.encode())
         dealer.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BYTES)
-        dealer.setsockopt(zmq.IMMEDIATE, 1)  # nothing queues up for a host that is not there
+        dealer.setsockopt(zmq.IMMEDIATE, 1)  # queue nothing while no host is connected
         dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 10 * RECONNECT_MS)
         dealer.setsockopt(zmq.LINGER, 0)
-        if self._cure:
-            client_options(dealer, self._cure.own, self._cure.server_public)
+        if self._keys:
+            client_options(dealer, self._keys.own, self._keys.server_public)
         self._socket, self._watch = dealer, Watch(dealer)
         try:
             dealer.connect(self.endpoint)

@@ -1,4 +1,4 @@
-"""Records that no host has acknowledged yet: an SQLite file on the board, so that none is lost."""
+"""The records that the host has not acknowledged yet, in an SQLite file, so that none is lost."""
 
 from __future__ import annotations
 
@@ -25,21 +25,26 @@ CREATE TABLE IF NOT EXISTS board (id TEXT NOT NULL);
 
 
 def default_path(name: Optional[str]) -> Path:
-    """Where the spool of this user's agent of that name is: XDG_STATE_HOME, else ~/.local/state."""
+    """The spool file of this user's agent called `name`, or of the agent without a name.
+
+    It lies in the folder ramnas in XDG_STATE_HOME or ~/.local/state.
+    """
     return state_folder() / (f"spool-{name}.sqlite" if name else "spool.sqlite")
 
 
 class Spool:
-    """Records as the messages that are sent, by their key; committed to the disk when added.
+    """Keeps each record, by its key, as the message that carries it to the host.
 
-    It belongs to one process: FileError if another has it still after `patience_s`. `board` is the
-    identity of this board, made with the file. `trouble` says what keeps it from being written,
-    with the way out; empty while all is well. What cannot be written is held in memory.
+    `add` commits the record to the disk. If the disk does not take it, the record is held in memory
+    and `trouble` says why, with the way out; while all is well, `trouble` is empty.
+
+    `board` is the identity of this board, which was made together with the file. The file belongs
+    to one process: FileError if another process still has it after `patience_s`.
     """
 
     def __init__(self, path: Path, *, patience_s: float = 0.0) -> None:
         self.path, self.trouble = path, ""
-        self._held: Dict[wire.Key, LatencyRecord] = {}  # not written yet
+        self._unwritten: Dict[wire.Key, LatencyRecord] = {}
         make_folder(path.parent)
         self._lock = _locked(path.with_name(path.name + ".lock"), patience_s)
         try:
@@ -55,48 +60,54 @@ class Spool:
         except sqlite3.Error as error:
             self._lock.close()
             raise FileError(
-                f"cannot open the spool {path}: {error}; free some space, or name another: --spool"
+                f"cannot open the spool {path}: {error}; free some space, or name another file "
+                "with --spool"
             ) from error
 
     def add(self, record: LatencyRecord) -> bytes:
-        """Keep `record`, on the disk if that can be; the message that carries it."""
-        self._held[record.key] = record
+        """Keep `record`, on the disk if possible, and return the message that carries it."""
+        self._unwritten[record.key] = record
         self.write()
         return wire.encode(messages.Measured(record))
 
     def write(self) -> bool:
-        """Commit what is held in memory; False if the disk does not take it (`trouble`)."""
+        """Commit the records held in memory; False if the disk does not take them (`trouble`)."""
         rows = [
             (_text(key), record.run, wire.encode(messages.Measured(record)))
-            for key, record in self._held.items()
+            for key, record in self._unwritten.items()
         ]
         if not self._committed("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows):
             return False
-        self._held.clear()
+        self._unwritten.clear()
         self.trouble = ""
         return True
 
     def waiting(self, run: str) -> Dict[wire.Key, bytes]:
-        """The messages of `run` that wait for their Ack, by key."""
+        """The messages of `run` that wait for an Ack, by key."""
         query = "SELECT key, message FROM records WHERE run = ?"
         found = {
             tuple(msgspec.json.decode(key)): bytes(message)
             for key, message in self._db.execute(query, [run])
         }
-        for key, record in self._held.items():
+        for key, record in self._unwritten.items():
             if record.run == run:
                 found[key] = wire.encode(messages.Measured(record))
         return found
 
     def remove(self, keys: Iterable[wire.Key]) -> None:
-        """A host has committed them. A disk that is too full to forget them: they come again."""
-        gone = [*keys]
-        for key in gone:
-            self._held.pop(key, None)
-        self._committed("DELETE FROM records WHERE key = ?", [(_text(key),) for key in gone])
+        """Forget the records that the host has committed.
+
+        If the disk is too full even for that, they stay and are sent again later.
+        """
+        acknowledged = [*keys]
+        for key in acknowledged:
+            self._unwritten.pop(key, None)
+        self._committed(
+            "DELETE FROM records WHERE key = ?", [(_text(key),) for key in acknowledged]
+        )
 
     def _committed(self, statement: str, rows: Iterable[Tuple[object, ...]]) -> bool:
-        """Run it for each row, all or none; False if the disk does not take it (`trouble`)."""
+        """Run `statement` for all rows or none; False if the disk does not take it (`trouble`)."""
         try:
             with self._db:
                 self._db.executemany(statement, rows)
@@ -107,7 +118,7 @@ class Spool:
 
     def __len__(self) -> int:
         on_disk = self._db.execute("SELECT COUNT(*) FROM records").fetchone()[0]
-        return int(on_disk) + len(self._held)
+        return int(on_disk) + len(self._unwritten)
 
     def close(self) -> None:
         self._db.close()
@@ -119,7 +130,7 @@ def _text(key: wire.Key) -> str:
 
 
 def _locked(path: Path, patience_s: float) -> IO[str]:
-    """The open file, locked; the kernel frees it when the process ends, however it ends."""
+    """Open and lock a file; the kernel unlocks it when the process ends, however it ends."""
     with writing(path):
         file = path.open("a")
     deadline = time.monotonic() + patience_s

@@ -1,1 +1,1 @@
-"""Latencies that can be trusted: archs in, LatencyRecords out."""
+"""Latencies that can be trusted: archs go in, LatencyRecords come out."""

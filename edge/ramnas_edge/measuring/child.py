@@ -1,7 +1,7 @@
-"""The child process that measures: jobs in through a pipe, visits and records out.
+"""The child process that measures: jobs come in through a pipe, visits and records go out.
 
-It is a process of its own so that its parent can read sensors and keep a heartbeat while a core is
-timed, lose the child to a crashing engine, and start a fresh one.
+It is a process of its own so that the parent can read sensors and send heartbeats while networks
+are timed, and so that an engine that crashes ends only the child: the parent starts a fresh one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from ramnas_models.space import Space
 
 
 class Child:
-    """A measuring process and its parent's end of the pipe."""
+    """A running measuring process, with the parent's end of the pipe to it."""
 
     def __init__(self, space: Space) -> None:
-        # a program of its own: nothing of the parent leaks into timing, nor is its main run again
+        # Not multiprocessing: a fork would inherit the parent's threads and memory, which disturb
+        # the timing, and a spawn would import the parent's main module again.
         self._pipe, other = Pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "ramnas_edge.measuring.child", str(other.fileno())],
@@ -39,22 +40,22 @@ class Child:
         return self._pipe.fileno()
 
     def send(self, job: messages.Job) -> None:
-        with contextlib.suppress(OSError):  # if it has just died, `receive` will say so
+        with contextlib.suppress(OSError):  # if the child has just died, `receive` reports it
             self._pipe.send_bytes(messages.encode(job))
 
     def has_sent(self) -> bool:
-        """Whether `receive` would return, or raise, at once."""
+        """Whether `receive` would return or raise without waiting."""
         return self._pipe.poll(0)
 
     def receive(self) -> messages.FromChild:
-        """The next message; EOFError if the process died."""
+        """Wait for the next message; EOFError if the process has died."""
         try:
             return messages.decode_from_child(self._pipe.recv_bytes())
         except OSError as error:
             raise EOFError from error
 
     def close(self) -> str:
-        """End the process; how it ended, in words."""
+        """End the process, if it is still running, and say in words how it ended."""
         self._pipe.close()
         try:
             code = self._process.wait(timeout=2)
@@ -67,11 +68,11 @@ class Child:
 
 
 def _main(pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this
     try:
         _measure_jobs(pipe)
     except (MemoryError, OutOfMemoryError):
-        os._exit(errno.ENOMEM)  # perhaps the block is too much together: each arch gets its own try
+        os._exit(errno.ENOMEM)  # the parent then tries each arch of the block alone
     except (EOFError, OSError):
         os._exit(0)  # the parent is gone
 
@@ -81,21 +82,21 @@ def _measure_jobs(pipe: Connection) -> None:
     while True:
         pipe.send_bytes(messages.encode(messages.Ready()))
         job = messages.decode_job(pipe.recv_bytes())
-        report = _Report(pipe, job)
-        for record in profiler.measure(job.block, space, job.device_class, on_visit=report.visit):
+        progress = _Progress(pipe, job)
+        for record in profiler.measure(job.block, space, job.device_class, on_visit=progress.send):
             pipe.send_bytes(messages.encode(messages.Measured(record)))
 
 
-class _Report:
-    """Sends each visit of a job, with how far the job is."""
+class _Progress:
+    """Sends each visit of a job to the parent, together with the number of visits done so far."""
 
     def __init__(self, pipe: Connection, job: messages.Job) -> None:
         self._pipe, self._done = pipe, 0
         block = job.block
-        rounds = max(block.rounds, block.most_rounds)  # at most: it may be settled long before
+        rounds = max(block.rounds, block.most_rounds)  # the most; a quiet machine needs fewer
         self._total = rounds * (len(block.archs) + 2 * len(block.anchors))
 
-    def visit(self, visit: Visit) -> None:
+    def send(self, visit: Visit) -> None:
         self._done += 1
         self._pipe.send_bytes(messages.encode(messages.Visited(visit, self._done, self._total)))
 

@@ -1,10 +1,14 @@
-"""Visits of many networks -> one level for each, with the machine's drift taken out.
+"""Visits of many networks -> one latency level for each network, without the machine's drift.
 
-log(lower quartile of a visit) = arch + drift(time) + noise. The drift (clocks, heat, other work on
-the machine) is common to the networks of a block, so a network's neighbours in time show it: it is
-a Gaussian process of time in each block, an Ornstein-Uhlenbeck one, which may jump but not often.
-What disturbs a run makes it slower: so the lower quartile of a visit's runs repeats better than its
-median, and the noise has a heavy tail (Student t) upwards alone: a visit far above counts little.
+The model is log(lower quartile of a visit) = level of the arch + drift(time) + noise.
+
+The drift (clocks, heat, other work on the machine) slows all networks of a block alike, so that
+visits close in time reveal it. In each block it is an Ornstein-Uhlenbeck process: a Gaussian
+process of time that may jump, but not often.
+
+A disturbance only ever makes a run slower. The lower quartile of a visit's runs therefore repeats
+better than their median, and the noise has a heavy tail (Student t) above the level but not below
+it: a visit far above the level counts little.
 """
 
 from __future__ import annotations
@@ -21,24 +25,24 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-MEMORY_S = 10.0  # how long the drift remembers; with 5 recorded passes agree no better
-TAIL = 3.0  # degrees of freedom of the noise
-FLOORS = (0.01, 0.005)  # of the drift's and of the noise's standard deviation, log units
+MEMORY_S = 10.0  # time constant of the drift; with 5 s, recorded passes agreed no better
+TAIL = 3.0  # degrees of freedom of the noise's Student t
+MIN_DRIFT, MIN_NOISE = 0.01, 0.005  # lower bounds of their standard deviations, log units
 
 
 class Fit(NamedTuple):
-    """By arch id: the level (log ms), and what the fit leaves of its visits (log)."""
+    """For each arch id: its level (log ms), and the residuals of its visits (log)."""
 
     level: Dict[str, float]
     residuals: Dict[str, Floats]
 
 
 def fit(visits: Sequence[Visit]) -> Fit:
-    """Generalised least squares over all blocks, reweighted for the tail of the noise.
+    """Fit the levels by generalised least squares over all blocks, reweighted for the noise's tail.
 
-    Blocks are linked by the networks that they share (the anchors), and by their drift having the
-    same mean. The levels are those of median runs: the lower quartiles' common distance from the
-    medians is added back.
+    Two things link the blocks: the networks that they share (the anchors), and the assumption that
+    the drift has the same mean in each. The levels are those of median runs: the distance of the
+    lower quartiles from the medians, which is taken to be the same for all, is added back.
     """
     if not visits:
         return Fit({}, {})
@@ -46,49 +50,51 @@ def fit(visits: Sequence[Visit]) -> Fit:
     low = np.log([np.percentile(v.times_ms, 25) for v in visits])
     to_median = float(np.median(np.log([v.median_ms for v in visits]) - low))
     y = low + to_median
-    of_arch = [y[arch_of == i] for i in range(len(archs))]
-    middle, lowest = (
-        np.array([np.percentile(own, q) for own in of_arch])[arch_of] for q in (50, 25)
+    by_arch = [y[arch_of == i] for i in range(len(archs))]
+    medians, quartiles = (
+        np.array([np.percentile(own, q) for own in by_arch])[arch_of] for q in (50, 25)
     )
-    of_drift = max(FLOORS[0], sigma(y - middle))
-    blocks = [_Block(rows, visits, arch_of, of_drift) for rows in _by_block(visits)]
+    drift_sigma = max(MIN_DRIFT, robust_sigma(y - medians))
+    blocks = [_BlockVisits(rows, visits, arch_of, drift_sigma) for rows in _by_block(visits)]
 
-    # from below, so that a network disturbed half of the time is not taken for a slow one
-    weight, of_noise = _weight(y - lowest, of_drift), FLOORS[1]
+    # Start from below: a network that was disturbed half of the time is then not taken for a slow
+    # one.
+    weight, noise_sigma = _weight(y - quartiles, drift_sigma), MIN_NOISE
     for _ in range(10):
         normal, right = np.zeros((len(archs), len(archs))), np.zeros(len(archs))
         for block in blocks:
-            block.invert(of_noise**2 / weight[block.rows])
-            weighted = block.seen.T @ block.inverse
-            normal[np.ix_(block.archs, block.archs)] += weighted @ block.seen
+            block.invert(noise_sigma**2 / weight[block.rows])
+            weighted = block.design.T @ block.inverse
+            normal[np.ix_(block.archs, block.archs)] += weighted @ block.design
             right[block.archs] += weighted @ y[block.rows]
         level = np.linalg.solve(normal, right)
         residual = y - level[arch_of]
         for block in blocks:
             residual[block.rows] -= block.drift(residual[block.rows])
-        of_noise = max(FLOORS[1], sigma(residual))
-        weight = _weight(residual, of_noise)
-    by_arch = {str(a): residual[arch_of == i] for i, a in enumerate(archs)}
-    return Fit(dict(zip(by_arch, level.tolist())), by_arch)
+        noise_sigma = max(MIN_NOISE, robust_sigma(residual))
+        weight = _weight(residual, noise_sigma)
+    residuals = {str(a): residual[arch_of == i] for i, a in enumerate(archs)}
+    return Fit(dict(zip(residuals, level.tolist())), residuals)
 
 
 def standard_error(visits: Sequence[Visit]) -> float:
-    """Of the levels (log), one network against another: the two halves of the rounds say it.
+    """Standard error of the log levels, estimated from the two halves of the rounds.
 
-    Half the standard deviation of the difference between the halves' levels. It is a little more
-    than that of all rounds, since half as many visits cope worse with the tail of noise. inf where
-    the halves share less than two networks.
+    It is half the standard deviation, over the networks, of the difference between the levels of
+    the early and the late rounds. That makes it an error of one network against another: a factor
+    common to all does not count. It comes out slightly too large, because half as many visits cope
+    worse with the tail of the noise. inf if the halves share fewer than two networks.
     """
     middle = np.median([v.round for v in visits]) if visits else 0
     early, late = (
         fit([v for v in visits if (v.round < middle) == first]).level for first in (True, False)
     )
-    both = [early[name] - late[name] for name in early if name in late]
-    return float(np.std(both, ddof=1)) / 2 if len(both) > 1 else float("inf")
+    differences = [early[name] - late[name] for name in early if name in late]
+    return float(np.std(differences, ddof=1)) / 2 if len(differences) > 1 else float("inf")
 
 
 def visits_of(records: Iterable[LatencyRecord]) -> List[Visit]:
-    """All visits of `records`, those of an anchor once: every record of its block has them."""
+    """All visits of `records`, each once: every record of a block repeats its anchors' visits."""
     visits = {
         (v.block, v.round, v.position): v
         for record in records
@@ -98,33 +104,37 @@ def visits_of(records: Iterable[LatencyRecord]) -> List[Visit]:
 
 
 def corrected_ms(records: Iterable[LatencyRecord]) -> Dict[str, float]:
-    """Arch id -> median latency with the machine's drift taken out, from all records of one run."""
+    """All records of one run -> arch id: median latency (ms) with the machine's drift taken out."""
     return {arch: math.exp(level) for arch, level in fit(visits_of(records)).level.items()}
 
 
 def spread(visits: Sequence[Visit]) -> Dict[str, float]:
-    """Arch id -> robust standard deviation (1.48 MAD) of its log visits around the drift."""
-    return {arch: sigma(residual) for arch, residual in fit(visits).residuals.items()}
+    """Arch id -> robust standard deviation (1.48 MAD) of its log visits around level and drift."""
+    return {arch: robust_sigma(residual) for arch, residual in fit(visits).residuals.items()}
 
 
-class _Block:
-    """The visits of one block, and the covariance that their drift gives them."""
+class _BlockVisits:
+    """The visits of one block, and the covariance between them that the drift causes."""
 
     def __init__(
-        self, rows: List[int], visits: Sequence[Visit], arch_of: NDArray[np.intp], sigma: float
+        self,
+        rows: List[int],
+        visits: Sequence[Visit],
+        arch_of: NDArray[np.intp],
+        drift_sigma: float,
     ) -> None:
         self.rows = np.array(rows)
         self.archs, own = np.unique(arch_of[self.rows], return_inverse=True)
-        self.seen = np.eye(len(self.archs))[own]  # visits x archs of this block
+        self.design = np.eye(len(self.archs))[own]  # visits x archs of this block, 0 or 1
         at_s = np.array([visits[i].start_s for i in rows])
-        self._covariance = sigma**2 * np.exp(-np.abs(at_s[:, None] - at_s) / MEMORY_S)
+        self._covariance = drift_sigma**2 * np.exp(-np.abs(at_s[:, None] - at_s) / MEMORY_S)
         self.inverse = np.eye(len(rows))
 
-    def invert(self, noise: Floats) -> None:
-        self.inverse = np.linalg.inv(self._covariance + np.diag(noise))
+    def invert(self, noise_variance: Floats) -> None:
+        self.inverse = np.linalg.inv(self._covariance + np.diag(noise_variance))
 
     def drift(self, residual: Floats) -> Floats:
-        """The mean of the drift, given what the levels leave of the visits."""
+        """The expected drift at each visit, given the visits minus their archs' levels."""
         mean: Floats = self._covariance @ self.inverse @ residual
         return mean
 
@@ -136,13 +146,13 @@ def _by_block(visits: Sequence[Visit]) -> List[List[int]]:
     return list(rows.values())
 
 
-def sigma(values: Floats) -> float:
-    """Robust standard deviation (1.48 MAD) around 0: that of the bulk."""
+def robust_sigma(values: Floats) -> float:
+    """Standard deviation around 0 of the bulk of `values`: 1.48 times the median magnitude."""
     return 1.4826 * float(np.median(np.abs(values)))
 
 
 def _weight(residual: Floats, sigma: float) -> Floats:
-    """Of a Student t above the level, of a normal distribution below it."""
+    """Weights of visits: from a Student t above the level, from a normal distribution below it."""
     above = np.maximum(residual, 0) / sigma
     weight: Floats = (TAIL + 1) / (TAIL + above**2)
     return weight

@@ -1,4 +1,7 @@
-"""Power while a network runs without a pause, and before -> energy of one inference above idle."""
+"""Power samples of a board at rest and under load -> the energy of one inference.
+
+The energy is what the inference draws above idle.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ import msgspec
 
 from ramnas_edge.board.telemetry import Sample
 
-MIN_SAMPLES = 3  # of each: fewer may be the board's answer to something else
-# the board's own total: jtop's, then the input rails of Orin, Nano and Thor
+# At rest, and again under load. Fewer samples may show a load that has nothing to do with ours.
+MIN_SAMPLES = 3
+# the rail that already sums up the board: jtop's total, or the input rail of Orin, Nano or Thor
 _TOTAL = ("total", "VDD_IN", "POM_5V_IN", "VIN")
 
 
 class Energy(msgspec.Struct, frozen=True):
-    """(loaded - idle) times seconds over runs. `rail` is what was read, as the board names it.
+    """The energy of one inference in mJ: (loaded_mw - idle_mw) * seconds / runs.
 
-    What the board draws anyway is left out, so boards that do other work meanwhile can be compared;
-    `loaded_mw` times seconds over runs is the whole.
+    The power that the board draws anyway is left out, so that boards with other work can be
+    compared. loaded_mw * seconds / runs is the energy with that power included. `rail` is the
+    sensor that was read, as the board names it.
     """
 
     per_inference_mj: float
@@ -32,13 +37,14 @@ class Energy(msgspec.Struct, frozen=True):
 def energy(
     sustained: Sequence[Sample], idle: Sequence[Sample], *, seconds: float, runs: int
 ) -> Optional[Energy]:
-    """From samples of `runs` runs without a pause in `seconds`, and of the idle board just before.
+    """The energy of one of `runs` runs that followed each other without a pause for `seconds`.
 
-    None without a power sensor, with fewer than MIN_SAMPLES of either, or where the load does not
-    show above idle: such a difference is noise, not energy.
+    `sustained` are samples from during the runs, `idle` from the board at rest just before. None if
+    there is no power sensor, if there are fewer than MIN_SAMPLES of either, or if the board did not
+    draw more under load than at rest: such a difference is noise, not energy.
     """
-    shown = [set(sample.power_mw) for sample in (*sustained, *idle) if sample.power_mw]
-    always = set.intersection(*shown) if shown else set()
+    rails_shown = [set(sample.power_mw) for sample in (*sustained, *idle) if sample.power_mw]
+    always = set.intersection(*rails_shown) if rails_shown else set()
     if not always or runs < 1 or seconds <= 0:
         return None
     rails = next(([name] for name in _TOTAL if name in always), sorted(always))

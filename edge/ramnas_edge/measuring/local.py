@@ -1,4 +1,4 @@
-"""Measure a request on this machine, without a host: blocks to the child, records to a store."""
+"""Measure a Request on this machine, without a host: blocks go to a child, records to a store."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from ramnas_edge.measuring import messages
 from ramnas_edge.measuring.record import Block
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
-from ramnas_edge.measuring.supervisor import Measuring, News
+from ramnas_edge.measuring.supervisor import News, Supervisor
 from ramnas_models.space import Space
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """`done` of `total` archs have a record; `inside` more are done of the block at hand."""
+    """How far a request is: `done` of `total` archs have a record.
+
+    `inside` is how many more archs the finished visits of the current block are worth. `note` says
+    where the sensor readings come from, or that the records were there before.
+    """
 
     done: int
     total: int
@@ -33,12 +37,13 @@ def profile(
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> str:
-    """Measure what the store does not hold yet; the device class that the records stand under.
+    """Measure the archs that have no record in `store` yet, and return this board's device class.
 
-    Every record is committed as it comes, so that the same call goes on after any kind of end.
+    Every record is committed as soon as it is there. However the process ends, the same call then
+    continues with the archs that are missing.
     """
     target = request.target
-    # an engine that cannot work at all is one error, not a failed record for every arch
+    # if the engine does not work at all, raise one error here instead of a failed record per arch
     options = backends.Options(precision=target.precision, threads=target.threads)
     backend = backends.probe(target.engine, options)
     device_class = this_device().class_key(target.engine, backend.version)
@@ -48,31 +53,36 @@ def profile(
     on_progress(Progress(done, total, 0.0, "recorded before" if done else ""))
     if not missing:
         return device_class
-    at, begun, inside = "", done, 0.0
-    for block, news, source in measured(request.blocks(missing), request.space, device_class):
-        if block.id != at:
-            at, begun, inside = block.id, done, 0.0
+    current_block, done_before, inside = "", done, 0.0
+    blocks = request.blocks(missing)
+    for block, news, source in measure_blocks(blocks, request.space, device_class):
+        if block.id != current_block:
+            current_block, done_before, inside = block.id, done, 0.0
         if isinstance(news, messages.Measured):
             store.add(news.record)
             done += 1
-        else:  # a second try begins at its first visit again
+        else:  # a second try counts its visits from 0 again, and progress must not step back
             inside = max(inside, len(block.archs) * news.done / news.total)
-        on_progress(Progress(done, total, max(0.0, begun + inside - done), source))
+        on_progress(Progress(done, total, max(0.0, done_before + inside - done), source))
     return device_class
 
 
-def measured(
+def measure_blocks(
     blocks: Iterable[Block], space: Space, device_class: str
 ) -> Iterator[Tuple[Block, News, str]]:
-    """Have `blocks` measured in a child process: each news, with the source of telemetry."""
+    """Measure `blocks`, one after the other, in a child process.
+
+    Yields each visit and each record as it comes, with its block and the source of the sensor
+    readings (`Telemetry.source`).
+    """
     with Telemetry.open() as telemetry:
-        measuring = Measuring(space, this_device(), telemetry)
+        supervisor = Supervisor(space, this_device(), telemetry)
         try:
             for block in blocks:
-                measuring.submit(messages.Job(block, device_class))
-                while not measuring.idle:
-                    select.select([measuring.fileno()], [], [], 0.5)
-                    for news in measuring.step():
+                supervisor.submit(messages.Job(block, device_class))
+                while not supervisor.idle:
+                    select.select([supervisor.fileno()], [], [], 0.5)  # the sensors need a look too
+                    for news in supervisor.step():
                         yield block, news, telemetry.source
         finally:
-            measuring.close()
+            supervisor.close()

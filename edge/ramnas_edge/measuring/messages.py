@@ -1,11 +1,11 @@
-"""What the measuring process and its parent say to each other, as msgpack.
+"""The messages between the measuring process and its parent, as msgpack.
 
     parent -> child                            child -> parent
     Job        measure this block              Ready      I have no block
-                                               Visited    a visit was timed
+                                               Visited    a visit has been timed
                                                Measured   the record of one arch
 
-The fleet's protocol (`fleet/wire.py`) carries the same four between a host and its boards.
+A host and its boards exchange the same four (`fleet/wire.py`): there the host sends the jobs.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from ramnas_edge.measuring.record import Block, LatencyRecord, Visit
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
-    """Host -> board: measure this block."""
+    """A block to measure, and the device class that its records are stored under."""
 
     block: Block
     device_class: str
-    again: bool = False  # the board's own second try of a part of a block
+    again: bool = False  # this is the board's own second try of some archs of a block
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Board -> host: I have room for so many more blocks."""
+    """There is room for `room` more blocks; a measuring process takes one at a time."""
 
     room: int = 1
 
 
 class Visited(msgspec.Struct, frozen=True, tag=True):
-    """Board -> host: a visit as it was timed; of those within PROGRESS_S only the newest is sent,
-    and it may be lost. Every visit comes with its record."""
+    """One visit that has just been timed: progress, `done` of at most `total` visits of its block.
+
+    It may be lost, because the record of its arch holds every visit. A board sends its host only
+    the newest one in each PROGRESS_S.
+    """
 
     visit: Visit
     done: int
@@ -41,7 +44,7 @@ class Visited(msgspec.Struct, frozen=True, tag=True):
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):
-    """Board -> host: the record of one arch; again until Ack or Rejected names its key."""
+    """The record of one arch. A board sends it again until an Ack or Rejected names its key."""
 
     record: LatencyRecord
 

@@ -1,4 +1,4 @@
-"""Measure a block of archs on this machine: shuffled rounds of visits -> LatencyRecords."""
+"""Measure a block of archs on this machine: shuffled rounds of visits in, LatencyRecords out."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ from ramnas_models.space import Arch, Space
 if TYPE_CHECKING:
     from ramnas_edge.engines.backends import Clock
 
-OPENING = 0.25  # of the time of a block's rounds may go to opening sessions
-REPEATABLE = 0.0065  # standard error of a block's levels (log); 0.0085 left passes 1.4 % apart
-MAX_SPREAD = 0.10  # robust sigma of log visits; above it a measurement is inconclusive
+MAX_OPENING = 0.25  # time to open sessions again, as a part of the time of the rounds they serve
+# Standard error of a block's log levels; at 0.0085 two passes differed by 1.4 %.
+REPEATABLE = 0.0065
+MAX_SPREAD = 0.10  # robust sigma of log visits; a measurement with more is inconclusive
 
 
 def measure(
@@ -45,29 +46,30 @@ def measure(
     on_visit: Callable[[Visit], None] = lambda visit: None,
     clock: Clock = time.monotonic_ns,
 ) -> List[LatencyRecord]:
-    """Measure every arch of `block`, by whole calls or the engine alone as its target says.
+    """Measure every arch of `block`: whole calls or the engine alone, as its target says.
 
-    An arch whose session cannot be opened or fails becomes a `failed` record with the reason; one
-    whose visits scatter by more than MAX_SPREAD around the block's drift is `inconclusive`.
-    OutOfMemoryError leaves no record: alone, in a fresh process, the arch may fit.
+    If the session of an arch cannot be opened, or fails, its record is `failed` and names the
+    reason. If the visits of an arch scatter by more than MAX_SPREAD around the block's drift, its
+    record is `inconclusive`. OutOfMemoryError is raised and no record is made, because each arch
+    may still fit alone, in a fresh process.
     """
-    measuring = _Measuring(block, space, on_visit, clock)
-    with _undisturbed():
+    measurement = _BlockMeasurement(block, space, on_visit, clock)
+    with _no_garbage_collection():
         for number in range(max(block.rounds, block.most_rounds)):
-            if number >= block.rounds and measuring.settled(number):
+            if number >= block.rounds and measurement.is_settled(number):
                 break
-            if measuring.new_sitting(number):
-                measuring.open()
-            measuring.round(number)
+            if measurement.must_reopen(number):
+                measurement.open()
+            measurement.round(number)
         for arch in block.archs:
-            measuring.sustain(arch.id)
-    measuring.close()
-    scatter = spread([*measuring.visits, *measuring.anchor_visits])
-    return [measuring.record(arch, device_class, scatter) for arch in block.archs]
+            measurement.sustain(arch.id)
+    measurement.close()
+    scatter = spread([*measurement.visits, *measurement.anchor_visits])
+    return [measurement.record(arch, device_class, scatter) for arch in block.archs]
 
 
 def failed(block: Block, arch: Arch, space: Space, device_class: str, reason: str) -> LatencyRecord:
-    """The record of an arch that could not be measured: no figure is invented for it."""
+    """The record of an arch that could not be measured: it has the reason and no figures."""
     return LatencyRecord(
         run=block.run,
         target=block.target,
@@ -83,8 +85,8 @@ def failed(block: Block, arch: Arch, space: Space, device_class: str, reason: st
     )
 
 
-class _Measuring:
-    """The open sessions of a block and what they have given so far."""
+class _BlockMeasurement:
+    """The open sessions of a block, and everything that they have yielded so far."""
 
     def __init__(
         self, block: Block, space: Space, on_visit: Callable[[Visit], None], clock: Clock
@@ -103,31 +105,33 @@ class _Measuring:
 
     @functools.cached_property
     def _backend(self) -> backends.Backend:
-        """Loaded once, however often sessions are opened; if it cannot be, every arch says why."""
+        # loaded with the first session, so that every record names the reason if that fails
         return backends.load(self.block.target.engine)
 
-    def new_sitting(self, number: int) -> bool:
-        """Whether round `number` begins with sessions opened anew.
+    def must_reopen(self, number: int) -> bool:
+        """Whether all sessions are to be opened again before round `number`.
 
-        Where its weights and buffers come to lie in memory makes one session of a network up to 1 %
-        slower than another: several average that out, as many as opening them stays cheap.
-        The first ones opened decide how many rounds each serves.
+        Two sessions of the same network may differ by up to 1 %, depending on where their weights
+        and buffers lie in memory. Several sessions average that out. How long the first ones took
+        to open decides how many rounds each set of sessions serves, so that opening stays cheap:
+        MAX_OPENING. It is at least two rounds.
         """
-        return number % max(2, math.ceil(self._open_ns / max(1, OPENING * self._round_ns))) == 0
+        rounds = math.ceil(self._open_ns / max(1, MAX_OPENING * self._round_ns))
+        return number % max(2, rounds) == 0
 
-    def settled(self, number: int) -> bool:
-        """Whether the levels are known well enough after `number` rounds; every fourth is asked."""
+    def is_settled(self, number: int) -> bool:
+        """Whether `number` rounds are enough to know the levels; checked every fourth round."""
         if (number - self.block.rounds) % 4:
             return False
         return standard_error([*self.visits, *self.anchor_visits]) <= REPEATABLE
 
     def open(self) -> None:
-        """Open the sessions of all networks of the block, the ones before them closed."""
+        """Close all sessions and open new ones, one for each network of the block."""
         self.close()
         start, block = self.clock(), self.block
         for arch in {a.id: a for a in (*block.archs, *block.anchors)}.values():
             if arch.id not in self.failures:
-                with self._failing(arch.id):
+                with self._failures_of(arch.id):
                     self._runners[arch.id] = Runner(
                         self._backend, arch, self.space, block.target, block.bundle
                     )
@@ -136,18 +140,21 @@ class _Measuring:
         self._open_ns = self._open_ns or self.clock() - start
 
     def round(self, number: int) -> None:
-        """Visit every arch once, shuffled; the anchors at both ends see the drift of the round."""
+        """Visit every arch once, in random order.
+
+        The anchors are visited before and after them, in order to see the drift of the round.
+        """
         start = self.clock()
         anchors = [a.id for a in self.block.anchors]
         shuffled = self._rng.permutation([a.id for a in self.block.archs]).tolist()
         order = [*anchors, *shuffled, *anchors[::-1]]
-        inner = range(len(anchors), len(anchors) + len(shuffled))
+        of_archs = range(len(anchors), len(anchors) + len(shuffled))
         for position, arch_id in enumerate(order):
             if arch_id in self.failures:
                 continue
-            with self._failing(arch_id):
+            with self._failures_of(arch_id):
                 visit = self._visit(arch_id, number, position)
-                (self.visits if position in inner else self.anchor_visits).append(visit)
+                (self.visits if position in of_archs else self.anchor_visits).append(visit)
                 self.on_visit(visit)
         if number == 0:
             self._round_ns = self.clock() - start
@@ -163,10 +170,10 @@ class _Measuring:
         return Visit(arch_id, block.id, number, position, tuple(times), start / 1e9, end / 1e9)
 
     def sustain(self, arch_id: str) -> None:
-        """Run one arch without a pause, so that its power can be read."""
+        """Run one arch without a pause for `block.sustained_s`, so that its power can be read."""
         if not self.block.sustained_s or arch_id in self.failures:
             return
-        with self._failing(arch_id):
+        with self._failures_of(arch_id):
             start = self.clock()
             times = self._runners[arch_id].time(1, self.block.sustained_s * 1e3, self.clock)
             seconds = (self.clock() - start) / 1e9
@@ -199,7 +206,8 @@ class _Measuring:
         self._runners.clear()
 
     @contextlib.contextmanager
-    def _failing(self, arch_id: str) -> Iterator[None]:
+    def _failures_of(self, arch_id: str) -> Iterator[None]:
+        """Turn an error of ours into the reason why this arch failed, unless memory ran out."""
         try:
             yield
         except OutOfMemoryError:
@@ -209,8 +217,7 @@ class _Measuring:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No garbage collection while timing."""
+def _no_garbage_collection() -> Iterator[None]:
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

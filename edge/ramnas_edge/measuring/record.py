@@ -1,7 +1,7 @@
-"""What was measured: raw visits in a LatencyRecord, its statistics, and the corrected latency.
+"""What is measured (Target, Block) and what comes of it (Visit, LatencyRecord, statistics).
 
-A record never changes. The corrected latency is computed from all records of a run, by board and
-host alike, because the drift can only be seen across networks.
+A record holds the raw times of one arch and never changes. The corrected latency (`drift.py`) is
+not part of it: it is computed from all records of a run, because drift shows only across networks.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from ramnas_edge.board.telemetry import Conditions
 from ramnas_edge.measuring.energy import Energy
 from ramnas_models.space import Arch
 
-MIN_RUNS, MIN_VISITS = 44, 8  # 44 independent runs bound p90 at 99 %
-RUNS = 8  # of a visit; 6 make MIN_RUNS, but left 37 % of the time for them where opening is slow
-MOST_ROUNDS = 24  # however much the levels of a block still scatter
-BOOTSTRAP = 500  # resamples of the visits
+MIN_RUNS, MIN_VISITS = 44, 8  # 44 independent runs bound p90 with 99 % confidence
+# Timed runs of a visit. 6 would be enough for MIN_RUNS, but then only 37 % of the time went into
+# timed runs on machines where opening a session is slow.
+RUNS = 8
+MOST_ROUNDS = 24  # a block ends here, however much its levels still scatter
+BOOTSTRAP = 500  # resamples of the visits for p90_bound_ms
 OK, INCONCLUSIVE, FAILED = "ok", "inconclusive", "failed"
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What is measured besides the arch.
+    """Everything but the arch that shapes what is timed.
 
-    `input_hw` None: each arch's own resolution. `frame_hw` None: the engine alone, host buffer in
-    to outputs on the host; else whole `runtime(frame)` calls on frames of that size, resize and
-    decode included, which is what a latency budget is about.
+    With `input_hw` None each arch has its own resolution. With `frame_hw` None the engine alone is
+    timed, from the input in host memory to the outputs in host memory. Otherwise whole
+    `runtime(frame)` calls on frames of that size are timed, resizing and decoding included: a
+    latency budget is compared with those.
     """
 
     task: str = "classification"
     num_classes: int = 1000
     input_hw: Optional[Tuple[int, int]] = None
     frame_hw: Optional[Tuple[int, int]] = None
-    image_input: bool = True  # uint8 NHWC as a camera gives it; False: float32 NCHW
+    image_input: bool = True  # True: uint8 NHWC, as from a camera; False: float32 NCHW
     batch: int = 1
     engine: str = "onnxruntime-cpu"
     precision: str = "fp32"
@@ -46,9 +49,9 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """The timed runs of one network at one place of a block's round, milliseconds.
+    """The timed runs (ms) of one network at one position in one round of a block.
 
-    It lasted from `start_s` to `end_s` of the board's monotonic clock, warm-up included.
+    `start_s` and `end_s` are on the board's monotonic clock and include the warm-up.
     """
 
     arch_id: str
@@ -65,16 +68,18 @@ class Visit(msgspec.Struct, frozen=True):
 
 
 class Block(msgspec.Struct, frozen=True):
-    """About a dozen archs measured together, and the anchor networks that every round visits.
+    """About a dozen archs that are measured together, with the anchors that every round visits too.
 
-    A visit warms up for at least `warm_up_ms` and until the runs get no faster, then times at least
-    `runs` runs and until `timed_ms` have passed, so that small networks are not timed by a handful
-    of microseconds. There are at least `rounds` rounds, then more until the levels of the networks
-    are known to REPEATABLE, at most `most_rounds`: a quiet machine needs no more than the least, on
-    a noisy one only more visits average the noise out, which longer visits do not.
-    `sustained_s` of runs without a pause follow the rounds where power is read.
-    `bundle`: measure the models that the bundle at this path has for the target's task, and not
-    archs with random weights.
+    A visit warms up for at least `warm_up_ms` and until the runs get no faster. It then times at
+    least `runs` runs, and goes on until `timed_ms` have passed, so that a small network is not
+    judged by a few microseconds.
+
+    After `rounds` rounds more follow until the levels of the networks are known well enough
+    (`profiler.REPEATABLE`), at most `most_rounds` in all. A quiet machine needs no more than
+    `rounds`; on a noisy one only more visits average the noise out, longer visits do not.
+
+    Where power is read, each arch then runs for `sustained_s` without a pause. If `bundle` is the
+    path of a bundle, its models for the target's task are measured, not archs with random weights.
     """
 
     id: str
@@ -93,7 +98,7 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Sustained(msgspec.Struct, frozen=True):
-    """Runs without a pause, for the power that they draw: from `start_s` on, for `seconds`."""
+    """Runs without a pause, whose power was read: they began at `start_s` and took `seconds`."""
 
     start_s: float
     seconds: float
@@ -101,15 +106,17 @@ class Sustained(msgspec.Struct, frozen=True):
 
 
 class LatencyRecord(msgspec.Struct, frozen=True):
-    """One arch measured once: where, with what, and every raw time (ms).
+    """One measurement of one arch: on which device, with which engine, and every raw time (ms).
 
-    `p50_ms` to `cv` are over the raw times of all visits, None if it failed. p95 and p99 are None
-    below 90 and 459 runs, which bound them at 99 % (0.95^90 and 0.99^459 are below 1 %).
-    `p90_bound_ms` is the upper end of p90's 95 % confidence interval, bootstrapped over visits,
-    because runs of one visit are not independent. `stages_ms` are medians, a stage a key. `anchors`
-    are the visits of the anchor networks in the same block: they link the blocks of a run.
-    `outputs` are the names of the graph's: `class_map` or `class_logits` tell a segmenter's form.
-    `conditions` and `energy` are None where no sensor was read.
+    `p50_ms` to `cv` are computed over the raw times of all visits and are None if the arch failed.
+    p95 needs 90 runs and p99 459 runs, or else it is None: so many bound it with 99 % confidence
+    (0.95^90 and 0.99^459 are below 1 %). `p90_bound_ms` is the upper end of the 95 % confidence
+    interval of p90. It is bootstrapped over visits, because the runs of one visit are not
+    independent. `stages_ms` holds the median of each stage.
+
+    `anchors` are the visits of the anchor networks in the same block, which link the blocks of a
+    run. `outputs` are the names of the graph's outputs: `class_map` or `class_logits` tells which
+    form of a segmenter ran. `conditions` and `energy` are None if no sensor was read.
     """
 
     run: str
@@ -141,12 +148,12 @@ class LatencyRecord(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Tuple[str, ...]:
-        """Unique in a store: the same measurement sent twice is kept once."""
+        """Identifies the measurement: a store keeps a record that is sent twice only once."""
         return record_key(self.run, self.target, self.arch, self.device_class)
 
 
 def record_key(run: str, target: Target, arch: Arch, device_class: str) -> Tuple[str, ...]:
-    """(run, task, arch, input size, device class, engine, precision, threads, batch)."""
+    """(run, task, arch id, input size, device class, engine, precision, threads, batch)."""
     height, width = target.hw(arch)
     return (
         run,
@@ -162,14 +169,14 @@ def record_key(run: str, target: Target, arch: Arch, device_class: str) -> Tuple
 
 
 def statistics(visits: Sequence[Visit]) -> Dict[str, Optional[float]]:
-    """The statistics of a LatencyRecord over the raw times of its visits, by field."""
+    """The fields `p50_ms` to `cv` of a LatencyRecord, from the raw times of its visits."""
     times = [np.array(v.times_ms) for v in visits]
     together = np.concatenate(times)
     p50, p90, p95, p99 = np.percentile(together, [50, 90, 95, 99]).tolist()
     rng = np.random.default_rng(0)
     resampled = [
-        np.percentile(np.concatenate([times[i] for i in drawn]), 90)
-        for drawn in rng.integers(0, len(times), (BOOTSTRAP, len(times)))
+        np.percentile(np.concatenate([times[i] for i in sample]), 90)
+        for sample in rng.integers(0, len(times), (BOOTSTRAP, len(times)))
     ]
     return {
         "p50_ms": p50,

@@ -1,4 +1,4 @@
-"""What to measure in one run: archs of a space, cut into blocks with the anchors that link them."""
+"""A Request: the archs of a space that one run measures, cut into blocks that anchors link."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from ramnas_models.plan import plan
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, Space
 
-BLOCK = 12  # archs whose sessions are open at the same time
-SHARED = 4  # one in so many of a class's archs is measured by all classes
+BLOCK = 12  # archs in a block: their sessions are open at the same time
+SHARED = 4  # one in SHARED of the archs that a class measures is measured by all classes
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Measure these archs, each once on every class of board that comes.
+    """The archs to measure in one run, each once on every device class that takes part.
 
-    With `samples` a class measures so many: first `archs`, which all classes share so that they can
-    be compared, then others of its own, drawn from the space by `seed` and the class's name.
+    With `samples` 0 that is `archs`. Otherwise each class measures `samples` archs: first `archs`,
+    which all classes share so that they can be compared, then others of its own, drawn from the
+    space with `seed` and the name of the class.
     """
 
     run: str
@@ -35,7 +36,10 @@ class Request(msgspec.Struct, frozen=True):
     samples: int = 0
 
     def archs_of(self, device_class: str) -> List[Arch]:
-        """What boards of that class measure, in this order: shared ones first, each shuffled."""
+        """The archs that boards of `device_class` measure: the shared ones, then the class's own.
+
+        Both parts are shuffled.
+        """
         shared = _shuffled(self.archs, self.seed)
         if self.samples <= len(shared):
             return shared
@@ -46,7 +50,7 @@ class Request(msgspec.Struct, frozen=True):
         return [*shared, *_shuffled(own, self.seed)]
 
     def missing(self, device_class: str, recorded: Collection[Tuple[str, ...]]) -> List[Arch]:
-        """The archs whose key is not among those `recorded` on boards of `device_class`."""
+        """The archs of `device_class` that have no record yet: their key is not in `recorded`."""
         return [
             arch
             for arch in self.archs_of(device_class)
@@ -54,14 +58,14 @@ class Request(msgspec.Struct, frozen=True):
         ]
 
     def blocks(self, archs: Sequence[Arch]) -> List[Block]:
-        """Shuffled, so that cheap and costly networks meet in every block."""
+        """Cut `archs` into blocks, shuffled first: each block then has small and large networks."""
         order, anchors = _shuffled(archs, self.seed), self.anchors()
         return [self.block(order[i : i + BLOCK], anchors, i) for i in range(0, len(order), BLOCK)]
 
     def block(self, archs: Sequence[Arch], anchors: Tuple[Arch, ...], number: int) -> Block:
-        """One block of this request; `number` varies the order of its rounds."""
+        """One block of this request; a different `number` gives its rounds another order."""
         return Block(
-            id=uuid.uuid4().hex[:12],  # of this try alone: its rounds have a drift of their own
+            id=uuid.uuid4().hex[:12],  # a second try of these archs is a block with its own drift
             run=self.run,
             target=self.target,
             archs=tuple(archs),
@@ -71,7 +75,10 @@ class Request(msgspec.Struct, frozen=True):
         )
 
     def anchors(self) -> Tuple[Arch, ...]:
-        """Two networks that every round of every block visits, at 1/3 and 2/3 of the log MACs."""
+        """The two networks that every round of every block visits.
+
+        They stand at 1/3 and 2/3 of a ladder of ten archs that are spread evenly in log MACs.
+        """
         ladder = sample_by_macs(self.space, np.random.default_rng(0), min(10, self.space.size()))
         ladder.sort(key=lambda arch: plan(self.space, arch).macs)
         return ladder[len(ladder) // 3], ladder[2 * len(ladder) // 3]
@@ -81,15 +88,16 @@ def sampled(
     run: str, space: Space, target: Target, samples: int, *, rounds: int, seed: int,
     choose: Optional[Callable[[int], List[Arch]]] = None,
 ) -> Request:  # fmt: skip
-    """Have every class measure `samples` archs spread in log MACs, a quarter of them shared: min,
-    max and a common set. SpaceError if the space has not so many.
+    """A Request of `samples` archs for every device class, a quarter of them shared by all classes.
 
-    `choose` gives the shared ones, that many, in place of a spread in log MACs.
+    The archs are spread in log MACs, and the shared ones include min and max. `choose(count)` may
+    select the shared ones in another way. SpaceError unless `samples` lies between 2 and the size
+    of the space.
     """
     if not 2 <= samples <= space.size():
         raise SpaceError(
             f"cannot draw {samples} different archs from space {space.name}: "
-            f"at least 2 (min and max), at most its size, {space.size()}"
+            f"take at least 2 (min and max) and at most its size, {space.size()}"
         )
     count = max(2, samples // SHARED)
     shared = choose(count) if choose else sample_by_macs(space, np.random.default_rng(seed), count)

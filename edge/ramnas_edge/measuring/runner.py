@@ -1,4 +1,4 @@
-"""One arch as an open session with its input ready: what a visit of the profiler calls."""
+"""One arch as an open session with its input ready, for the profiler to call and time."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RESIZE = Preprocessing(Normalisation())  # of whole calls: the frame resized, nothing cropped
+_RESIZE = Preprocessing(Normalisation())  # in whole calls a frame is resized and not cropped
 MAX_WARM_UP = 10  # runs
-STABLE = 0.97  # a run that is not faster than this times the fastest before it is warm
+STABLE = 0.97  # warm: the last run took at least this part of the fastest time before it
 
-_opened = functools.lru_cache(maxsize=1)(open_bundle)  # its hashes are verified once
+_open_bundle_once = functools.lru_cache(maxsize=1)(open_bundle)  # verifying its hashes takes time
 
 
 class Runner:
-    """`call()` is what is timed: the engine alone, or the whole call on a frame."""
+    """One opened arch. `call()` is what is timed: the engine alone, or a whole call on frames."""
 
     call: Callable[[], object]
     _stages: Callable[[Clock], Dict[str, float]]
@@ -42,10 +42,13 @@ class Runner:
     def __init__(
         self, backend: Backend, arch: Arch, space: Space, target: Target, bundle: str = ""
     ) -> None:
-        """With random weights, or with `bundle`, a path, the very model that stands there."""
+        """Open `arch` with random weights, or if `bundle` is a path, its model of that arch.
+
+        BackendError if the engine refuses the graph.
+        """
         options = Options(target.precision, target.threads)
         if bundle:
-            self._of_bundle(bundle, backend, arch, target, options)
+            self._open_from_bundle(bundle, backend, arch, target, options)
             return
         backbone = plan(space, arch, num_classes=target.num_classes, input_hw=target.hw(arch))
         layout = for_task(target.task, backbone)
@@ -58,7 +61,7 @@ class Runner:
             names = [""] * target.num_classes
             decode = decoder(target.task, names, layout.input_hw, anchors)
             pipeline = Pipeline(session, layout.input_hw, _RESIZE, decode)
-            self._frames(pipeline, target.frame_hw, target.batch)
+            self._call_on_frames(pipeline, target.frame_hw, target.batch)
         else:
             image: Array = noise.integers(0, 256, (target.batch, height, width, 3), np.uint8)
             if not target.image_input:
@@ -69,28 +72,27 @@ class Runner:
 
     @property
     def outputs(self) -> Tuple[str, ...]:
-        """Names of what the engine gives, which tell the form of a segmenter."""
+        """The names of the graph's outputs, which tell the form of a segmenter."""
         return tuple(output.name for output in self._session.outputs)
 
-    def _of_bundle(
+    def _open_from_bundle(
         self, path: str, backend: Backend, arch: Arch, target: Target, options: Options
     ) -> None:
-        bundle = _opened(path)
+        bundle = _open_bundle_once(path)
         front = bundle.front(target.task)
         model = next(model for model in front.models if model.arch_id == arch.id)
         pipeline = open_pipeline(bundle, front, model, backend, options, batch=target.batch)
         self._session, self.running = pipeline.session, pipeline.session.running
         assert target.frame_hw is not None
-        self._frames(pipeline, target.frame_hw, target.batch)
+        self._call_on_frames(pipeline, target.frame_hw, target.batch)
 
-    def _frames(self, pipeline: Pipeline, frame_hw: Tuple[int, int], batch: int) -> None:
-        """Time whole calls on frames of that size."""
+    def _call_on_frames(self, pipeline: Pipeline, frame_hw: Tuple[int, int], batch: int) -> None:
         frames = noise_frames(frame_hw, batch)
         self.call = lambda: pipeline(frames)
         self._stages = lambda clock: pipeline(frames)[0].timing.by_stage()
 
     def warm_up(self, at_least_ms: float, clock: Clock) -> None:
-        """Run until `at_least_ms` have passed and the runs get no faster; at most MAX_WARM_UP."""
+        """Run for `at_least_ms` or longer, until runs get no faster or there were MAX_WARM_UP."""
         start = now = clock()
         fastest_ns = float("inf")
         for count in itertools.count(1):
@@ -102,18 +104,18 @@ class Runner:
                 return
 
     def time(self, runs: int, at_least_ms: float, clock: Clock) -> List[float]:
-        """Milliseconds of at least `runs` calls, and until `at_least_ms` have passed."""
+        """Time at least `runs` calls, and more until `at_least_ms` have passed: ms of each."""
         call = self.call
         times: List[float] = []
-        begin = clock()
-        while len(times) < runs or clock() - begin < at_least_ms * 1e6:
+        first = clock()
+        while len(times) < runs or clock() - first < at_least_ms * 1e6:
             start = clock()
             call()
             times.append((clock() - start) / 1e6)
         return times
 
     def stages(self, clock: Clock) -> Dict[str, float]:
-        """Milliseconds of one more call, stage by stage."""
+        """Make one more call and return the milliseconds of each of its stages."""
         return self._stages(clock)
 
     def close(self) -> None:
@@ -121,12 +123,13 @@ class Runner:
 
 
 def _open(layout: AnyPlan, backend: Backend, target: Target, options: Options) -> Session:
-    """A session of random weights; a segmenter gives its class map where the engine runs that.
+    """Open `layout` with random weights; a segmenter ends in its class map if the engine can do it.
 
-    An engine without ArgMax, or without outputs of uint8, is given the form that ends in logits.
+    Engines without ArgMax or without uint8 outputs refuse that, and get a graph that ends in
+    logits.
     """
 
-    def attempt(logits: bool) -> Session:
+    def opened(logits: bool) -> Session:
         model = onnx_graph.build(
             layout, image_input=target.image_input, batch=target.batch, logits=logits
         )
@@ -134,11 +137,11 @@ def _open(layout: AnyPlan, backend: Backend, target: Target, options: Options) -
         return backend.open(model.SerializeToString(), options)
 
     try:
-        return attempt(logits=False)
+        return opened(logits=False)
     except OutOfMemoryError:
         raise
     except BackendError as error:
         if target.task != SEGMENTATION:
             raise
-        log.info("engine %s: logits in place of the class map, since %s", target.engine, error)
-    return attempt(logits=True)
+        log.info("engine %s refuses a class map, so logits are measured: %s", target.engine, error)
+    return opened(logits=True)

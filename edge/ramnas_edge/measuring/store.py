@@ -1,4 +1,4 @@
-"""The measured records of all runs: one SQLite file, one row a measurement, never changed."""
+"""All measured records in one SQLite file: one row for each record, which never changes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _encoder = msgspec.json.Encoder()
 
 
 def as_text(record: LatencyRecord) -> bytes:
-    """The record as the store keeps it, JSON."""
+    """The record as JSON, the form in which the store keeps it."""
     return _encoder.encode(record)
 
 
 class Store:
-    """Records by their unique key; a second write of the same key changes nothing."""
+    """Records by their unique key: adding a record whose key is there already changes nothing."""
 
     def __init__(self, path: Path) -> None:
         make_folder(path.parent)
@@ -46,19 +46,21 @@ class Store:
         try:
             self._db = sqlite3.connect(path)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")  # committed is on the disk
+            self._db.execute("PRAGMA synchronous=FULL")  # a commit returns when it is on the disk
             self._db.execute(_SCHEMA)
             self._db.commit()
         except sqlite3.Error as error:
             raise FileError(f"cannot open the store {path}: {error}") from error
 
     def add(self, record: LatencyRecord) -> bool:
-        """Commit `record`; False if its key was there already."""
+        """Commit `record`; return False if its key was there already."""
         return self.add_all([(record.key, record, as_text(record))]) == 1
 
     def add_all(self, rows: Iterable[Tuple[Tuple[str, ...], LatencyRecord, bytes]]) -> int:
-        """Commit records together, all or none, each with its key and `as_text`; how many keys
-        were not there yet."""
+        """Commit several (key, record, `as_text(record)`) together, all or none.
+
+        Returns how many of the keys were not there before.
+        """
         values = [
             (*key, record.space_hash, record.validity, record.p50_ms, record.p90_ms, text.decode())
             for key, record, text in rows
@@ -74,18 +76,18 @@ class Store:
         return self._db.total_changes - before
 
     def runs(self) -> List[str]:
-        """The names of the runs in it."""
+        """The names of all runs, sorted."""
         rows = self._db.execute("SELECT DISTINCT run FROM records ORDER BY run")
         return [row[0] for row in rows]
 
     def keys(self, run: str, device_class: Optional[str] = None) -> Set[Tuple[str, ...]]:
-        """The keys recorded for `run`, of one device class if given."""
+        """The keys of the records of `run`, of all device classes or one."""
         query = f"SELECT {', '.join(_KEY)} FROM records WHERE run = ?"
         rows = self._db.execute(query, [run])
         return {row for row in rows if device_class in (None, row[_KEY.index("device_class")])}
 
     def records(self, run: str, device_class: Optional[str] = None) -> List[LatencyRecord]:
-        """All records of `run`, of one device class if given, whatever their validity."""
+        """The records of `run`, whatever their validity, of all device classes or one."""
         query, values = "SELECT record FROM records WHERE run = ?", [run]
         if device_class is not None:
             query, values = f"{query} AND device_class = ?", [run, device_class]
@@ -93,7 +95,7 @@ class Store:
         return [msgspec.json.decode(row[0], type=LatencyRecord) for row in rows]
 
     def count(self, run: str, device_class: str) -> Dict[str, int]:
-        """How many records of each validity."""
+        """Validity -> number of records of `run` and `device_class`."""
         query = (
             "SELECT validity, COUNT(*) FROM records "
             "WHERE run = ? AND device_class = ? GROUP BY validity"

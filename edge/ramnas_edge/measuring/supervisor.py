@@ -1,7 +1,8 @@
-"""Have jobs measured in a child process that may be lost; doubtful archs a second time.
+"""Has jobs measured in a child process, replaces a child that dies, and repeats doubtful archs.
 
-Doubtful is a record whose visits scatter, or that the board disturbed: a throttle, another power
-mode. It is measured once more, in a fresh process and after the throttle, and then kept as it is.
+A record is doubtful if its visits scatter, or if the board was throttled or changed its power mode
+meanwhile. The arch is measured once more in a fresh process, after the throttle has ended, and that
+second record is kept whatever it says.
 """
 
 from __future__ import annotations
@@ -23,69 +24,75 @@ from ramnas_models.errors import BackendError
 from ramnas_models.space import Arch, Space
 
 log = logging.getLogger(__name__)
-COOL_S = 120.0  # how long to wait for the end of a throttle before measuring again
-IDLE_S = 3.0  # of rest before the first job, where there is a power sensor
-FIRST_SAMPLES_S = 1.0  # until it is known whether there is one
-REFERENCE = 200  # samples, to compare later ones with
-SUSTAINED_S = 3.0  # of one arch without pause, for its energy
+COOL_S = 120.0  # the longest wait for the end of a throttle before a second try
+CALM_S = 2.0  # the board must have been calm for so long before a second try
+IDLE_S = 3.0  # rest before the first job, if there is a power sensor
+FIRST_SAMPLES_S = 1.0  # until then it is not known whether there is a power sensor
+REFERENCE = 200  # samples of the calm board that later ones are compared with
+SUSTAINED_S = 3.0  # how long one arch runs without a pause to read its power
 News = Union[messages.Visited, messages.Measured]
 
 
-class Measuring:
-    """Jobs in by `submit`, visits and records out of `step`; `idle` when all is done.
+class Supervisor:
+    """Takes jobs by `submit` and returns visits and records from `step`, until it is `idle`.
 
-    The caller waits until `fileno()` is readable, or half a second, and calls `step` again: that
-    also reads the sensors.
+    The caller waits until `fileno()` is readable, but at most half a second, and calls `step`
+    again, because `step` also reads the sensors.
     """
 
     def __init__(self, space: Space, device: Device, telemetry: Telemetry) -> None:
         self._space, self._device, self._telemetry = space, device, telemetry
         self._child = Child(space)
         self._child_is_ready = False
-        self._current: Optional[messages.Job] = None  # with the child now
+        self._current: Optional[messages.Job] = None  # the job that the child works on
         self._waiting: Deque[messages.Job] = deque()
-        self._doubtful: List[Arch] = []  # of the current job
-        self._undisturbed: List[Sample] = []  # how the board is while it measures and all is well
-        self._idle: Optional[List[Sample]] = None  # before the first job
-        self._started_s = self._not_after_s = time.monotonic()
+        self._doubtful: List[Arch] = []  # archs of the current job
+        self._undisturbed: List[Sample] = []  # the board while it measures and all is well
+        self._idle: Optional[List[Sample]] = None  # the board at rest, before the first job
+        self._started_s = self._cool_until_s = time.monotonic()
 
     @property
     def idle(self) -> bool:
+        """Whether every job that was submitted is done or dropped."""
         return self._current is None and not self._waiting
 
     def fileno(self) -> int:
+        """Readable when the child has sent something; another number after a child was replaced."""
         return self._child.fileno()
 
     def submit(self, job: messages.Job) -> None:
         self._waiting.append(job)
 
     def drop(self, job_id: str) -> None:
-        """Forget a job, measured or not; of what is measured of it by now nothing will come."""
+        """Forget a job, whether it waits or is being measured: no more records of it will come."""
 
-        def of_it(job: messages.Job) -> bool:  # or a second try of a part
+        def belongs(job: messages.Job) -> bool:  # it is the job, or a second try of a part of it
             return job.block.id == job_id or job.block.id.startswith(f"{job_id}-")
 
-        self._waiting = deque(job for job in self._waiting if not of_it(job))
-        if self._current and of_it(self._current):
+        self._waiting = deque(job for job in self._waiting if not belongs(job))
+        if self._current and belongs(self._current):
             self._doubtful = []
-            self._fresh_child()
+            self._replace_child()
 
     def step(self) -> List[News]:
-        """What has happened since; BackendError if the child dies before it has any job."""
+        """Read the sensors, start a job if one can start, and return the new visits and records.
+
+        BackendError if a child dies before it was ready for a job.
+        """
         self._telemetry.poll()
         news: List[News] = []
         while self._child.has_sent():
             try:
                 message = self._child.receive()
             except EOFError:
-                news += self._died()
+                news += self._handle_death()
                 break
             if isinstance(message, messages.Measured):
                 news += self._judge(message.record)
             elif isinstance(message, messages.Visited):
                 news.append(message)
             elif isinstance(message, messages.Ready):
-                self._finished()
+                self._finish_job()
         if self._child_is_ready and self._waiting and self._may_start(self._waiting[0]):
             self._start(self._waiting.popleft())
         return news
@@ -96,7 +103,7 @@ class Measuring:
     # -- starting ----------------------------------------------------------------------------------
 
     def _may_start(self, job: messages.Job) -> bool:
-        """Not before it is known what the board draws at rest; a second try not while it is hot."""
+        """True once the board's power at rest is known and, for a second try, the board is cool."""
         now = time.monotonic()
         if self._idle is None:
             resting = self._telemetry.between(self._started_s, now)
@@ -104,13 +111,13 @@ class Measuring:
             if now - self._started_s < (IDLE_S if powered else FIRST_SAMPLES_S):
                 return False
             self._idle = resting
-        if not job.again or now > self._not_after_s or not self._undisturbed:
+        if not job.again or now > self._cool_until_s or not self._undisturbed:
             return True
-        lately = self._telemetry.between(now - 2.0, now)
-        # sensors that are late with their samples do not say that the board is cool
+        lately = self._telemetry.between(now - CALM_S, now)
+        # no samples may mean that the sensors are late, not that the board is cool
         if not lately or disturbance(lately, self._undisturbed, _unit(job)):
             return False
-        # at rest the clock says nothing, but the heat does
+        # at rest the clock is low anyway and does not show a throttle, but the temperature does
         return _hottest_c(lately[-1:]) <= _hottest_c(self._undisturbed) + 1.0
 
     def _start(self, job: messages.Job) -> None:
@@ -120,20 +127,24 @@ class Measuring:
         self._current, self._child_is_ready = job, False
         self._child.send(job)
 
-    def _fresh_child(self) -> None:
+    def _replace_child(self) -> None:
         self._child.close()
         self._child, self._child_is_ready, self._current = Child(self._space), False, None
 
     # -- what comes back ---------------------------------------------------------------------------
 
     def _judge(self, record: LatencyRecord) -> List[News]:
-        """The record with the board's state and energy; empty if it is to be measured again."""
+        """Add the state of the board and the energy to a record.
+
+        Returns nothing if the record is doubtful for the first time: its arch is then measured
+        again.
+        """
         assert self._current is not None
         record = msgspec.structs.replace(record, device=self._device)
         if record.visits:
             record = self._with_conditions(record)
         if record.validity == INCONCLUSIVE and not self._current.again:
-            log.info("%s again: %s", record.arch_id, record.reason)
+            log.info("arch %s is measured again: %s", record.arch_id, record.reason)
             self._doubtful.append(record.arch)
             return []
         return [messages.Measured(record)]
@@ -142,19 +153,19 @@ class Measuring:
         assert self._current is not None
         start_s, end_s = record.visits[0].start_s, record.visits[-1].end_s
         samples = self._telemetry.between(start_s, end_s)
-        # of the first block nothing is known before it: its first quarter stands for that
+        # before the first block there is nothing to compare with, so its first quarter serves
         before = self._undisturbed or self._telemetry.between(
             start_s, start_s + (end_s - start_s) / 4
         )
         trouble = disturbance(samples, before, _unit(self._current))
         if trouble and not self._undisturbed:
             self._undisturbed = list(before)
-        if trouble:  # the likely cause of scatter, if there is any: it comes first
+        if trouble:  # it is the likely cause of any scatter, so it is named first
             reason = "; ".join(filter(None, [trouble, record.reason]))
             record = msgspec.structs.replace(record, validity=INCONCLUSIVE, reason=reason)
         elif len(self._undisturbed) < REFERENCE:
-            known_s = self._undisturbed[-1].time_s if self._undisturbed else start_s
-            self._undisturbed += [s for s in samples if s.time_s > known_s]
+            last_s = self._undisturbed[-1].time_s if self._undisturbed else start_s
+            self._undisturbed += [s for s in samples if s.time_s > last_s]
         used = None
         if record.sustained is not None:
             start_s, seconds = record.sustained.start_s, record.sustained.seconds
@@ -163,41 +174,44 @@ class Measuring:
         state = conditions(samples, self._telemetry.source)
         return msgspec.structs.replace(record, conditions=state, energy=used)
 
-    def _finished(self) -> None:
+    def _finish_job(self) -> None:
         self._child_is_ready = True
         done, self._current = self._current, None
         if done and self._doubtful:
-            self._again(done, self._doubtful)
+            self._try_again(done, self._doubtful)
             self._doubtful = []
-            self._fresh_child()
+            self._replace_child()
 
-    def _again(self, job: messages.Job, archs: Sequence[Arch]) -> None:
-        self._not_after_s = time.monotonic() + COOL_S
-        again = f"{job.block.id}-{archs[0].id}"  # its rounds are not those of the first try
-        block = msgspec.structs.replace(job.block, id=again, archs=tuple(archs))
+    def _try_again(self, job: messages.Job, archs: Sequence[Arch]) -> None:
+        self._cool_until_s = time.monotonic() + COOL_S
+        block_id = f"{job.block.id}-{archs[0].id}"  # its rounds have a drift of their own
+        block = msgspec.structs.replace(job.block, id=block_id, archs=tuple(archs))
         self._waiting.appendleft(msgspec.structs.replace(job, block=block, again=True))
 
-    def _died(self) -> List[News]:
-        """Measure the block's archs one by one; the one that kills its child alone has failed."""
+    def _handle_death(self) -> List[News]:
+        """Start a fresh child and try the archs of the lost block one by one.
+
+        If the block was a single arch, that arch has failed.
+        """
         how, job, self._doubtful = self._child.close(), self._current, []
         log.warning("the measuring process died: %s", how)
         if job is None and not self._child_is_ready:
-            raise BackendError(f"the measuring process dies at its start: {how}")
-        self._fresh_child()
-        if job is None:  # it was killed at rest
+            raise BackendError(f"the measuring process dies as soon as it is started: {how}")
+        self._replace_child()
+        if job is None:  # it died between two jobs
             return []
         archs = job.block.archs
         if len(archs) > 1:
             for arch in archs[::-1]:
-                self._again(job, [arch])
+                self._try_again(job, [arch])
             return []
-        reason = f"the engine's process died: {how}"
+        reason = f"the measuring process died: {how}"
         record = profiler.failed(job.block, archs[0], self._space, job.device_class, reason)
         return [messages.Measured(msgspec.structs.replace(record, device=self._device))]
 
 
 def _unit(job: messages.Job) -> str:
-    """The processor whose clock the engine depends on."""
+    """The processor whose clock decides how fast the engine of `job` is: `cpu` or `gpu`."""
     return "gpu" if job.block.target.engine.endswith(("cuda", "tensorrt")) else "cpu"
 
 

@@ -38,8 +38,10 @@ def test_every_engine_of_a_bundle_is_in_the_cache_afterwards(
 
 def test_an_engine_without_a_cache_has_nothing_to_build(tmp_path: Path) -> None:
     a_bundle(tmp_path / "b")
-    with pytest.raises(BackendError, match=r"onnxruntime-cpu keeps nothing .* tensorrt does"):
-        list(build.build(str(tmp_path / "b"), engine="onnxruntime-cpu", precision="fp32"))
+    with pytest.raises(
+        BackendError, match=r"keeps no built engines.* tensorrt does"
+    ):
+        list(build.build_engines(str(tmp_path / "b"), engine="onnxruntime-cpu", precision="fp32"))
 
 
 def test_where_tensorrt_cannot_run_the_verb_says_why_in_one_line(tmp_path: Path) -> None:

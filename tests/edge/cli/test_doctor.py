@@ -46,10 +46,10 @@ def test_an_engine_that_crashes_is_reported_and_not_suffered(code: str, says: st
 
 
 def test_two_distributions_of_one_module_are_a_problem() -> None:
-    (problem,) = doctor._twice(["numpy", "onnxruntime", "onnxruntime-gpu"])[:1]
+    (problem,) = doctor._duplicates(["numpy", "onnxruntime", "onnxruntime-gpu"])[:1]
     assert "onnxruntime and onnxruntime-gpu are installed together" in problem
     assert "pip uninstall onnxruntime onnxruntime-gpu" in problem
-    assert not any("together" in p for p in doctor._twice(["opencv-python", "onnxruntime"]))
+    assert not any("together" in p for p in doctor._duplicates(["opencv-python", "onnxruntime"]))
 
 
 def test_two_copies_of_a_module_on_the_path_are_a_problem(
@@ -58,7 +58,7 @@ def test_two_copies_of_a_module_on_the_path_are_a_problem(
     for name in ("pip", "apt"):
         (tmp_path / name / "cv2").mkdir(parents=True)
         monkeypatch.syspath_prepend(str(tmp_path / name))
-    found = [p for p in doctor._twice([]) if p.startswith("cv2 is in")]
+    found = [p for p in doctor._duplicates([]) if p.startswith("cv2 is in")]
     assert len(found) == 1
     assert str(tmp_path / "apt") in found[0]
 
@@ -88,7 +88,7 @@ def test_sensors_of_a_jetson_are_read_and_its_problems_named(tmp_path: Path) -> 
     assert said["clocks"] == ""
     assert report.device.system == "L4T 36.4"
     assert any("this Jetson runs on its CPU only" in problem for problem in report.problems)
-    assert any("no jtop" in problem for problem in report.problems)
+    assert any("jtop is not running" in problem for problem in report.problems)
     assert "problem   this Jetson" in doctor.text(report)
 
 

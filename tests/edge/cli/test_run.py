@@ -60,8 +60,8 @@ def test_a_folder_gives_a_json_line_a_frame_and_a_summary(tmp_path: Path) -> Non
     assert summary["models"] == {ids[1]: 2}
     assert (summary["expected_p90_ms"], summary["calibrated"]) == (P90_MS[1], True)
     people = run(*argv)
-    assert f"model {ids[1]} 2 frames" in people.stdout
-    assert "1 broken frames left out" in people.stdout
+    assert f"2 frames (model {ids[1]} on 2): " in people.stdout
+    assert "; broken frames left out: 1" in people.stdout
 
 
 @pytest.mark.parametrize("policy", ["fixed", "adaptive"])
@@ -115,7 +115,7 @@ def test_rate_and_p90_are_said_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = a_bundle(tmp_path / "b")
-    monkeypatch.setattr(run_verb, "EVERY_S", 0.0)
+    monkeypatch.setattr(run_verb, "RATE_EVERY_S", 0.0)
     source = images(tmp_path / "images", 0, 80)
     argv = ["run", "--bundle", str(tmp_path / "b"), "--source", str(source), *CPU]
     assert main(argv) == 0

@@ -57,7 +57,7 @@ def test_a_secret_that_others_can_read_is_not_used(tmp_path: Path, mode: int) ->
 def test_what_is_no_key_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.key"
     path.write_text(text)
-    with pytest.raises(FileError, match=r"a.key is no key file of ramnas"):
+    with pytest.raises(FileError, match=r"a.key is not a key file of ramnas"):
         keys.load_public(path)
 
 
@@ -73,9 +73,9 @@ def test_a_key_that_is_missing_or_of_the_wrong_half_is_named(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a b", "x" * 65, "é"])
 def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"is no name of a key"):
+    with pytest.raises(DataError, match=r"cannot be the name of a key"):
         keys.new(tmp_path, name)
-    with pytest.raises(DataError, match=r"is no name of a key"):
+    with pytest.raises(DataError, match=r"cannot be the name of a key"):
         keys.authorize(keys.new(tmp_path / "k", "a"), tmp_path / "authorized", name)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from ramnas_edge.fleet import wire
 from ramnas_edge.fleet.spool import Spool, default_path
+from ramnas_edge.measuring import messages
 from ramnas_edge.measuring.record import LatencyRecord, Target, Visit
 from ramnas_models.errors import FileError
 from ramnas_models.sampling import sample_by_macs
@@ -33,15 +34,15 @@ def record(i: int = 0, times: int = 2, **changes: object) -> LatencyRecord:
 
 def test_records_outlive_the_process_that_measured_them(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "deep/spool.sqlite")
-    messages = {record(i).key: spool.add(record(i)) for i in range(3)}
+    added = {record(i).key: spool.add(record(i)) for i in range(3)}
     other = spool.add(record(3, run="other"))
     board = spool.board
     spool.close()
     again = Spool(tmp_path / "deep/spool.sqlite")
     assert again.board == board
-    assert again.waiting("run") == messages
+    assert again.waiting("run") == added
     assert list(again.waiting("other").values()) == [other]
-    assert wire.decode_from_board(messages[record().key]) == messages.Measured(record())
+    assert wire.decode_from_board(added[record().key]) == messages.Measured(record())
     again.remove([record(0).key, record(1).key, record(0).key])
     assert list(again.waiting("run")) == [record(2).key]
     assert len(again) == 2

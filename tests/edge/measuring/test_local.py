@@ -124,7 +124,7 @@ def test_a_full_disk_stops_with_what_is_safe(small_disk: Path) -> None:
         (["--precision", "fp16"], "runs fp32"),
         (["--engine", "tvm"], "unknown engine 'tvm'"),
         (["--rounds", "3"], "needs 8 visits"),
-        (["--batch", "0"], "--batch 0: 1 or more"),
+        (["--batch", "0"], "--batch 0: it must be 1 or more"),
         (["--frame", "48x64", "--batch", "2"], "one frame"),
         (["--space", "nowhere"], "nowhere"),
     ],

@@ -16,7 +16,7 @@ from ramnas_edge.board.device import Device
 from ramnas_edge.board.telemetry import Sample
 from ramnas_edge.measuring import messages, supervisor
 from ramnas_edge.measuring.record import FAILED, INCONCLUSIVE, Block, LatencyRecord, Target
-from ramnas_edge.measuring.supervisor import Measuring
+from ramnas_edge.measuring.supervisor import Supervisor
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, load_space
 
@@ -56,11 +56,11 @@ def job(archs: Sequence[Arch], **changes: object) -> messages.Job:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Measuring]]:
-    started: List[Measuring] = []
+def start() -> Iterator[Callable[..., Supervisor]]:
+    started: List[Supervisor] = []
 
-    def make(sample: Callable[[float], Sample] = cool) -> Measuring:
-        started.append(Measuring(SPACE, DEVICE, Script(sample)))  # type: ignore[arg-type]
+    def make(sample: Callable[[float], Sample] = cool) -> Supervisor:
+        started.append(Supervisor(SPACE, DEVICE, Script(sample)))  # type: ignore[arg-type]
         return started[-1]
 
     yield make
@@ -69,7 +69,7 @@ def start() -> Iterator[Callable[..., Measuring]]:
 
 
 def until_idle(
-    running: Measuring, on_visit: Callable[[], None] = lambda: None
+    running: Supervisor, on_visit: Callable[[], None] = lambda: None
 ) -> List[LatencyRecord]:
     records = []
     deadline = time.monotonic() + 120
@@ -84,11 +84,11 @@ def until_idle(
     return records
 
 
-def process(running: Measuring) -> psutil.Process:
+def process(running: Supervisor) -> psutil.Process:
     return psutil.Process(running._child._process.pid)
 
 
-def test_records_say_how_the_board_was(start: Callable[..., Measuring]) -> None:
+def test_records_say_how_the_board_was(start: Callable[..., Supervisor]) -> None:
     running = start()
     running.submit(job(ARCHS[:3]))
     records = until_idle(running)
@@ -101,7 +101,7 @@ def test_records_say_how_the_board_was(start: Callable[..., Measuring]) -> None:
         assert record.energy is None  # no power sensor: no figure
 
 
-def test_energy_is_what_sustained_runs_draw_above_idle(start: Callable[..., Measuring]) -> None:
+def test_energy_is_what_sustained_runs_draw_above_idle(start: Callable[..., Supervisor]) -> None:
     working = {"from": float("inf")}
 
     def watts(time_s: float) -> Sample:
@@ -123,7 +123,7 @@ def test_energy_is_what_sustained_runs_draw_above_idle(start: Callable[..., Meas
 
 
 def test_throttled_archs_are_measured_again_after_the_throttle(
-    start: Callable[..., Measuring], caplog: pytest.LogCaptureFixture
+    start: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     state = {"until": float("inf"), "from": float("inf")}
@@ -148,7 +148,7 @@ def test_throttled_archs_are_measured_again_after_the_throttle(
 
 
 def test_sensors_that_are_silent_after_a_throttle_do_not_count_as_cool(
-    start: Callable[..., Measuring],
+    start: Callable[..., Supervisor],
 ) -> None:
     """A busy board's telemetry may be seconds late, and then say that it is still hot."""
     state = {"from": float("inf"), "until": float("inf")}
@@ -174,7 +174,7 @@ def test_sensors_that_are_silent_after_a_throttle_do_not_count_as_cool(
 
 
 def test_a_throttle_without_end_leaves_inconclusive_records(
-    start: Callable[..., Measuring], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "COOL_S", 1.0)
     state = {"from": float("inf")}
@@ -190,7 +190,7 @@ def test_a_throttle_without_end_leaves_inconclusive_records(
 
 
 def test_an_arch_that_kills_its_process_alone_has_failed_and_the_run_goes_on(
-    start: Callable[..., Measuring],
+    start: Callable[..., Supervisor],
 ) -> None:
     running = start()
     running.submit(job(ARCHS[:1], timed_ms=50.0))
@@ -209,7 +209,7 @@ def test_an_arch_that_kills_its_process_alone_has_failed_and_the_run_goes_on(
     assert record.p50_ms is not None
 
 
-def test_a_process_killed_at_rest_is_replaced(start: Callable[..., Measuring]) -> None:
+def test_a_process_killed_at_rest_is_replaced(start: Callable[..., Supervisor]) -> None:
     running = start()
     running.submit(job(ARCHS[:1]))
     until_idle(running)
@@ -220,7 +220,7 @@ def test_a_process_killed_at_rest_is_replaced(start: Callable[..., Measuring]) -
     assert record.p50_ms is not None
 
 
-def test_want_of_memory_fails_the_arch_and_not_the_run(start: Callable[..., Measuring]) -> None:
+def test_want_of_memory_fails_the_arch_and_not_the_run(start: Callable[..., Supervisor]) -> None:
     """The limit of address space makes the engine's own allocation fail, as a full board does."""
     import resource
 
