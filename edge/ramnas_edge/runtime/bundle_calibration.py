@@ -42,9 +42,9 @@ def calibrate_bundle(
 ) -> Tuple[Path, List[ModelRecord]]:
     """Measure whole calls of every model of `bundle`, under the conditions of `target`.
 
-    The graphs are those of the bundle. `target.frame_hw` is required; its task, classes and input
-    size are replaced by those of the bundle. Engine `auto` is resolved for each task to the engine
-    that is fastest for its largest model.
+    It runs the bundle's own graphs. `target.frame_hw` is required; its task, number of classes and
+    input size are ignored, because the bundle has its own. Engine `auto` takes the engine that is
+    fastest for the largest model of each task.
 
     Returns the device class's file, to which the latencies were added, and a record per model.
     """

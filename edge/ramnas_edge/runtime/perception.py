@@ -86,8 +86,8 @@ class Perception:
         fit. The best models have the highest mean of accuracy / best accuracy of the task's front.
         Without a budget the most accurate models are opened. BudgetError if nothing fits.
 
-        The latencies are those of this device class and of frames of `frame_hw` pixels. They come
-        from `ramnas-edge calibrate`, or else from the manifest, or else a few models are timed now.
+        The latencies are for this device class and frames of `frame_hw` pixels. They come from
+        `ramnas-edge calibrate`, or else from the manifest, or else a few models are timed now.
         Several tasks are always timed together. `choice.source` says where the latency came from.
 
         A `bundle` of None is the one that ships with ramnas; a task of None is the bundle's only
@@ -136,8 +136,8 @@ class Perception:
         """Run one batch of frames, uint8 arrays [h, w, 3]; sizes may differ, views are allowed.
 
         Returns a tuple for each frame, with one result per task in the order of `tasks`.
-        SourceError if one is not such an array, or if their number is not the batch. EngineError if
-        the engine fails on them; then `open` with `without_engines` takes another engine.
+        SourceError if one is not such an array, or if there are more or fewer than the batch.
+        EngineError if the engine fails; `open` with `without_engines` then takes another engine.
         """
         with self._calling:
             self._check_open()

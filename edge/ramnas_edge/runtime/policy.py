@@ -20,8 +20,8 @@ class Policy:
     `idle_ms` holds the p90 of a whole call on an idle machine for each model, from the fastest to
     the most accurate one. `model` is the index of the current one.
 
-    The slowdown of the current model is assumed to be that of all models. It is the p90 or the mean
-    of its calls, whichever is larger, over its idle p90. The mean is needed because other processes
+    All models are assumed to be slowed down as much as the current one: by the p90 or the mean of
+    its calls, whichever is larger, over its idle p90. The mean is needed because other processes
     interrupt every long call, but only a few of the short ones, and those for long. A step up that
     breaks the budget before a window is full is taken back at once, and the wait before the next
     step up doubles.

@@ -43,7 +43,7 @@ class Runtime:
         channels: str = "bgr",
         limits: Limits = Limits(),
     ) -> Runtime:
-        """Open one task of a bundle; the arguments are those of `Perception.open`.
+        """Open one task of a bundle, with the same arguments as `Perception.open`.
 
         `task` may be left out if the bundle has only one.
         """

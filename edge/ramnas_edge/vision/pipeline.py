@@ -42,8 +42,8 @@ class Pipeline:
     def __call__(self, frames: Sequence[Frame], limits: Limits = Limits()) -> List[Result]:
         """Return one result for each frame. Frames are uint8 [h, w, 3]; their sizes may differ.
 
-        The timing in each result is that of the whole batch. Raises SourceError if something is not
-        a frame, or if their number is not the batch.
+        Each result holds the timing of the whole batch. Raises SourceError if something is not a
+        frame, or if there are more or fewer frames than the batch.
         """
         if len(frames) != self._batch:
             raise SourceError(f"a call takes {self._batch} frames, but {len(frames)} were given")

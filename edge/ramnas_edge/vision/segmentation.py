@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def class_map(output: NDArray[Any], frame_hw: Tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a class map uint8 [h, w], or that of float32 logits [classes, h, w], to `frame_hw`.
+    """Resize a class map to `frame_hw`; it is uint8 [h, w], or float32 logits [classes, h, w].
 
     Every pixel gets the class of the cell whose centre is nearest, so classes are never mixed and
     the map is not shifted. (OpenCV's plain INTER_NEAREST shifts it by up to half a cell.)
