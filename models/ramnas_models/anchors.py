@@ -23,8 +23,8 @@ class Anchors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `feature_hw` is the true size of each level's feature map. `sizes` holds two sizes per level:
     that of its own anchors, and that of the next level's. `ratios` holds, per level, width / height
-    of each anchor of its own size. Every place also has one square anchor whose side is the
-    geometric mean of the two sizes.
+    of each anchor of its own size. Every place of the map has one more anchor, a square whose side
+    is the geometric mean of the two sizes.
     """
 
     input_hw: Tuple[int, int]

@@ -99,7 +99,7 @@ class TaskFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The models of one task, from fast to slow, and what they share.
 
     `classes` has the order of the outputs: class k is value k of a class map and column k of a
-    classifier's logits. It is column k + 1 of a detector's, whose column 0 is the background.
+    classifier's logits. In a detector's logits it is column k + 1, as column 0 is the background.
     """
 
     task: str
@@ -133,7 +133,7 @@ class Bundle(msgspec.Struct, frozen=True):
     manifest: Manifest
 
     def front(self, task: Optional[str] = None) -> TaskFront:
-        """The front of `task`, or without `task` that of the bundle's only one.
+        """The front of `task`; without `task` the front of the bundle's only task.
 
         BundleError if the bundle does not have `task`, or has several tasks and none was named.
         """
@@ -169,8 +169,8 @@ class Bundle(msgspec.Struct, frozen=True):
 def open_bundle(path: Union[str, Path]) -> Bundle:
     """Read and verify the bundle at `path`.
 
-    BundleError if its format is another one, if a file lies outside the folder, or if a hash does
-    not match.
+    BundleError if there is no valid manifest, if its format is another one, if a file lies outside
+    the folder or cannot be read, or if a hash does not match.
     """
     folder = Path(path)
     file = folder / MANIFEST

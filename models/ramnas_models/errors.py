@@ -32,7 +32,7 @@ class OutOfMemoryError(BackendError):
 
 
 class DeviceError(RamnasError):
-    """A setting of the board that does not exist, or cannot be changed or put back."""
+    """A setting of the board that does not exist, or cannot be changed or restored."""
 
 
 class SourceError(RamnasError):

@@ -140,8 +140,8 @@ AnyPlan = Union[Plan, SSDLitePlan, LRASPPPlan]
 def for_task(task: str, backbone: Plan) -> AnyPlan:
     """The plan for `task` with as many classes as `backbone` has; DataError for an unknown task.
 
-    Its `macs` and `params` count what a latency of that task measures: the backbone, at the input
-    size that it was laid out for and without its own head, and the head of the task.
+    Its `macs` and `params` count what a latency of that task measures: the backbone at its input
+    size, without its own head, and the head of the task.
     """
     if task not in TASKS:
         raise DataError(f"unknown task '{task}': take one of {', '.join(TASKS)}")
@@ -152,7 +152,7 @@ def for_task(task: str, backbone: Plan) -> AnyPlan:
 
 
 def ssdlite(backbone: Plan, num_classes: int) -> SSDLitePlan:
-    """SSDLite on the ends of the first stage with stride 16 (stage 4) and of the last (stage 7).
+    """SSDLite that reads the ends of the first stage with stride 16 (stage 4) and the last (7).
 
     `num_classes` does not count the background. The anchors scale with the square root of the
     input's area, so that their aspect ratios in pixels are the same for every shape of input.
@@ -251,7 +251,7 @@ def _separable(
     key: str, after: Conv, c_out: int, stride: int = 1, *,
     act: Optional[str] = None, reduce: Optional[Conv] = None,
 ) -> Separable:  # fmt: skip
-    """Without `act` it is the end of a head, with a bias in place of BatchNorm."""
+    """Without `act` this is the end of a head, with a bias in place of BatchNorm."""
     c = after.c_out
     depthwise = Conv(f"{key}.depthwise", c, c, 3, stride, after.out_hw, depthwise=True, act="relu")
     end = _pointwise(
@@ -261,7 +261,7 @@ def _separable(
 
 
 def _tap(backbone: Plan, stride: int) -> int:
-    """Where the first stage with that stride has its last block; SpaceError if no stage has it."""
+    """The index of the last block of the first stage with that stride; SpaceError if none has."""
     places, at = {}, backbone.stem.stride
     for place, block in enumerate(backbone.blocks):
         at *= block.depthwise.stride

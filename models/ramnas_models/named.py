@@ -1,4 +1,4 @@
-"""The name, id or file by which people call an arch -> the arch; a file -> its list of archs."""
+"""Find an arch by its name, its id or a file; read a list of archs from a file."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def classifier(graph: Graph, plan: Plan, x: str) -> None:
 
 
 def ssdlite(graph: Graph, plan: SSDLitePlan, features: Sequence[str]) -> None:
-    """Class logits [n, anchors, 1 + classes] and deltas [n, anchors, 4] of all levels in one."""
+    """Class logits [n, anchors, 1 + classes] and box deltas [n, anchors, 4] of all levels."""
     levels = [features[tap] for tap in plan.taps]
     for extra in plan.extras:
         levels.append(_separable(graph, levels[-1], extra))
@@ -74,7 +74,7 @@ def _separable(graph: Graph, x: str, layers: Separable) -> str:
 
 
 def _resized(graph: Graph, x: str, hw: Hw, to_hw: Hw) -> str:
-    """Bilinear, like F.interpolate with align_corners=False."""
+    """Resize bilinearly, like F.interpolate with align_corners=False."""
     if hw == to_hw:
         return x
     # sizes would have to name the batch, which may be symbolic; scales need not

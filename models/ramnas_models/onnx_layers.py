@@ -21,7 +21,7 @@ OPSET, IR_VERSION = 17, 8  # every onnxruntime since 1.12 loads these, also on J
 
 
 class Normalisation(msgspec.Struct, frozen=True):
-    """(x / 255 - mean) / std per channel; `channels` ("rgb" or "bgr") is the order of both.
+    """(x / 255 - mean) / std; mean and std are in the order of `channels` ("rgb" or "bgr").
 
     A uint8 image input is always BGR, as OpenCV reads it; a float input is already normalised.
     """

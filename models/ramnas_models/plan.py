@@ -57,12 +57,12 @@ class Conv:
 
     @property
     def elements_in(self) -> int:
-        """Input elements, batch 1."""
+        """How many elements the input has at batch 1."""
         return self.c_in * self.in_hw[0] * self.in_hw[1]
 
     @property
     def elements(self) -> int:
-        """Output elements, batch 1."""
+        """How many elements the output has at batch 1."""
         return self.c_out * self.out_hw[0] * self.out_hw[1]
 
     @property
@@ -133,7 +133,7 @@ Layer = Union[Conv, Linear]
 
 @dataclass(frozen=True)
 class PartCost:
-    """The added costs of some layers at batch 1; elements are inputs read and outputs written."""
+    """The summed costs of some layers at batch 1; elements are inputs read, outputs written."""
 
     layers: int = 0
     macs: int = 0
@@ -154,7 +154,7 @@ class Costed(ABC):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of convolutions and linear layers, batch 1."""
+        """Multiply-accumulates of convolutions and linear layers at batch 1."""
         return sum(layer.macs for layer in self.layers())
 
     @property
@@ -169,7 +169,7 @@ class Costed(ABC):
 
     @property
     def activations(self) -> int:
-        """Output elements of convolutions and linear layers, batch 1."""
+        """How many elements the convolutions and linear layers write at batch 1."""
         return sum(layer.elements for layer in self.layers())
 
     def table(self) -> Dict[Tuple[str, str], PartCost]:

@@ -116,7 +116,7 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits over all that shapes a network, so not over name and source."""
+        """Twelve hex digits that depend on all that shapes a network, not on name and source."""
         shape = msgspec.structs.replace(self, name="", source="")
         return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:12]
 
@@ -129,7 +129,7 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.decode([slot.choices[-1] for slot in _slots(self)])
 
     def choices(self) -> Tuple[Ints, ...]:
-        """The values allowed in each slot of the encoding, rising; past a depth there is also 0."""
+        """The values allowed in each slot of the encoding, rising; slots past the depth hold 0."""
         return tuple(slot.choices for slot in _slots(self))
 
     def size(self) -> int:
@@ -188,7 +188,10 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def check(self, arch: Arch) -> Arch:
         """`arch` itself if it is in this space; else a SpaceError that names the wrong value."""
         if self.decode(arch.integers) != arch:
-            raise SpaceError(f"space {self.name}: arch {arch.id} is not in canonical form")
+            raise SpaceError(
+                f"space {self.name}: arch {arch.id} is not in canonical form; "
+                "slots past the depth must hold 0"
+            )
         return arch
 
     # -- variation: the same rng gives the same archs, and every arch is valid -------------------

@@ -153,7 +153,7 @@ def _synchronised_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 class ElasticLinear(nn.Module):
-    """The classifier; a narrower network uses the weights of its first input features."""
+    """The classifier; a network with a narrower head uses the first input features."""
 
     def __init__(self, layer: Linear, source: ElasticLinear | None) -> None:
         super().__init__()

@@ -87,5 +87,5 @@ def written(
 def figure(
     device_class: str, p90_ms: float, frame_hw: Optional[Tuple[int, int]]
 ) -> Tuple[Latency, ...]:
-    """What a manifest holds as the latencies of a model that was measured on one device class."""
+    """The latencies of a model in a manifest, measured on one device class."""
     return (Latency(device_class, "onnxruntime-cpu", "fp32", 1, 1, frame_hw, p90_ms, p90_ms),)

@@ -209,7 +209,7 @@ def test_both_formats_are_read_without_the_publishers_code(
     assert "utils.config" not in sys.modules
 
 
-def test_a_whole_supernet_comes_out_of_a_file(save: Save, state: State, tensors: State) -> None:
+def test_a_whole_supernet_is_read_from_a_file(save: Save, state: State, tensors: State) -> None:
     path = save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, False)
     ours, _ = to_supernet(read_checkpoint(path))
     path.unlink()  # pytest would keep the 95 MB
@@ -341,7 +341,7 @@ def test_reading_leaves_no_class_allowed_in_torch(save: Save) -> None:
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-def test_attributes_that_hide_the_methods_of_a_dict_do_no_harm(save: Save) -> None:
+def test_attributes_that_hide_the_methods_of_a_dict_are_harmless(save: Save) -> None:
     weights = OrderedDict(x=torch.ones(3))
     content = OrderedDict(state_dict=weights)
     for target in (weights, content):

@@ -122,12 +122,12 @@ def test_photographs_give_the_same_logits_as_in_torch() -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_the_same_file_agrees_under_python_3_8_and_onnxruntime_1_19(
+def test_classifiers_give_the_same_outputs_under_python_3_8_and_onnxruntime_1_19(
     name: str, tmp_path: Path
 ) -> None:
     torch = pytest.importorskip("torch")
     if not PYTHON38.exists():
-        pytest.skip("no .venv38: make test38 makes it where there is a Python 3.8")
+        pytest.skip("needs .venv38, which make test38 creates if there is a Python 3.8")
     from ramnas_models.supernet import Supernet
     from tests.models.randomised import randomise
 
@@ -160,11 +160,11 @@ for i in range(2):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PLANS if kind != "classifier"])
-def test_heads_of_the_same_file_agree_under_python_3_8_and_onnxruntime_1_19(
+def test_heads_give_the_same_outputs_under_python_3_8_and_onnxruntime_1_19(
     kind: str, tmp_path: Path
 ) -> None:
     if not PYTHON38.exists():
-        pytest.skip("no .venv38: make test38 makes it where there is a Python 3.8")
+        pytest.skip("needs .venv38, which make test38 creates if there is a Python 3.8")
     import onnxruntime as ort
 
     rng = np.random.default_rng(0)

@@ -53,7 +53,7 @@ def test_anchors_have_the_size_of_the_maps_that_the_heads_read(
     assert made.anchors.boxes().shape == (made.anchors.count, 4)
 
 
-def test_anchors_at_320_pixels_are_those_that_are_published() -> None:
+def test_anchors_at_320_pixels_equal_the_published_ones() -> None:
     anchors = ssdlite(backbone("table1"), 80).anchors
     strides = [round(320 / h) for h, _ in anchors.feature_hw]
     assert strides == [16, 32, 64, 107, 160, 320]
@@ -187,7 +187,7 @@ def test_impossible_heads_are_refused_with_the_way_out(call: Any, message: str) 
         call(backbone("micro"))
 
 
-def test_every_task_has_its_plan() -> None:
+def test_every_task_has_a_plan_of_its_own() -> None:
     backbone_plan = backbone("micro")
     assert for_task("classification", backbone_plan) is backbone_plan
     detector, segmenter = (for_task(t, backbone_plan) for t in ("detection", "segmentation"))

@@ -145,7 +145,7 @@ def test_the_backbone_is_copied_from_the_subnet_without_its_classifier() -> None
 
 @torch.no_grad()
 def test_output_stride_16_gives_the_same_features_as_32_on_a_denser_map(tmp_path: Path) -> None:
-    """This is exact only if blocks mix places by their kernels alone, so without pooling and SE."""
+    """This is exact only if nothing but kernels mixes places, so without pooling and SE."""
     source = Path(load_space.__code__.co_filename).parent / "spaces/micro.yaml"
     text = source.read_text().replace("se: true", "se: false")
     path = tmp_path / "plain.yaml"

@@ -16,7 +16,7 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 @pytest.mark.parametrize("name", ["micro", "table1", "ofa_mbv3"])
-def test_graph_is_valid_and_old_enough_for_jetpack_5(name: str) -> None:
+def test_the_graph_is_valid_and_old_enough_for_jetpack_5(name: str) -> None:
     space = load_space(name)
     for image_input in (False, True):
         model = onnx_graph.build(plan(space, space.max()), image_input=image_input)
@@ -32,7 +32,7 @@ def test_random_weights_give_finite_logits_of_a_normal_size(name: str) -> None:
         image = np.random.default_rng(0).standard_normal((1, 3, *layout.input_hw), np.float32)
         (logits,) = session(onnx_graph.build(layout)).run(None, {"image": image})
         assert logits.shape == (1, 10)
-        assert 1e-3 < np.abs(logits).max() < 1e3  # denormals or infinities would falsify timing
+        assert 1e-3 < np.abs(logits).max() < 1e3  # denormals or infinities would distort timings
 
 
 def test_a_graph_with_a_symbolic_batch_runs_any_batch() -> None:

@@ -142,7 +142,7 @@ def test_random_weights_give_finite_outputs_of_a_normal_size(name: str, kind: st
     made = head(name, kind, (96, 128))
     image = np.random.default_rng(0).standard_normal((1, 3, 96, 128), np.float32)
     for value in session(onnx_graph.build(made, logits=True)).run(None, {"image": image}):
-        assert 1e-3 < np.abs(value).max() < 1e3  # denormals or infinities would falsify timing
+        assert 1e-3 < np.abs(value).max() < 1e3  # denormals or infinities would distort timings
 
 
 def test_every_resize_reaches_its_size_however_an_engine_rounds() -> None:

@@ -199,10 +199,10 @@ def _run(root: Path, name: str, *options: str) -> str:
             text=True, timeout=_TOOL_S,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise DeviceError(f"{program} did not run ({error})") from error
+        raise DeviceError(f"{program} did not run ({error}): check JetPack") from error
     output = " ".join(ran.stdout.split())
     if ran.returncode != 0 and "reboot" not in output.lower():
-        raise DeviceError(f"{' '.join([program, *options])} failed ({output}): it needs root")
+        raise DeviceError(f"{' '.join([program, *options])} failed ({output}): run as root")
     return output
 
 

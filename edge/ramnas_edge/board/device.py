@@ -36,7 +36,7 @@ class Device(msgspec.Struct, frozen=True):
     """
 
     module: str  # the name of the Jetson module or other board, else the CPU's
-    cores: int  # as many as this process may use
+    cores: int  # how many this process may use
     memory_gib: int
     system: str  # "L4T 36.4" on a Jetson, else "Linux x86_64"
     power_mode: Optional[str] = None

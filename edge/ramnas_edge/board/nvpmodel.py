@@ -16,7 +16,7 @@ _NOW = re.compile(r"NV Power Mode: *(\w+)")
 
 
 class Mode(NamedTuple):
-    """A power mode. `layout` is which cores and parts of the GPU it turns on.
+    """A power mode; `layout` says which cores and which parts of the GPU are on.
 
     Only a reboot can change the layout.
     """

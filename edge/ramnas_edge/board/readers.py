@@ -96,7 +96,7 @@ class Jtop:
         return lines
 
     def close(self) -> None:
-        """End the monitor, which ends by itself once its stdin is closed, unless it hangs."""
+        """End the monitor by closing its stdin, and kill it if it hangs."""
         if self._process is None:
             return
         assert self._process.stdin is not None

@@ -37,7 +37,7 @@ def temperature_c(root: Path) -> Dict[str, float]:
 
 
 def clock_mhz(root: Path) -> Dict[str, float]:
-    """`cpu` is the core that is fastest now; a Jetson may also show `gpu` and `emc` (memory)."""
+    """The fastest core's clock as `cpu`; a Jetson may also show `gpu` and `emc` (memory)."""
     found = {}
     cores = [number(core / "scaling_cur_freq") for core in _cores(root)]
     known = [khz for khz in cores if khz is not None]
@@ -106,9 +106,8 @@ class Changes:
         found = {}
         fields = re.match(r"cpu +([\d ]+)", read(self._root / "proc/stat"))
         if fields:
-            ticks = [
-                int(field) for field in fields.group(1).split()[:8]
-            ]  # time of guests is part of user time
+            # the two fields after these count time of guests, which is part of user time
+            ticks = [int(field) for field in fields.group(1).split()[:8]]
             total, idle = sum(ticks), sum(ticks[3:5])
             if self._ticks is None:
                 self._ticks = total, idle
@@ -147,7 +146,7 @@ class Changes:
 
 
 def read(path: Path) -> str:
-    """The text of a small file, without spaces and NULs around it; empty if it cannot be read."""
+    """The text of a small file, without blanks and NULs around it; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
     except OSError:

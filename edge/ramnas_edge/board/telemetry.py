@@ -162,7 +162,7 @@ class Telemetry:
 
     @classmethod
     def open(cls, *, root: Path = Path("/"), interval_s: float = 0.5) -> Telemetry:
-        """Prefers jtop if its service runs, which may take seconds. No sensors are not an error."""
+        """Open the best source; jtop may take seconds. A board without sensors is not an error."""
         return cls(root, interval_s)
 
     @property
@@ -184,7 +184,7 @@ class Telemetry:
             self._due_s = time.monotonic() + self._interval_s
 
     def between(self, start_s: float, end_s: float) -> List[Sample]:
-        """The samples between two `time.monotonic()`, oldest first; about an hour is kept."""
+        """The samples between two `time.monotonic()` times, oldest first; an hour is kept."""
         self.poll()
         return [s for s in self._samples if start_s <= s.time_s <= end_s]
 

@@ -135,7 +135,7 @@ class OrtSession:
         self.running = running
         self.inputs = [_tensor(t) for t in session.get_inputs()]
         self.outputs = [_tensor(t) for t in session.get_outputs()]
-        # where the provider reads inputs and leaves outputs
+        # the device where the provider reads inputs and writes outputs
         on_gpu = running.providers[0] in ("CUDAExecutionProvider", "TensorrtExecutionProvider")
         self._device = "cuda" if on_gpu else "cpu"
 

@@ -127,7 +127,7 @@ class _Buffer:
 
 
 class TrtSession:
-    """A session for the thread that opened it; `infer` allocates no buffers, they are made here.
+    """A session for the thread that opened it. All buffers are allocated here, none by `infer`.
 
     A symbolic batch is called `N` and may be 1 to MAX_BATCH.
     """
@@ -179,7 +179,7 @@ class TrtSession:
         return outputs, Stages(copied - start, ran - copied, clock() - ran)
 
     def close(self) -> None:
-        """Free the device's memory; calling it again does nothing. Only for the owner thread."""
+        """Free the device's memory; only the owner thread may. A second call does nothing."""
         if self._memory is None:
             return
         memory = self._mine()
@@ -239,7 +239,8 @@ class TrtSession:
         if not (1,) <= leading <= (MAX_BATCH,):
             raise BackendError(
                 f"engine tensorrt: a symbolic batch may be 1 to {MAX_BATCH}, not "
-                f"{', '.join(map(str, leading)) or 'absent'}; for others, build the graph with them"
+                f"{', '.join(map(str, leading)) or 'absent'}; to run another one, build the graph "
+                "with it"
             )
         for buffer in (*self._sources, *self._sinks):
             if buffer.has_symbolic_batch:

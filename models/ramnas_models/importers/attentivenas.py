@@ -139,9 +139,8 @@ def _fault(error: Exception) -> str:
 def _load(path: Path) -> Any:
     stand_ins: list[Any] = [(OrderedDict, name) for name in _CONFIG_CLASSES]
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the warnings are about options of torch.load, which the user cannot set
+        # they are about options of torch.load, which the user cannot set
+        warnings.simplefilter("ignore")
         # not by its path: torch would read one that ends in .safetensors in another way
         with path.open("rb") as file, torch.serialization.safe_globals(stand_ins):
             return torch.load(file, map_location="cpu", weights_only=True)

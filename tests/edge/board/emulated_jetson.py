@@ -239,11 +239,8 @@ def _link(path: Path, target: Path) -> None:
 def _hold(root: Path) -> None:
     """Inside the namespace: mount the board, start the service, wait until stdin ends."""
     mounts = [("--bind", str(root / "sys"), "/sys"), ("-t", "tmpfs", "none", "/run")]
-    for folder in (
-        "etc",
-        "usr/bin",
-        "var/lib",
-    ):  # overlays are read-only, so nothing outside can change
+    # the overlays are read-only, so nothing outside can change
+    for folder in ("etc", "usr/bin", "var/lib"):
         over = f"lowerdir={root / folder}:/{folder}"
         mounts.append(("-t", "overlay", "none", "-o", over, f"/{folder}"))
     for folder in ("var/lib/nvpmodel", "var/lib/ramnas"):

@@ -10,9 +10,8 @@ from tests.edge.board.emulated_jetson import build
 
 def test_this_machine_has_a_stable_class_key() -> None:
     key = this_device().class_key("onnxruntime-cpu", "1.31.1")
-    assert key == this_device().class_key(
-        "onnxruntime-cpu", "1.31.9"
-    )  # the patch level does not matter
+    # the patch level does not matter
+    assert key == this_device().class_key("onnxruntime-cpu", "1.31.9")
     assert key != this_device().class_key("onnxruntime-cpu", "1.30.0")
     assert key.endswith("_onnxruntime-cpu-1.31")
 

@@ -20,7 +20,7 @@ from tests.edge.board.emulated_jetson import EmulatedJetson
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(120)]
 
-# polls like a measuring process; prints every sample with its source, and logs to stderr
+# polls like a measuring process, prints every sample with its source, and logs to stderr
 WATCH = """
 import logging, sys, time
 import msgspec
@@ -79,9 +79,8 @@ class Watcher:
             if self.source.startswith(source):
                 found.append(sample)
             else:
-                assert self.source.startswith("jtop"), (
-                    self._log_file.read_text()
-                )  # jtop never comes back
+                # only jtop may come before another source: it never comes back
+                assert self.source.startswith("jtop"), self._log_file.read_text()
         return found
 
     def until(self, power_mode: str, clocks_locked: bool) -> None:

@@ -44,7 +44,7 @@ def test_without_jtop_a_jetson_is_read_from_the_kernels_files(
     assert sample.load_percent == {"gpu": 0}
     assert sample.power_mw == {"VDD_GPU_SOC": 3040, "VDD_CPU_CV": 760, "VIN_SYS_5V0": 3960}
     assert (sample.power_mode, sample.clocks_locked, sample.limits) == ("MAXN", False, ())
-    assert sample.memory_used_mib is None  # this folder has no proc
+    assert sample.memory_used_mib is None  # this folder has no /proc
     (warning,) = caplog.records
     assert warning.levelno == logging.WARNING
     assert "telemetry comes from sysfs, not from jtop" in warning.getMessage()
@@ -367,9 +367,9 @@ def test_a_lasting_fall_of_the_clock_while_the_board_heats_is_a_throttle() -> No
 @pytest.mark.parametrize(
     "during",
     [
-        _run([2200, 2090, 2090, 2090, 2090], [90] * 5),  # by 5 %
-        _run([2200, 1500, 2200, 1500, 2200, 1500], [90] * 6),  # not lasting
-        _run([1500] * 5, [59] * 5),  # not hotter: the governor saves power
+        _run([2200, 2090, 2090, 2090, 2090], [90] * 5),  # the clock falls by 5 % only
+        _run([2200, 1500, 2200, 1500, 2200, 1500], [90] * 6),  # the fall does not last
+        _run([1500] * 5, [59] * 5),  # no hotter, so the governor is saving power
         _run([1500] * 5, [61] * 5, load=3),  # idle
         _run([2200] * 5, [99] * 5),  # hot, but as fast as before
     ],

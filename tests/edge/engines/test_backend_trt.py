@@ -1,4 +1,4 @@
-"""The TensorRT engine runs on a stand-in of the API, old and new, and on a GPU on the real one."""
+"""The TensorRT engine, on a stand-in for the old and the new API, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -621,6 +621,7 @@ def test_the_gpu_refuses_damaged_engines_without_a_crash(
     (file,) = tmp_path.rglob("*.engine")
     content = on_this_gpu.cache.read(file.name)
     assert content is not None
-    on_this_gpu.cache.write(file.name, content[: len(content) // 2])  # with a hash that is right
+    # half the engine with the right hash, so that only TensorRT can notice
+    on_this_gpu.cache.write(file.name, content[: len(content) // 2])
     on_this_gpu.open(graph(), Options()).close()
     assert on_this_gpu.cache.read(file.name) != content[: len(content) // 2]

@@ -40,7 +40,7 @@ def test_a_session_describes_what_runs_and_its_inputs_and_outputs() -> None:
     session.close()
 
 
-def test_cpu_is_always_available() -> None:
+def test_the_cpu_engine_is_always_available() -> None:
     assert ("onnxruntime-cpu", ort.__version__) in backends.available()
 
 
