@@ -1,1 +1,1 @@
-"""One network cut out of the supernet and trained for a task."""
+"""Cuts one network out of the supernet and trains it for a task."""

@@ -1,4 +1,4 @@
-"""A subnet and labelled images -> what fine-tuning needs of them (Fig. 5)."""
+"""Turns a subnet and a data set of labelled images into a fine-tuning `Task` (Fig. 5)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ from ramnas_models.supernet import Subnet
 def classification_task(
     subnet: Subnet, dataset: Dataset, augment: Augment, label_smoothing: float
 ) -> Task:
-    """`subnet` learns at its own resolution from crops of `augment.size`."""
-    how, resolution = dataset.train.preprocessing, subnet.plan.input_hw[0]
+    """The task of classifying whole images; its scores are `top1` and `top5`, from 0 to 1.
 
-    def evaluate(part: str, ranks: Ranks) -> dict[str, float]:
-        found = score(subnet, dataset.split({"val": "validation"}.get(part, part)))
-        return {"top1": found.top1, "top5": found.top5}
+    Training images are random crops of `augment.size`, resized to the subnet's own resolution.
+    """
+    preprocessing, resolution = dataset.train.preprocessing, subnet.plan.input_hw[0]
+
+    def evaluate(split: str, ranks: Ranks) -> dict[str, float]:
+        scores = score(subnet, dataset.split("validation" if split == "val" else split))
+        return {"top1": scores.top1, "top5": scores.top5}
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
-        logits = subnet(sandwich.at_any_resolution(images, how.interpolation)(resolution))
+        resize = sandwich.at_any_resolution(images, preprocessing.interpolation)
+        logits = subnet(resize(resolution))
         return F.cross_entropy(logits, targets[0], label_smoothing=label_smoothing)
 
     def calibration() -> Iterator[Tensor]:
@@ -39,7 +43,7 @@ def classification_task(
         net=subnet,
         train=dataset.train,
         draw=loader.labelled_crops(dataset.train, augment),
-        augmentation=Augmentation(augment, how.normalisation),
+        augmentation=Augmentation(augment, preprocessing.normalisation),
         loss=loss,
         calibration=calibration,
         evaluate=evaluate,

@@ -1,18 +1,19 @@
-"""An SSDLite detector and a COCO-format folder -> what fine-tuning needs of them."""
+"""Turns an SSDLite detector and a data set in COCO's format into a fine-tuning `Task`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from ramnas_edge.vision import preprocessing
 from ramnas_edge.vision.detection import Limits, detect
+from ramnas_edge.vision.preprocessing import prepare
 from ramnas_host.config import SceneAugment
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.coco import DetectionData, DetectionSplit, Objects, random_view
@@ -26,41 +27,46 @@ from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, SourceError
 from ramnas_models.heads import Detector
 
+if TYPE_CHECKING:
+    from ramnas_edge.vision.preprocessing import Image
+
 log = logging.getLogger(__name__)
 
-_LIMITS = Limits(score=0.01, iou=0.5, count=100)  # COCO takes 100 boxes an image
-_BATCH = 16  # images, in evaluation
+_LIMITS = Limits(score=0.01, iou=0.5, count=100)  # COCO counts at most 100 boxes per image
+_BATCH = 16  # images per evaluation batch
 
 
 def detection_task(
     detector: Detector,
     data: DetectionData,
-    how: Preprocessing,
+    preprocessing: Preprocessing,
     augment: SceneAugment,
-    calibration: int,
+    calibration_images: int,
 ) -> Task:
-    """The scores are COCO's, from 0 to 1."""
+    """The task of detecting objects; its scores are COCO's mAP50-95 and mAP50, from 0 to 1."""
     anchors = detector.plan.anchors
 
-    def evaluate(part: str, ranks: Ranks) -> dict[str, float]:
-        split: DetectionSplit = getattr(data, part)
-        return evaluate_detector(detector, split, data.category_ids, how, ranks)
+    def evaluate(split_name: str, ranks: Ranks) -> dict[str, float]:
+        split: DetectionSplit = getattr(data, split_name)
+        return evaluate_detector(detector, split, data.category_ids, preprocessing, ranks)
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         class_logits, box_regression = detector(images)
         return ssd_loss(class_logits.float(), box_regression.float(), *targets)
 
-    def some_images() -> Iterator[Tensor]:
-        some = range(min(calibration, len(data.train)))
-        return (x for _, x, _ in _prepared(data.train, some, how, anchors.input_hw))
+    def calibration() -> Iterator[Tensor]:
+        first = range(min(calibration_images, len(data.train)))
+        return (x for _, x, _ in _batches(data.train, first, preprocessing, anchors.input_hw))
 
     return Task(
         net=detector,
         train=data.train,
-        draw=partial(_draw, data.train, anchors.boxes(), anchors.input_hw, how, augment),
-        augmentation=Augmentation(msgspec.structs.replace(augment, flip=0.0), how.normalisation),
+        draw=partial(_draw, data.train, anchors.boxes(), anchors.input_hw, preprocessing, augment),
+        augmentation=Augmentation(  # `_draw` mirrors the image together with its boxes
+            msgspec.structs.replace(augment, flip=0.0), preprocessing.normalisation
+        ),
         loss=loss,
-        calibration=some_images,
+        calibration=calibration,
         evaluate=evaluate,
         scores=SCORES,
     )
@@ -68,66 +74,74 @@ def detection_task(
 
 @torch.no_grad()
 def evaluate_detector(
-    detector: Detector, split: DetectionSplit, category_ids: Sequence[int], how: Preprocessing,
-    ranks: Ranks = Ranks(),
+    detector: Detector, split: DetectionSplit, category_ids: Sequence[int],
+    preprocessing: Preprocessing, ranks: Ranks = Ranks(),
 ) -> dict[str, float]:  # fmt: skip
-    """COCO's figures on `split`, boxes decoded as the runtime decodes them; ranks share images."""
+    """COCO's scores on `split`, with boxes decoded exactly as the runtime decodes them.
+
+    `category_ids` are the annotation file's ids of the classes, in order. The images are shared
+    between the ranks, and images that cannot be read are left out with a warning. DataError if no
+    image can be read.
+    """
     device = next(detector.parameters()).device
     anchors = detector.plan.anchors
-    boxes, rows = anchors.boxes(), [np.zeros((0, 7))]
-    seen: list[int] = []
+    anchor_boxes, rows = anchors.boxes(), [np.zeros((0, 7))]
+    evaluated: list[int] = []
     own = ranks.share(range(len(split)))
-    for index, x, frame_hws in _prepared(split, own, how, anchors.input_hw):
+    for indices, x, frame_hws in _batches(split, own, preprocessing, anchors.input_hw):
         outputs = [out.float().cpu().numpy() for out in detector(x.to(device))]
-        for i, logits, deltas, frame_hw in zip(index, *outputs, frame_hws, strict=True):
-            found, scores, classes = detect(
-                logits, deltas, boxes, anchors.input_hw, frame_hw, _LIMITS
+        for i, logits, deltas, frame_hw in zip(indices, *outputs, frame_hws, strict=True):
+            boxes, scores, classes = detect(
+                logits, deltas, anchor_boxes, anchors.input_hw, frame_hw, _LIMITS
             )
-            whose = np.full(len(found), split.ids[i])
-            sides = found[:, 2:] - found[:, :2]
-            kinds = np.array(category_ids)[classes]
-            rows.append(np.column_stack([whose, found[:, :2], sides, scores, kinds]))
-            seen.append(split.ids[i])
-    every = ranks.gather((np.concatenate(rows), seen))
-    ids = [image_id for _, part in every for image_id in part]
+            image_ids = np.full(len(boxes), split.ids[i])
+            sides = boxes[:, 2:] - boxes[:, :2]
+            categories = np.array(category_ids)[classes]
+            rows.append(np.column_stack([image_ids, boxes[:, :2], sides, scores, categories]))
+            evaluated.append(split.ids[i])
+    of_ranks = ranks.gather((np.concatenate(rows), evaluated))
+    ids = [image_id for _, image_ids in of_ranks for image_id in image_ids]
     if not ids:
-        raise DataError(f"none of the {len(split)} images of {split.file} can be read")
-    return coco_scores(split.file, ids, np.concatenate([part for part, _ in every]))
+        raise DataError(
+            f"none of the {len(split)} images of {split.file} can be read; the warnings above say "
+            "why"
+        )
+    return coco_scores(split.file, ids, np.concatenate([detections for detections, _ in of_ranks]))
 
 
 def _draw(
-    split: DetectionSplit, anchors: np.ndarray, hw: tuple[int, int], how: Preprocessing,
-    augment: SceneAugment, index: int, rng: np.random.Generator,
+    split: DetectionSplit, anchors: np.ndarray, input_hw: tuple[int, int],
+    preprocessing: Preprocessing, augment: SceneAugment, index: int, rng: np.random.Generator,
 ) -> Example:  # fmt: skip
-    """A random view of the image at the detector's input size, and what its anchors shall say."""
+    """A random view of an image at the input size, with the label and box target of each anchor."""
     image, objects = random_view(
         split.read(index), split.objects[index], augment.crop, augment.flip, rng
     )
     return (
-        preprocessing.prepare(image, how, hw),
-        *match(_scaled(objects, image.shape[:2], hw), anchors),
+        prepare(image, preprocessing, input_hw),
+        *match(_rescaled(objects, image.shape[:2], input_hw), anchors),
     )
 
 
-def _scaled(objects: Objects, of: tuple[int, int], to: tuple[int, int]) -> Objects:
-    scale = np.array([to[1] / of[1], to[0] / of[0]] * 2, np.float32)
+def _rescaled(objects: Objects, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Objects:
+    scale = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]] * 2, np.float32)
     return Objects(objects.boxes * scale, objects.classes, objects.crowd)
 
 
-def _prepared(
-    split: DetectionSplit, index: Sequence[int], how: Preprocessing, hw: tuple[int, int]
-) -> Iterator[tuple[list[int], Tensor, list[tuple[int, int]]]]:
-    """(indices, network input, sizes of the frames) batch by batch; broken images are left out."""
-    for start in range(0, len(index), _BATCH):
-        found: list[tuple[int, preprocessing.Image]] = []
-        for i in index[start : start + _BATCH]:
+def _batches(
+    split: DetectionSplit, indices: Sequence[int], preprocessing: Preprocessing,
+    input_hw: tuple[int, int],
+) -> Iterator[tuple[list[int], Tensor, list[tuple[int, int]]]]:  # fmt: skip
+    """Batches of (indices, network input, frame sizes), without the images that cannot be read."""
+    for start in range(0, len(indices), _BATCH):
+        images: list[tuple[int, Image]] = []
+        for i in indices[start : start + _BATCH]:
             try:
-                found.append((i, split.read(i)))
+                images.append((i, split.read(i)))
             except SourceError as error:
-                log.warning("left out: %s", error)
-        if found:
-            pixels = torch.from_numpy(
-                np.stack([preprocessing.prepare(x, how, hw) for _, x in found])
-            )
-            sizes = [(int(x.shape[0]), int(x.shape[1])) for _, x in found]
-            yield [i for i, _ in found], normalise(pixels, how.normalisation), sizes
+                log.warning("image left out: %s", error)
+        if images:
+            pixels = np.stack([prepare(x, preprocessing, input_hw) for _, x in images])
+            frame_hws = [(int(x.shape[0]), int(x.shape[1])) for _, x in images]
+            x = normalise(torch.from_numpy(pixels), preprocessing.normalisation)
+            yield [i for i, _ in images], x, frame_hws

@@ -1,6 +1,7 @@
-"""One network, cut out of the supernet, trained for a task (Table II; Fig. 5 for classification).
+"""Trains one network on the images of its task (Table II; Fig. 5 for classification).
 
-It learns by the loop that trains supernets, so it is stopped, resumed and shared in the same way.
+It uses the loop that trains supernets, so a run can be stopped, resumed and spread over several
+processes in the same way.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ LAST = "last.safetensors"
 
 @dataclass(frozen=True)
 class Task:
-    """A network, what it learns from and how good it is.
+    """A network, the examples it learns from, its loss and its evaluation.
 
-    `loss` of a batch: normalised images [n, 3, h, w] and what `draw` gave beside them.
-    `calibration`: images that BatchNorm takes its statistics from before an evaluation. `evaluate`
-    scores the network on `val` or `test`, each rank its part of the images; the first of `scores`
-    is what the best weights have the most of.
+    `draw` makes one training example: an image and its targets. `loss` takes a batch of normalised
+    images [n, 3, h, w] and their targets. `calibration` gives the batches of images from which the
+    BatchNorm statistics are computed before an evaluation. `evaluate` scores the network on `val`
+    or `test`, with the images shared between the ranks. `scores` names what `evaluate` returns; the
+    weights with the highest first score are the best ones.
     """
 
     net: Standalone
@@ -47,9 +49,12 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Record:
-    """Where a run is kept and what it is of: `identity` must be the same to go on, `resolved` is
-    written to run.yaml, `save` writes the network."""
+class KeptRun:
+    """Where a run keeps its results, and what it needs to be resumed.
+
+    A stopped run is resumed only if its `identity` is the same. `resolved` is written to run.yaml,
+    and `save` writes the network to a file.
+    """
 
     folder: Path
     identity: str
@@ -61,16 +66,16 @@ def finetune(
     task: Task,
     recipe: Schedule,
     *,
-    record: Record | None = None,
+    kept_run: KeptRun | None = None,
     ranks: Ranks = Ranks(),
     workers: int = 0,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> None:
-    """Train the network of `task` itself; it ends in eval mode, BatchNorm recalibrated.
+    """Train the network of `task` in place; it ends in eval mode with BatchNorm recalibrated.
 
-    With `record` the results are kept in its folder and training goes on from a state that is
-    there, to the same weights, bit for bit on a CPU. DataError if the loss stops being
-    finite. `workers`: processes that make examples, beside this one.
+    With `kept_run`, the results are written to its folder, and a training that was stopped there is
+    resumed. It then ends with the weights of an uninterrupted run, bit for bit on a CPU. `workers`
+    is the number of extra processes that make examples. DataError if the loss is no longer finite.
     """
     net = task.net.to(ranks.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if recipe.sync_batchnorm and ranks.world > 1:
@@ -88,9 +93,9 @@ def finetune(
         scaled.backward()  # type: ignore[no-untyped-call]
         return loss.detach()[None]
 
-    def drawn(first: int) -> Iterator[Batch]:
+    def batches(first_step: int) -> Iterator[Batch]:
         return loader.drawn_batches(
-            task.train, task.draw, recipe, first, recipe.epochs * per_epoch, rank=ranks.rank,
+            task.train, task.draw, recipe, first_step, recipe.epochs * per_epoch, rank=ranks.rank,
             world=ranks.world, workers=workers, pin=ranks.device.type == "cuda",
         )  # fmt: skip
 
@@ -103,15 +108,16 @@ def finetune(
         net.train()
         return scores
 
-    kept = None
-    if record:
-        kept = RunFolder(record.folder, state, Kept(
-            recipe=recipe, per_epoch=per_epoch, identity=resume.identity(record.identity, recipe),
-            last=LAST, columns=("loss", *task.scores), resolved=record.resolved, evaluate=evaluate,
-            goodness=lambda scores: scores[task.scores[0]], save=record.save,
+    folder = None
+    if kept_run:
+        identity = resume.identity(kept_run.identity, recipe)
+        folder = RunFolder(kept_run.folder, state, Kept(
+            recipe=recipe, per_epoch=per_epoch, identity=identity, last=LAST,
+            columns=("loss", *task.scores), resolved=kept_run.resolved, evaluate=evaluate,
+            goodness=lambda scores: scores[task.scores[0]], save=kept_run.save,
         ), ranks)  # fmt: skip
     loop.run(
-        state, recipe, gradients, drawn, per_epoch, kept=kept, ranks=ranks,
+        state, recipe, gradients, batches, per_epoch, kept=folder, ranks=ranks,
         who=lambda step: "the network", on_step=on_step,
     )  # fmt: skip
     recalibrate()

@@ -1,4 +1,4 @@
-"""A supernet, an arch, a recipe and a folder of data -> a run of fine-tuning, kept in a folder."""
+"""Turns a supernet, an arch, a recipe and a folder of data into a fine-tuning run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ramnas_host.data.images import Dataset
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.classification import classification_task
 from ramnas_host.finetuning.detection import detection_task
-from ramnas_host.finetuning.finetune import Record, Task, finetune
+from ramnas_host.finetuning.finetune import KeptRun, Task, finetune
 from ramnas_host.finetuning.saved_network import FinetunedAbout, Net
 from ramnas_host.finetuning.segmentation import segmentation_task
 from ramnas_host.training import run_folder
@@ -38,58 +38,67 @@ FINETUNED = "finetuned.safetensors"
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """What `prepare` found; `judged`: the split that the result is judged on."""
+    """A fine-tuning run with its network, its data and everything that its folder will hold.
+
+    `report_split` is the split whose figures are reported at the end: `test`, or `val` if the data
+    set has no test split.
+    """
 
     net: Net
     space: Space
     about: FinetunedAbout
     task: Task
     recipe: Finetuning
-    judged: str
+    report_split: str
 
     @property
     def steps(self) -> int:
+        """The number of optimizer steps of the whole run."""
         return self.recipe.epochs * loader.steps_per_epoch(self.task.train, self.recipe)
 
     def check_same(self, file: Path) -> None:
-        """DataError if the network in `file` is of another fine-tuning."""
-        found = saved_network.load(file)
-        bare = msgspec.structs.replace(found.about, accuracies=())
-        if (found.space.hash, bare) != (self.space.hash, self.about):
-            raise DataError(f"{file} is of another fine-tuning; write elsewhere, or remove it")
+        """DataError if the network in `file` comes from a run with other settings or data."""
+        finished = saved_network.load(file)
+        about = msgspec.structs.replace(finished.about, accuracies=())
+        if (finished.space.hash, about) != (self.space.hash, self.about):
+            raise DataError(
+                f"{file} was fine-tuned with another arch, recipe, supernet or data set; choose "
+                "another --out, or delete that file"
+            )
 
     def train(
         self, folder: Path, ranks: Ranks, workers: int, on_step: Callable[[Step], None]
     ) -> tuple[Accuracy, ...]:
-        """Fine-tune, go on where it was stopped; the best weights' figures, which travel with them.
+        """Fine-tune, or resume a run that was stopped, and return the accuracies on `report_split`.
 
-        The best are those of the highest first score on `val`.
+        They are those of the best weights, which have the highest first score on `val`. The weights
+        and their accuracies are written together to FINETUNED in `folder`.
         """
         about = msgspec.to_builtins(self.about)
-        del about["recipe"]  # a part of every identity, but for how often it saves
-        record = Record(
+        del about["recipe"]  # `finetune` adds it, without how often it saves and evaluates
+        kept_run = KeptRun(
             folder=folder,
             identity=f"{self.space.hash} {len(self.task.train)} {about}",
             resolved={"about": msgspec.to_builtins(self.about)},
             save=lambda path: saved_network.save(path, self.net, self.space, self.about),
         )
         finetune(
-            self.task, self.recipe, record=record, ranks=ranks, workers=workers,
+            self.task, self.recipe, kept_run=kept_run, ranks=ranks, workers=workers,
             on_step=on_step,
         )  # fmt: skip
         ranks.wait()
         best = folder / run_folder.BEST
-        if best.exists():  # none where no evaluation gave a figure
+        if best.exists():  # it does not if no evaluation scored above 0
             self.net.load_state_dict(saved_network.load(best).net.state_dict())
-        scores = self.task.evaluate(self.judged, ranks)
+        scores = self.task.evaluate(self.report_split, ranks)
         accuracies = tuple(
-            Accuracy(name, value, self.judged)
+            Accuracy(name, value, self.report_split)
             for name, value in scores.items()
             if not math.isnan(value)
         )
         if ranks.leads:
-            judged = msgspec.structs.replace(self.about, accuracies=accuracies)
-            saved_network.save(folder / FINETUNED, self.net, self.space, judged)
+            finished = msgspec.structs.replace(self.about, accuracies=accuracies)
+            saved_network.save(folder / FINETUNED, self.net, self.space, finished)
             write_file(folder / "scores.json", msgspec.json.encode(accuracies))
         return accuracies
 
@@ -98,30 +107,34 @@ def prepare(
     supernet: Checkpoint, arch: Arch, recipe: Finetuning, folder: Path | None, *,
     from_scratch: bool = False,
 ) -> PreparedRun:  # fmt: skip
-    """Read the data and cut `arch` out of the supernet; its head, and with `from_scratch` all of
-    it, gets new weights drawn by the recipe's seed."""
+    """Read the data in `folder`, cut `arch` out of the supernet and give it the head of the task.
+
+    A detector's or segmenter's head starts with random weights drawn from the recipe's seed. With
+    `from_scratch` all other weights are random too, and only the architecture comes from the
+    supernet. DataError if `folder` is None for a task other than classification.
+    """
     data = _data(supernet, recipe.task, folder)
     torch.manual_seed(recipe.seed)
     net = Supernet(supernet.net.space, supernet.net.num_classes) if from_scratch else supernet.net
-    how = supernet.about.preprocessing
-    if recipe.task != "classification":  # boxes and masks are of the whole frame
-        how = Preprocessing(how.normalisation)
+    preprocessing = supernet.about.preprocessing
+    if recipe.task != "classification":  # boxes and masks cover the whole frame: no crop
+        preprocessing = Preprocessing(preprocessing.normalisation)
     about = FinetunedAbout(
         task=recipe.task,
         arch=arch,
         classes=data.classes,
         input_hw=recipe.input_hw or (arch.resolution, arch.resolution),
         head=recipe.head,
-        preprocessing=how,
-        licence=_joined(supernet.about.licence, data.licence, from_scratch),
-        source=_joined(supernet.about.source, data.source, from_scratch),
+        preprocessing=preprocessing,
+        licence=_weights_and_data(supernet.about.licence, data.licence, from_scratch),
+        source=_weights_and_data(supernet.about.source, data.source, from_scratch),
         from_scratch=from_scratch,
         recipe=recipe,
     )
-    built = saved_network.build(net, about)
-    judged = "test" if data.test else "val"
-    task = _task(built, data, about, recipe_of(supernet.about))
-    return PreparedRun(built, net.space, about, task, recipe, judged)
+    network = saved_network.build(net, about)
+    task = _task(network, data, about, recipe_of(supernet.about))
+    report_split = "test" if data.test else "val"
+    return PreparedRun(network, net.space, about, task, recipe, report_split)
 
 
 def _data(
@@ -130,7 +143,7 @@ def _data(
     if task == "classification":
         return dataset_of(supernet.about, folder)
     if folder is None:
-        raise DataError(f"{task} needs --data DIR")
+        raise DataError(f"fine-tuning for {task} needs --data DIR, the folder of labelled images")
     return load_coco(folder) if task == "detection" else load_cityscapes(folder)
 
 
@@ -138,24 +151,29 @@ def _task(
     net: Net,
     data: DetectionData | SegmentationData | Dataset,
     about: FinetunedAbout,
-    trained: Recipe,
+    supernet_recipe: Recipe,
 ) -> Task:
-    """`trained`: how the supernet was trained, which classification goes on with."""
+    """The task of `net`; classification keeps the augmentation of the supernet's training."""
     if isinstance(data, Dataset):
         assert isinstance(net, Subnet)
-        return classification_task(net, data, trained.augment, trained.label_smoothing)
-    how, augment, calibration = about.preprocessing, about.recipe.augment, about.recipe.calibration
-    assert augment is not None  # load_finetuning
+        return classification_task(
+            net, data, supernet_recipe.augment, supernet_recipe.label_smoothing
+        )
+    preprocessing, recipe = about.preprocessing, about.recipe
+    augment, calibration = recipe.augment, recipe.calibration
+    assert augment is not None  # load_finetuning has checked it
     assert calibration is not None
     if isinstance(data, DetectionData):
         assert isinstance(net, Detector)
-        return detection_task(net, data, how, augment, calibration)
+        return detection_task(net, data, preprocessing, augment, calibration)
     assert isinstance(net, Segmenter)
-    hardest_pixels = about.recipe.hardest_pixels
-    assert hardest_pixels is not None
-    train_hw = about.recipe.train_hw or about.input_hw
-    return segmentation_task(net, data, how, augment, hardest_pixels, calibration, train_hw)
+    assert recipe.hardest_pixels is not None
+    train_hw = recipe.train_hw or about.input_hw
+    return segmentation_task(
+        net, data, preprocessing, augment, recipe.hardest_pixels, calibration, train_hw
+    )
 
 
-def _joined(weights: str, data: str, from_scratch: bool) -> str:
+def _weights_and_data(weights: str, data: str, from_scratch: bool) -> str:
+    """A licence or source that covers the supernet's weights, if they are used, and the data."""
     return data if from_scratch or weights == data else f"{weights} (weights); {data} (data)"

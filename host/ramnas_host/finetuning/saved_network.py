@@ -1,4 +1,7 @@
-"""A fine-tuned network as a file: safetensors, with all that export needs in the metadata."""
+"""Writes a fine-tuned network to a safetensors file and reads it back.
+
+The metadata of the file hold everything that an export needs.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ Net = Detector | Segmenter | Subnet
 
 
 class FinetunedAbout(msgspec.Struct, frozen=True):
-    """What travels with the weights. `classes` of the task, as the manifest has them.
+    """The description that travels with the weights.
 
-    `licence` and `source` are of the supernet's weights and of the data; `accuracies` are empty
-    until the whole training is over; `from_scratch`: the supernet gave the architecture alone.
+    `classes` are in the order of the bundle's manifest. `licence` and `source` cover the supernet's
+    weights and the data. `from_scratch` says that only the architecture came from the supernet, not
+    its weights. `accuracies` is empty until the training has ended.
     """
 
     task: str
@@ -41,7 +45,10 @@ class FinetunedAbout(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Finetuned:
-    """BatchNorm is recalibrated: `net.numpy_weights()` go with `net.plan` into an ONNX graph."""
+    """A network that was read from a file, with its BatchNorm recalibrated.
+
+    `net.plan` and `net.numpy_weights()` are what `onnx_graph.build` takes.
+    """
 
     net: Net
     space: Space
@@ -49,32 +56,37 @@ class Finetuned:
 
 
 def build(supernet: Supernet, about: FinetunedAbout) -> Net:
-    """The network of `about` with the supernet's weights; those of its task's head are new."""
+    """Build the network that `about` describes: the supernet's weights and a new head for the task.
+
+    Classification keeps the supernet's own head. DataError if a segmenter's recipe names no head.
+    """
     backbone = supernet.plan(supernet.space.check(about.arch), about.input_hw)
     subnet = supernet.extract(about.arch)
     if about.task == "detection":
         return Detector(subnet, ssdlite(backbone, len(about.classes)))
     if about.task == "segmentation":
         if about.head is None:
-            raise DataError("the recipe of a segmenter needs head: {form, output_stride}")
+            raise DataError(
+                "a recipe for segmentation needs `head: {form: ..., output_stride: ...}`"
+            )
         form, stride = about.head.form, about.head.output_stride
         return Segmenter(subnet, lraspp(backbone, len(about.classes), form, stride))
     return subnet
 
 
 def save(path: Path, net: Net, space: Space, about: FinetunedAbout) -> None:
-    """Write the network, whole or not at all."""
+    """Write the network to `path`; if that fails, what was there before stays."""
     metadata = {
         "space": msgspec.json.encode(space).decode(),
         "finetuned": msgspec.json.encode(about).decode(),
-        "licence": about.licence,  # where other readers of safetensors look
+        "licence": about.licence,  # where other programs that read safetensors look
         "source": about.source,
     }
     tensors.write(path, {key: value.cpu() for key, value in net.state_dict().items()}, metadata)
 
 
 def load(path: Path) -> Finetuned:
-    """Read a network written by `save`, in eval mode; DataError if it is none."""
+    """Read a network that `save` wrote, in eval mode; DataError if the file holds anything else."""
     try:
         weights, metadata = tensors.read(path)
         space = read_space(msgspec.json.decode(metadata["space"]), f"{path} (space)")
@@ -84,5 +96,5 @@ def load(path: Path) -> Finetuned:
     except (
         OSError, KeyError, RuntimeError, tensors.UnreadableError, msgspec.DecodeError,
     ) as error:  # fmt: skip
-        raise DataError(f"{path} is no fine-tuned network of ramnas: {error}") from error
+        raise DataError(f"{path} is not a network that ramnas finetune wrote: {error}") from error
     return Finetuned(net.eval(), space, about)

@@ -1,4 +1,4 @@
-"""An LR-ASPP segmenter and a Cityscapes-format folder -> what fine-tuning needs of them."""
+"""Turns an LR-ASPP segmenter and a data set in Cityscapes' format into a fine-tuning `Task`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ramnas_edge.vision import preprocessing
+from ramnas_edge.vision.preprocessing import prepare
 from ramnas_edge.vision.segmentation import class_map
 from ramnas_host.config import SceneAugment
 from ramnas_host.data.augment import Augmentation
@@ -35,34 +35,36 @@ from ramnas_models.heads import Segmenter
 
 log = logging.getLogger(__name__)
 
-_BATCH = 8  # images, in evaluation
+_BATCH = 8  # images per evaluation batch
 
 
 def segmentation_task(
     segmenter: Segmenter,
     data: SegmentationData,
-    how: Preprocessing,
+    preprocessing: Preprocessing,
     augment: SceneAugment,
     hardest_pixels: float,
-    calibration: int,
+    calibration_images: int,
     train_hw: tuple[int, int],
 ) -> Task:
-    """It learns at the size of its logits, to which the labels come by nearest neighbour.
+    """The task of labelling every pixel; its scores are `mIoU` and sometimes `mIoU-foreground`.
 
-    From images of `train_hw`; smaller ones than it sees later take less time, and crops make up
-    for it (Touvron et al. 2019: what a random crop leaves is seen larger than what comes later).
+    The loss is computed at the size of the logits, to which the labels are resized by nearest
+    neighbour. Training images have the size `train_hw`. It may be smaller than the input size,
+    which saves time: a random crop shows objects larger than they appear later, and the smaller
+    size makes up for that (Touvron et al. 2019).
 
-    Scores are `mIoU` and, where class 0 is named background, `mIoU-foreground`: all other classes
-    as one against it.
+    `mIoU-foreground` counts all classes but the background as one. It is there only if class 0 is
+    named "background".
     """
     input_hw, output_hw = segmenter.plan.input_hw, segmenter.plan.output_hw
     stride = math.ceil(input_hw[0] / output_hw[0])
     labels_hw = (math.ceil(train_hw[0] / stride), math.ceil(train_hw[1] / stride))
     with_background = data.classes[0] == "background"
 
-    def evaluate(part: str, ranks: Ranks) -> dict[str, float]:
-        split: SegmentationSplit = getattr(data, part)
-        matrix = evaluate_segmenter(segmenter, split, how, ranks)
+    def evaluate(split_name: str, ranks: Ranks) -> dict[str, float]:
+        split: SegmentationSplit = getattr(data, split_name)
+        matrix = evaluate_segmenter(segmenter, split, preprocessing, ranks)
         scores = {"mIoU": mean_iou(matrix)}
         if with_background:
             scores["mIoU-foreground"] = mean_iou(foreground(matrix))
@@ -71,76 +73,86 @@ def segmentation_task(
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         return pixel_loss(segmenter(images).float(), targets[0].long(), hardest_pixels)
 
-    def some_images() -> Iterator[Tensor]:
-        some = range(min(calibration, len(data.train)))
-        return (x for x, _ in _prepared(data.train, some, how, input_hw))
+    def calibration() -> Iterator[Tensor]:
+        first = range(min(calibration_images, len(data.train)))
+        return (x for x, _ in _batches(data.train, first, preprocessing, input_hw))
 
     return Task(
         net=segmenter,
         train=data.train,
-        draw=partial(_draw, data.train, train_hw, labels_hw, how, augment),
-        augmentation=Augmentation(msgspec.structs.replace(augment, flip=0.0), how.normalisation),
+        draw=partial(_draw, data.train, train_hw, labels_hw, preprocessing, augment),
+        augmentation=Augmentation(  # `_draw` mirrors the image together with its labels
+            msgspec.structs.replace(augment, flip=0.0), preprocessing.normalisation
+        ),
         loss=loss,
-        calibration=some_images,
+        calibration=calibration,
         evaluate=evaluate,
         scores=("mIoU", "mIoU-foreground") if with_background else ("mIoU",),
     )
 
 
 def pixel_loss(logits: Tensor, labels: Tensor, hardest: float) -> Tensor:
-    """Cross-entropy of logits [n, classes, h, w] and labels [n, h, w], a mean over pixels.
+    """The mean cross-entropy of logits [n, classes, h, w] for labels [n, h, w].
 
-    Only the share `hardest` of the batch's labelled pixels counts, those of the highest loss
-    (online hard example mining, Shrivastava et al. 2016): where most are background, that they say
-    so is soon all that a mean over every pixel teaches.
+    The mean is taken over the `hardest` share of the batch's labelled pixels, those with the
+    highest loss (online hard example mining, Shrivastava et al. 2016). Where most pixels are
+    background, a mean over all of them would soon teach nothing but to predict background.
     """
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten()
-    labelled = int((labels != IGNORED).sum())  # the others have a loss of 0
+    labelled = int((labels != IGNORED).sum())  # ignored pixels have a loss of 0
     count = max(1, math.ceil(hardest * labelled))
     return losses.topk(count).values.sum() / count if hardest < 1 else losses.sum() / count
 
 
 @torch.no_grad()
 def evaluate_segmenter(
-    segmenter: Segmenter, split: SegmentationSplit, how: Preprocessing, ranks: Ranks = Ranks()
-) -> np.ndarray:
-    """The confusion matrix on `split`, of every pixel of its images; the ranks share these."""
+    segmenter: Segmenter, split: SegmentationSplit, preprocessing: Preprocessing,
+    ranks: Ranks = Ranks(),
+) -> np.ndarray:  # fmt: skip
+    """The confusion matrix over every pixel of `split`, at the images' own size.
+
+    The images are shared between the ranks, and files that cannot be read are left out with a
+    warning. DataError if no pixel has a label.
+    """
     device = next(segmenter.parameters()).device
     input_hw, classes = segmenter.plan.input_hw, segmenter.plan.num_classes
     matrix = np.zeros((classes, classes), np.int64)
     own = ranks.share(range(len(split)))
-    for x, truths in _prepared(split, own, how, input_hw):
+    for x, truths in _batches(split, own, preprocessing, input_hw):
         for logits, truth in zip(segmenter(x.to(device)).float().cpu().numpy(), truths):
             height, width = truth.shape
             matrix += confusion(truth, class_map(logits, (height, width)), classes)
-    every = np.sum(ranks.gather(matrix), 0)
-    if not every.any():
-        raise DataError(f"{split.images.name(0)} ...: none of {len(split)} images has a label")
-    return np.asarray(every)
+    total = np.sum(ranks.gather(matrix), 0)
+    if not total.any():
+        raise DataError(
+            f"no pixel of the {len(split)} images ({split.images.name(0)}, ...) has a label: "
+            "either the files cannot be read, or every pixel in them is ignored"
+        )
+    return np.asarray(total)
 
 
 def _draw(
-    split: SegmentationSplit, input_hw: tuple[int, int], output_hw: tuple[int, int],
-    how: Preprocessing, augment: SceneAugment, index: int, rng: np.random.Generator,
+    split: SegmentationSplit, image_hw: tuple[int, int], labels_hw: tuple[int, int],
+    preprocessing: Preprocessing, augment: SceneAugment, index: int, rng: np.random.Generator,
 ) -> Example:  # fmt: skip
-    """A random view of the image at the size `input_hw`, its labels at that of the logits."""
+    """A random view of an image at `image_hw`, with its labels at the size of the logits."""
     image, labels = random_view(*split.read(index), augment.crop, augment.flip, rng)
-    return preprocessing.prepare(image, how, input_hw), resize_labels(labels, output_hw)
+    return prepare(image, preprocessing, image_hw), resize_labels(labels, labels_hw)
 
 
-def _prepared(
-    split: SegmentationSplit, index: Sequence[int], how: Preprocessing, hw: tuple[int, int]
-) -> Iterator[tuple[Tensor, list[np.ndarray]]]:
-    """(network input, label images) batch by batch; broken files are left out."""
-    for start in range(0, len(index), _BATCH):
-        found = []
-        for i in index[start : start + _BATCH]:
+def _batches(
+    split: SegmentationSplit, indices: Sequence[int], preprocessing: Preprocessing,
+    input_hw: tuple[int, int],
+) -> Iterator[tuple[Tensor, list[np.ndarray]]]:  # fmt: skip
+    """Batches of (network input, label images), without the files that cannot be read."""
+    for start in range(0, len(indices), _BATCH):
+        pairs = []
+        for i in indices[start : start + _BATCH]:
             try:
-                found.append(split.read(i))
+                pairs.append(split.read(i))
             except SourceError as error:
-                log.warning("left out: %s", error)
-        if found:
-            pixels = torch.from_numpy(
-                np.stack([preprocessing.prepare(x, how, hw) for x, _ in found])
-            )
-            yield normalise(pixels, how.normalisation), [labels for _, labels in found]
+                log.warning("image left out: %s", error)
+        if pairs:
+            pixels = np.stack([prepare(image, preprocessing, input_hw) for image, _ in pairs])
+            x = normalise(torch.from_numpy(pixels), preprocessing.normalisation)
+            yield x, [labels for _, labels in pairs]

@@ -1,4 +1,4 @@
-"""Boxes -> what every anchor shall say, and the loss of what it says (SSD, Liu et al. 2016)."""
+"""Matches annotated boxes to anchors and computes the SSD loss (Liu et al. 2016)."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ from torch import Tensor
 from ramnas_host.data.coco import Objects
 from ramnas_models.anchors import encode
 
-_MATCH = 0.5  # IoU from which an anchor stands for an object
-_NEGATIVES = 3  # background anchors for each that stands for an object
+_MATCH_IOU = 0.5  # an anchor that overlaps an object at least this much is matched to it
+_NEGATIVES = 3  # background anchors in the loss for each matched anchor
 
 
 def match(objects: Objects, anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels int64 [A] and regression targets float32 [A, 4] for `anchors` [A, 4] (cx, cy, w, h).
 
-    An anchor stands for the object that it overlaps most, from IoU 0.5; and every object has the
-    anchor that overlaps it best, the best pairs first. Label 0 is background, k + 1 class k; -1,
-    mostly inside a crowd region, teaches nothing.
+    An anchor is matched to the object that it overlaps most, if their IoU is 0.5 or more. So that
+    no object goes without, each one also gets the free anchor that overlaps it best; the best
+    pairs are matched first. Label 0 is background and k + 1 is class k. Unmatched anchors with at
+    least half of their area inside a crowd region get label -1, which `ssd_loss` ignores.
     """
     labels = np.zeros(len(anchors), np.int64)
     targets = np.zeros((len(anchors), 4), np.float32)
-    crowd, single = objects.take(objects.crowd), objects.take(~objects.crowd)
-    if len(crowd.boxes):
-        covered = _overlaps(anchors, crowd.boxes) / (anchors[:, 2] * anchors[:, 3])[:, None]
-        labels[covered.max(1) >= _MATCH] = -1
-    if len(single.boxes):
-        overlaps = iou(anchors, single.boxes)
-        chosen, best = overlaps.argmax(1), overlaps.max(1)
-        for _ in range(len(single.boxes)):
-            anchor, number = np.unravel_index(overlaps.argmax(), overlaps.shape)
-            chosen[anchor], best[anchor] = number, 1
-            overlaps[anchor], overlaps[:, number] = -1, -1
-        matched = best >= _MATCH
-        labels[matched] = single.classes[chosen[matched]] + 1
-        targets[matched] = encode(single.boxes[chosen[matched]], anchors[matched])
+    crowds, singles = objects.take(objects.crowd), objects.take(~objects.crowd)
+    if len(crowds.boxes):
+        covered = _intersections(anchors, crowds.boxes) / (anchors[:, 2] * anchors[:, 3])[:, None]
+        labels[covered.max(1) >= _MATCH_IOU] = -1
+    if len(singles.boxes):
+        ious = iou(anchors, singles.boxes)
+        object_of, best = ious.argmax(1), ious.max(1)
+        for _ in range(len(singles.boxes)):
+            anchor, index = np.unravel_index(ious.argmax(), ious.shape)
+            object_of[anchor], best[anchor] = index, 1
+            ious[anchor], ious[:, index] = -1, -1
+        matched = best >= _MATCH_IOU
+        labels[matched] = singles.classes[object_of[matched]] + 1
+        targets[matched] = encode(singles.boxes[object_of[matched]], anchors[matched])
     return labels, targets
 
 
 def iou(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """[A, 4] (cx, cy, w, h) and [n, 4] (left, top, right, bottom) -> [A, n]."""
-    both = _overlaps(anchors, boxes)
+    """IoU [A, n] of anchors [A, 4] (cx, cy, w, h) and boxes [n, 4] (left, top, right, bottom)."""
+    intersections = _intersections(anchors, boxes)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    union = (anchors[:, 2] * anchors[:, 3])[:, None] + areas - both
-    return np.asarray(both / union)
+    unions = (anchors[:, 2] * anchors[:, 3])[:, None] + areas - intersections
+    return np.asarray(intersections / unions)
 
 
 def ssd_loss(
     class_logits: Tensor, box_regression: Tensor, labels: Tensor, deltas: Tensor
 ) -> Tensor:
-    """Cross-entropy and smooth L1 for each object anchor; of the background the hardest alone.
+    """Cross-entropy plus smooth L1 of the boxes, divided by the number of matched anchors.
 
-    [n, A, 1 + classes], [n, A, 4]; labels and deltas as `match` gives them, [n, A], [n, A, 4]. In
-    every image background anchors count up to 3 times the object anchors, those with the highest
-    loss; 3 in one without objects.
+    Shapes: class_logits [n, A, 1 + classes], box_regression [n, A, 4]; labels [n, A] and deltas
+    [n, A, 4] as `match` returns them. Of the background anchors of an image only those with the
+    highest loss count: three for each matched anchor, or three if the image has no object.
     """
     positive = labels > 0
     entropy = F.cross_entropy(class_logits.transpose(1, 2), labels.clamp(min=0), reduction="none")
@@ -65,8 +66,8 @@ def ssd_loss(
     return (entropy[positive | hard].sum() + boxes) / positive.sum().clamp(min=1)
 
 
-def _overlaps(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Areas of the intersections, [A, n]."""
+def _intersections(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The areas [A, n] that anchors and boxes share."""
     low, high = anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2
     sides = np.minimum(high[:, None], boxes[:, 2:]) - np.maximum(low[:, None], boxes[:, :2])
     return np.asarray(sides.clip(0).prod(2))

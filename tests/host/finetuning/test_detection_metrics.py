@@ -1,4 +1,4 @@
-"""COCO's figures against a slow reading of their definition on small cases."""
+"""COCO's scores against a slow implementation of their definition, on small cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CATEGORIES = (3, 7, 8)
 
 
 def write(path: Path, truths: list[list[float]], crowd: tuple[int, ...] = ()) -> Path:
-    """Rows of image id, left, top, width, height, category id."""
+    """Write annotations from rows of image id, left, top, width, height and category id."""
     annotations = [
         {
             "id": i + 1, "image_id": int(row[0]), "category_id": int(row[5]), "bbox": row[1:5],
@@ -36,15 +36,15 @@ def write(path: Path, truths: list[list[float]], crowd: tuple[int, ...] = ()) ->
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    both = max(0.0, width) * max(0.0, height)
-    return float(both / (a[2] * a[3] + b[2] * b[3] - both))
+    intersection = max(0.0, width) * max(0.0, height)
+    return float(intersection / (a[2] * a[3] + b[2] * b[3] - intersection))
 
 
-def average_precision(truths: np.ndarray, found: np.ndarray, threshold: float) -> float:
-    """Of one category: 101-point interpolated, detections matched greedily from the best down."""
+def average_precision(truths: np.ndarray, detections: np.ndarray, threshold: float) -> float:
+    """The 101-point interpolated AP of one category, matching the best-scored detections first."""
     taken: set[int] = set()
     hits = []
-    for row in found[np.argsort(-found[:, 5], kind="stable")]:
+    for row in detections[np.argsort(-detections[:, 5], kind="stable")]:
         best, at = threshold, -1
         for i, truth in enumerate(truths):
             if truth[0] == row[0] and i not in taken and iou(row[1:5], truth[1:5]) >= best:
@@ -58,9 +58,9 @@ def average_precision(truths: np.ndarray, found: np.ndarray, threshold: float) -
     return float(np.mean(points))
 
 
-def by_hand(truths: np.ndarray, found: np.ndarray, thresholds: np.ndarray) -> float:
+def by_hand(truths: np.ndarray, detections: np.ndarray, thresholds: np.ndarray) -> float:
     values = [
-        average_precision(truths[truths[:, 5] == c], found[found[:, 6] == c], t)
+        average_precision(truths[truths[:, 5] == c], detections[detections[:, 6] == c], t)
         for c in CATEGORIES
         for t in thresholds
         if (truths[:, 5] == c).any()
@@ -69,17 +69,17 @@ def by_hand(truths: np.ndarray, found: np.ndarray, thresholds: np.ndarray) -> fl
 
 
 def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Truths, and detections that are shifted truths, of a wrong class, or of nothing."""
+    """Objects, and detections: shifted objects, some with a wrong class, and random boxes."""
     rng = np.random.default_rng(seed)
     n = 14
     truths = np.column_stack([
         rng.integers(1, 6, n), rng.integers(0, 60, n), rng.integers(0, 40, n),
         rng.integers(10, 40, n), rng.integers(10, 40, n), rng.choice(CATEGORIES[:2], n),
     ]).astype(float)  # fmt: skip
-    found = truths[rng.random(n) < 0.8]
-    boxes = found[:, 1:5] + rng.normal(0, 2, (len(found), 4))
-    kinds = np.where(rng.random(len(found)) < 0.8, found[:, 5], 8)
-    rows = np.column_stack([found[:, 0], boxes, rng.random(len(found)), kinds])
+    seen = truths[rng.random(n) < 0.8]
+    boxes = seen[:, 1:5] + rng.normal(0, 2, (len(seen), 4))
+    categories = np.where(rng.random(len(seen)) < 0.8, seen[:, 5], 8)
+    rows = np.column_stack([seen[:, 0], boxes, rng.random(len(seen)), categories])
     noise = np.column_stack([
         rng.integers(1, 6, 6), rng.uniform(0, 50, (6, 2)), rng.uniform(10, 30, (6, 2)),
         rng.random(6), rng.choice(CATEGORIES, 6),
@@ -88,48 +88,48 @@ def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_figures_are_those_of_their_definition(seed: int, tmp_path: Path) -> None:
-    truths, found = random_case(seed)
+def test_scores_match_their_definition(seed: int, tmp_path: Path) -> None:
+    truths, detections = random_case(seed)
     file = write(tmp_path / "truth.json", truths.tolist())
-    scores = coco_scores(file, range(1, 6), found)
-    every = np.linspace(0.5, 0.95, 10)
-    assert scores["mAP50"] == pytest.approx(by_hand(truths, found, every[:1]), abs=1e-6)
-    assert scores["mAP50-95"] == pytest.approx(by_hand(truths, found, every), abs=1e-6)
+    scores = coco_scores(file, range(1, 6), detections)
+    thresholds = np.linspace(0.5, 0.95, 10)
+    assert scores["mAP50"] == pytest.approx(by_hand(truths, detections, thresholds[:1]), abs=1e-6)
+    assert scores["mAP50-95"] == pytest.approx(by_hand(truths, detections, thresholds), abs=1e-6)
     assert 0.1 < scores["mAP50-95"] < scores["mAP50"] < 1
 
 
-def test_the_truth_itself_is_perfect_and_nothing_is_0(
+def test_the_truth_scores_1_and_no_detections_score_0(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truths, _ = random_case(0)
     file = write(tmp_path / "truth.json", truths.tolist())
-    same = np.column_stack([truths[:, :5], np.linspace(1, 0.5, len(truths)), truths[:, 5]])
-    assert coco_scores(file, range(1, 6), same) == pytest.approx({"mAP50-95": 1, "mAP50": 1})
-    assert coco_scores(file, range(1, 6), same[:0]) == {"mAP50-95": 0, "mAP50": 0}
-    assert capsys.readouterr().out == ""  # a library does not print
+    perfect = np.column_stack([truths[:, :5], np.linspace(1, 0.5, len(truths)), truths[:, 5]])
+    assert coco_scores(file, range(1, 6), perfect) == pytest.approx({"mAP50-95": 1, "mAP50": 1})
+    assert coco_scores(file, range(1, 6), perfect[:0]) == {"mAP50-95": 0, "mAP50": 0}
+    assert capsys.readouterr().out == ""  # what pycocotools prints is swallowed
 
 
 def test_detections_in_a_crowd_do_not_count(tmp_path: Path) -> None:
     truths = [[1, 0, 0, 20, 20, 3], [1, 50, 0, 50, 80, 3]]
-    found = np.array([
+    detections = np.array([
         [1, 0, 0, 20, 20, 0.5, 3], [1, 55, 5, 20, 20, 0.9, 3], [1, 60, 30, 20, 20, 0.8, 3],
     ])  # fmt: skip
     crowded = write(tmp_path / "crowd.json", truths, crowd=(1,))
-    assert coco_scores(crowded, [1], found)["mAP50"] == pytest.approx(1)
+    assert coco_scores(crowded, [1], detections)["mAP50"] == pytest.approx(1)
     plain = write(tmp_path / "plain.json", truths)
-    assert coco_scores(plain, [1], found)["mAP50"] < 0.3
+    assert coco_scores(plain, [1], detections)["mAP50"] < 0.3
 
 
-def test_images_that_were_not_looked_at_do_not_count(tmp_path: Path) -> None:
+def test_only_the_given_images_count(tmp_path: Path) -> None:
     truths = [[1, 0, 0, 20, 20, 3], [2, 0, 0, 20, 20, 3]]
     file = write(tmp_path / "truth.json", truths)
-    found = np.array([[1, 0, 0, 20, 20, 0.5, 3]])
-    assert coco_scores(file, [1], found)["mAP50"] == pytest.approx(1)
-    assert coco_scores(file, [1, 2], found)["mAP50"] == pytest.approx(51 / 101, abs=1e-6)
+    detections = np.array([[1, 0, 0, 20, 20, 0.5, 3]])
+    assert coco_scores(file, [1], detections)["mAP50"] == pytest.approx(1)
+    assert coco_scores(file, [1, 2], detections)["mAP50"] == pytest.approx(51 / 101, abs=1e-6)
 
 
-def test_nothing_annotated_is_no_figure(tmp_path: Path) -> None:
+def test_without_annotations_the_scores_are_nan(tmp_path: Path) -> None:
     file = write(tmp_path / "truth.json", [])
-    found = np.array([[1, 0, 0, 20, 20, 0.5, 3]])
-    assert all(math.isnan(v) for v in coco_scores(file, [1], found).values())
-    assert all(math.isnan(v) for v in coco_scores(file, [1], found[:0]).values())
+    detections = np.array([[1, 0, 0, 20, 20, 0.5, 3]])
+    assert all(math.isnan(v) for v in coco_scores(file, [1], detections).values())
+    assert all(math.isnan(v) for v in coco_scores(file, [1], detections[:0]).values())

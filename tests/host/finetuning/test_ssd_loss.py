@@ -1,4 +1,4 @@
-"""Matching and loss of SSD against a slow reading of their definition."""
+"""Matching and loss of SSD against a slow implementation of their definition."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ANCHORS = Anchors(
 
 def objects(boxes: list[list[float]], crowd: list[bool] | None = None) -> Objects:
     n = len(boxes)
-    found = np.array(boxes, np.float32).reshape(-1, 4)
-    return Objects(found, np.arange(n), np.array(crowd or [False] * n, bool))
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    return Objects(array, np.arange(n), np.array(crowd or [False] * n, bool))
 
 
 def random_objects(rng: np.random.Generator, n: int) -> Objects:
@@ -37,23 +37,24 @@ def area(box: np.ndarray) -> float:
 
 def plain_iou(anchor: np.ndarray, box: np.ndarray) -> float:
     cx, cy, w, h = anchor
-    one = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
-    both = area(np.concatenate([np.maximum(one[:2], box[:2]), np.minimum(one[2:], box[2:])]))
-    return both / (area(one) + area(box) - both)
+    corners = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+    low, high = np.maximum(corners[:2], box[:2]), np.minimum(corners[2:], box[2:])
+    intersection = area(np.concatenate([low, high]))
+    return intersection / (area(corners) + area(box) - intersection)
 
 
-def test_iou_is_that_of_its_definition() -> None:
-    some = random_objects(np.random.default_rng(0), 5)
-    expected = [[plain_iou(anchor, box) for box in some.boxes] for anchor in ANCHORS]
-    np.testing.assert_allclose(iou(ANCHORS, some.boxes), expected, atol=1e-5)
+def test_iou_matches_its_definition() -> None:
+    boxes = random_objects(np.random.default_rng(0), 5).boxes
+    expected = [[plain_iou(anchor, box) for box in boxes] for anchor in ANCHORS]
+    np.testing.assert_allclose(iou(ANCHORS, boxes), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_anchors_stand_for_what_they_overlap_and_every_object_has_one(seed: int) -> None:
-    some = random_objects(np.random.default_rng(seed), 4)
-    labels, targets = match(some, ANCHORS)
+def test_anchors_match_what_they_overlap_and_every_object_has_one(seed: int) -> None:
+    truth = random_objects(np.random.default_rng(seed), 4)
+    labels, targets = match(truth, ANCHORS)
     assert set(labels) - {0} == {1, 2, 3, 4}
-    overlaps = iou(ANCHORS, some.boxes)
+    overlaps = iou(ANCHORS, truth.boxes)
     forced = 0
     for a, label in enumerate(labels):
         if label == 0:
@@ -63,38 +64,40 @@ def test_anchors_stand_for_what_they_overlap_and_every_object_has_one(seed: int)
         best = overlaps[a, label - 1]
         if not (best >= 0.5 and best == overlaps[a].max()):
             forced += 1
-        np.testing.assert_allclose(decode(targets[a], ANCHORS[a]), some.boxes[label - 1], atol=1e-3)
-    assert forced <= len(some.boxes)
-    for k in range(4):  # its best anchor, unless that stands for another object
+        box = truth.boxes[label - 1]
+        np.testing.assert_allclose(decode(targets[a], ANCHORS[a]), box, atol=1e-3)
+    assert forced <= len(truth.boxes)
+    for k in range(4):  # each object has its best anchor, unless another one overlaps that more
         best = overlaps[:, k].argmax()
         assert labels[best] == k + 1 or overlaps[best, labels[best] - 1] >= overlaps[best, k]
 
 
-def test_two_objects_with_one_best_anchor_both_have_one() -> None:
+def test_two_objects_with_the_same_best_anchor_both_get_one() -> None:
     centre = ANCHORS[20]
     cx, cy, w, h = (float(v) for v in centre)
-    near = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
-    also = [cx - w / 2.2, cy - h / 2.2, cx + w / 2.2, cy + h / 2.2]
-    assert iou(ANCHORS, np.array([near, also], np.float32)).argmax(0).tolist() == [20, 20]
-    labels, _ = match(objects([also, near]), ANCHORS)
+    same = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+    smaller = [cx - w / 2.2, cy - h / 2.2, cx + w / 2.2, cy + h / 2.2]
+    assert iou(ANCHORS, np.array([same, smaller], np.float32)).argmax(0).tolist() == [20, 20]
+    labels, _ = match(objects([smaller, same]), ANCHORS)
     assert labels[20] == 2
     assert 1 in labels
 
 
-def test_an_image_without_objects_is_background_and_a_crowd_teaches_nothing() -> None:
+def test_without_objects_all_is_background_and_crowds_are_ignored() -> None:
     labels, targets = match(objects([]), ANCHORS)
-    assert not labels.any() and not targets.any()
+    assert not labels.any()
+    assert not targets.any()
     labels, _ = match(objects([[0, 0, 64, 96]], crowd=[True]), ANCHORS)
     inside = (ANCHORS[:, 0] + ANCHORS[:, 2] / 2 <= 64) & (ANCHORS[:, 1] <= 96)
     assert (labels[inside & (ANCHORS[:, 0] - ANCHORS[:, 2] / 2 >= 0)] == -1).all()
     assert (labels[ANCHORS[:, 0] > 100] == 0).all()
-    both = objects([[0, 0, 64, 96], [10, 10, 32, 30]], crowd=[True, False])
-    labels, _ = match(both, ANCHORS)
-    assert (labels == 2).any()  # an object within a crowd is an object
+    object_in_crowd = objects([[0, 0, 64, 96], [10, 10, 32, 30]], crowd=[True, False])
+    labels, _ = match(object_in_crowd, ANCHORS)
+    assert (labels == 2).any()
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_loss_is_that_of_its_definition(seed: int) -> None:
+def test_the_loss_matches_its_definition(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     n, anchors, classes = 3, 40, 4
     logits = torch.randn(n, anchors, 1 + classes, generator=generator)
@@ -118,11 +121,12 @@ def test_loss_is_that_of_its_definition(seed: int) -> None:
     assert float(ssd_loss(logits, boxes, labels, deltas)) == pytest.approx(expected / 6, rel=1e-4)
 
 
-def test_loss_of_no_object_at_all_is_finite_and_crowds_have_no_gradient() -> None:
+def test_without_objects_only_background_anchors_get_a_gradient() -> None:
     logits = torch.zeros(1, 6, 3, requires_grad=True)
     boxes = torch.zeros(1, 6, 4, requires_grad=True)
     labels = torch.tensor([[0, -1, -1, 0, -1, -1]])
     ssd_loss(logits, boxes, labels, torch.zeros(1, 6, 4)).backward()
     assert logits.grad is not None
     assert logits.grad[0].abs().sum(1).bool().tolist() == [True, False, False, True, False, False]
-    assert boxes.grad is not None and not boxes.grad.any()
+    assert boxes.grad is not None
+    assert not boxes.grad.any()
