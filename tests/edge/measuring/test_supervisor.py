@@ -1,8 +1,9 @@
-"""Jobs through a real measuring process; the board's sensors are a script where they matter."""
+"""Jobs through a real measuring process; the board's sensors follow a script where they matter."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from typing import Callable, Iterator, List, Sequence
@@ -15,7 +16,7 @@ import pytest
 from ramnas_edge.board.device import Device
 from ramnas_edge.board.telemetry import Sample
 from ramnas_edge.measuring import messages, supervisor
-from ramnas_edge.measuring.record import FAILED, INCONCLUSIVE, Block, LatencyRecord, Target
+from ramnas_edge.measuring.record import FAILED, INCONCLUSIVE, Block, LatencyRecord, Target, Visit
 from ramnas_edge.measuring.supervisor import Supervisor
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, load_space
@@ -23,10 +24,13 @@ from ramnas_models.space import Arch, load_space
 SPACE = load_space("micro")
 ARCHS = tuple(sample_by_macs(SPACE, np.random.default_rng(0), 6))
 DEVICE = Device("board", 4, 8, "Linux")
+HANG_S = 300  # only a hang lasts so long
+
+Start = Callable[..., Supervisor]
 
 
 class Script:
-    """Telemetry that answers with `sample(time_s)`, ten times a second."""
+    """Telemetry that answers with `sample(time_s)`, a hundred times a second."""
 
     source = "script"
 
@@ -36,7 +40,7 @@ class Script:
     def poll(self) -> None: ...
 
     def between(self, start_s: float, end_s: float) -> List[Sample]:
-        count = max(2, int((end_s - start_s) * 10))
+        count = max(5, int((end_s - start_s) * 100))
         return [self.sample(t) for t in np.linspace(start_s, end_s, count)]
 
 
@@ -48,15 +52,41 @@ def hot(time_s: float) -> Sample:
     return Sample(time_s, temperature_c={"cpu": 90.0}, clock_mhz={"cpu": 1200.0})
 
 
+class Weather:
+    """Cool, but hot from `heat()` to `end()`."""
+
+    def __init__(self) -> None:
+        self.from_s = self.until_s = float("inf")
+
+    def __call__(self, time_s: float) -> Sample:
+        return hot(time_s) if self.from_s <= time_s < self.until_s else cool(time_s)
+
+    def heat(self) -> None:
+        self.from_s = time.monotonic()
+
+    def end(self) -> None:
+        self.until_s = time.monotonic()
+
+    @property
+    def is_hot(self) -> bool:
+        return self.from_s < self.until_s == float("inf")
+
+
 def job(archs: Sequence[Arch], **changes: object) -> messages.Job:
     block = Block(
-        "b", "run", Target(num_classes=10), tuple(archs), ARCHS[4:6], warm_up_ms=0.0, timed_ms=0.0
-    )
+        "b", "run", Target(num_classes=10), tuple(archs), ARCHS[4:6], most_rounds=8,
+        warm_up_ms=0.0, timed_ms=0.0,
+    )  # fmt: skip
     return messages.Job(msgspec.structs.replace(block, **changes), "dev")
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Supervisor]]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts supervisors that do not wait for the sensors of a real board."""
+    monkeypatch.setattr(supervisor, "FIRST_SAMPLES_S", 0.0)
+    monkeypatch.setattr(supervisor, "IDLE_S", 0.1)
+    monkeypatch.setattr(supervisor, "SUSTAINED_S", 0.2)
+    monkeypatch.setattr(supervisor, "CALM_S", 0.1)
     started: List[Supervisor] = []
 
     def make(sample: Callable[[float], Sample] = cool) -> Supervisor:
@@ -69,50 +99,58 @@ def start() -> Iterator[Callable[..., Supervisor]]:
 
 
 def until_idle(
-    running: Supervisor, on_visit: Callable[[], None] = lambda: None
+    running: Supervisor,
+    on_visit: Callable[[Visit], None] = lambda visit: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> List[LatencyRecord]:
     records = []
-    deadline = time.monotonic() + 120
+    deadline_s = time.monotonic() + HANG_S
     while not running.idle:
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline_s
+        select.select([running.fileno()], [], [], 0.02)
         for news in running.step():
             if isinstance(news, messages.Measured):
                 records.append(news.record)
             else:
-                on_visit()
-        time.sleep(0.01)
+                on_visit(news.visit)
+        on_step()
     return records
+
+
+def waits_to_try_again(running: Supervisor) -> bool:
+    return any(job.again for job in running._waiting)
 
 
 def process(running: Supervisor) -> psutil.Process:
     return psutil.Process(running._child._process.pid)
 
 
-def test_records_say_how_the_board_was(start: Callable[..., Supervisor]) -> None:
+def test_records_hold_the_conditions_of_the_board(start: Start) -> None:
     running = start()
     running.submit(job(ARCHS[:3]))
     records = until_idle(running)
-    assert {r.arch for r in records} == set(ARCHS[:3])  # a doubtful one comes later
+    assert {r.arch for r in records} == set(ARCHS[:3])  # in another order if one was doubtful
     for record in records:
         assert record.device == DEVICE
         assert record.conditions is not None
         assert record.conditions.source == "script"
         assert record.conditions.temperature_c == {"cpu": 50.0}
-        assert record.energy is None  # no power sensor: no figure
+        assert record.energy is None  # there is no power sensor
 
 
-def test_energy_is_what_sustained_runs_draw_above_idle(start: Callable[..., Supervisor]) -> None:
-    working = {"from": float("inf")}
+def test_energy_is_what_sustained_runs_draw_above_idle(start: Start) -> None:
+    first_visit_s = float("inf")
 
     def watts(time_s: float) -> Sample:
-        return Sample(time_s, power_mw={"VDD_IN": 8000.0 if time_s > working["from"] else 5000.0})
+        return Sample(time_s, power_mw={"VDD_IN": 8000.0 if time_s > first_visit_s else 5000.0})
 
-    def begin() -> None:
-        working["from"] = min(working["from"], time.monotonic())
+    def note(visit: Visit) -> None:
+        nonlocal first_visit_s
+        first_visit_s = min(first_visit_s, visit.start_s)
 
     running = start(watts)
     running.submit(job(ARCHS[:1]))
-    (record,) = until_idle(running, begin)
+    (record,) = until_idle(running, note)
     assert record.sustained is not None
     assert record.sustained.seconds >= supervisor.SUSTAINED_S
     assert record.energy is not None
@@ -123,80 +161,85 @@ def test_energy_is_what_sustained_runs_draw_above_idle(start: Callable[..., Supe
 
 
 def test_throttled_archs_are_measured_again_after_the_throttle(
-    start: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture
+    start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    state = {"until": float("inf"), "from": float("inf")}
-
-    def sample(time_s: float) -> Sample:
-        return hot(time_s) if state["from"] <= time_s < state["until"] else cool(time_s)
-
-    running = start(sample)
-    running.submit(job(ARCHS[:2], timed_ms=30.0))
+    weather = Weather()
+    running = start(weather)
+    running.submit(job(ARCHS[:2]))
     first = until_idle(running)
     assert all(r.p50_ms is not None for r in first)
     before = process(running)
-    state["from"] = time.monotonic()
-    state["until"] = state["from"] + 4.0
-    running.submit(job(ARCHS[2:4], id="c", timed_ms=30.0))
-    second = until_idle(running)
+    weather.heat()
+    running.submit(job(ARCHS[2:4], id="c"))
+    steps_while_hot = 0
+
+    def end_after_some_steps() -> None:
+        nonlocal steps_while_hot
+        if weather.is_hot and waits_to_try_again(running):
+            steps_while_hot += 1
+            if steps_while_hot == 20:
+                weather.end()
+
+    second = until_idle(running, on_step=end_after_some_steps)
     assert {r.arch for r in second} == set(ARCHS[2:4])
     assert not any("throttle" in r.reason for r in second)
-    assert min(v.start_s for r in second for v in r.visits) >= state["until"]
+    assert min(v.start_s for r in second for v in r.visits) >= weather.until_s
     assert process(running) != before  # a fresh process
-    assert "again: " in caplog.text
+    assert "is measured again: throttled" in caplog.text
 
 
-def test_sensors_that_are_silent_after_a_throttle_do_not_count_as_cool(
-    start: Callable[..., Supervisor],
-) -> None:
-    """A busy board's telemetry may be seconds late, and then say that it is still hot."""
-    state = {"from": float("inf"), "until": float("inf")}
-
-    def sample(time_s: float) -> Sample:
-        return hot(time_s) if state["from"] <= time_s < state["until"] else cool(time_s)
+def test_sensors_that_are_silent_after_a_throttle_do_not_count_as_cool(start: Start) -> None:
+    """A busy board's telemetry may come late, and then show that the board is still hot."""
+    weather = Weather()
+    looks: List[str] = []
 
     class Late(Script):
         def between(self, start_s: float, end_s: float) -> List[Sample]:
-            silent = any(job.again for job in running._waiting) and end_s < state["until"] - 2.0
-            return [] if silent else super().between(start_s, end_s)
+            if weather.is_hot and waits_to_try_again(running):
+                looks.append("silent" if len(looks) < 10 else "hot")
+                if looks[-1] == "silent":
+                    return []
+                if len(looks) == 20:
+                    weather.end()
+            return super().between(start_s, end_s)
 
-    running = start(sample)
-    running._telemetry = Late(sample)  # type: ignore[assignment]
-    running.submit(job(ARCHS[:1], timed_ms=30.0))
+    running = start(weather)
+    running._telemetry = Late(weather)  # type: ignore[assignment]
+    running.submit(job(ARCHS[:1]))
     until_idle(running)
-    state["from"] = time.monotonic()
-    state["until"] = state["from"] + 8.0
-    running.submit(job(ARCHS[1:2], id="c", timed_ms=30.0))
+    weather.heat()
+    running.submit(job(ARCHS[1:2], id="c"))
     (record,) = until_idle(running)
-    assert min(v.start_s for v in record.visits) >= state["until"]
+    assert len(looks) == 20
+    assert min(v.start_s for v in record.visits) >= weather.until_s
     assert "throttle" not in record.reason
 
 
 def test_a_throttle_without_end_leaves_inconclusive_records(
-    start: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "COOL_S", 1.0)
-    state = {"from": float("inf")}
-    running = start(lambda time_s: hot(time_s) if time_s >= state["from"] else cool(time_s))
-    running.submit(job(ARCHS[:1], timed_ms=30.0))
+    monkeypatch.setattr(supervisor, "COOL_S", 0.1)
+    weather = Weather()
+    running = start(weather)
+    running.submit(job(ARCHS[:1]))
     until_idle(running)
-    state["from"] = time.monotonic()
-    running.submit(job(ARCHS[1:3], id="c", timed_ms=30.0))
+    weather.heat()
+    running.submit(job(ARCHS[1:3], id="c"))
     records = until_idle(running)
     assert [r.validity for r in records] == [INCONCLUSIVE] * 2
     assert all(r.reason.startswith("throttle") for r in records)
     assert all(r.p50_ms is not None for r in records)  # what was measured is kept
 
 
-def test_an_arch_that_kills_its_process_alone_has_failed_and_the_run_goes_on(
-    start: Callable[..., Supervisor],
+def test_an_arch_that_kills_its_process_alone_has_failed_and_the_next_job_is_measured(
+    start: Start,
 ) -> None:
     running = start()
-    running.submit(job(ARCHS[:1], timed_ms=50.0))
+    running.submit(job(ARCHS[:1], rounds=100_000))  # it cannot end before it is killed
     killed: List[int] = []
 
-    def kill() -> None:
+    def kill(visit: Visit) -> None:
         if not killed:
             killed.append(process(running).pid)
             os.kill(killed[0], signal.SIGKILL)
@@ -209,31 +252,30 @@ def test_an_arch_that_kills_its_process_alone_has_failed_and_the_run_goes_on(
     assert record.p50_ms is not None
 
 
-def test_a_process_killed_at_rest_is_replaced(start: Callable[..., Supervisor]) -> None:
+def test_a_process_that_dies_between_two_jobs_is_replaced(start: Start) -> None:
     running = start()
     running.submit(job(ARCHS[:1]))
     until_idle(running)
     process(running).kill()
-    process(running).wait(timeout=10)
+    process(running).wait(timeout=HANG_S)
     running.submit(job(ARCHS[1:2], id="c"))
     (record,) = until_idle(running)
     assert record.p50_ms is not None
 
 
-def test_want_of_memory_fails_the_arch_and_not_the_run(start: Callable[..., Supervisor]) -> None:
-    """The limit of address space makes the engine's own allocation fail, as a full board does."""
+def test_a_lack_of_memory_fails_the_arch_and_the_next_job_is_measured(start: Start) -> None:
+    """A limit on the address space makes the engine's own allocation fail, as on a full board."""
     import resource
 
     running = start()
     running.submit(job(ARCHS[:1]))
     until_idle(running)
     child = process(running)
-    roof = child.memory_info().vms + 2**24
-    resource.prlimit(child.pid, resource.RLIMIT_AS, (roof, roof))
+    limit = child.memory_info().vms + 2**24
+    resource.prlimit(child.pid, resource.RLIMIT_AS, (limit, limit))
     huge = job([SPACE.max()], target=Target(num_classes=10, batch=4096), id="c")
     running.submit(huge)
-    # alone in the block: it is not tried a third time
-    (record,) = until_idle(running)
+    (record,) = until_idle(running)  # it was alone in its block, so it is not tried again
     assert record.validity == FAILED
     assert "out of memory" in record.reason
     running.submit(job(ARCHS[1:2], id="d"))
