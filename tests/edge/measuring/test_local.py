@@ -1,7 +1,8 @@
-"""`ramnas-edge profile` as a real process: it goes on where it was stopped, and loses nothing."""
+"""`ramnas-edge profile`: it continues where it was stopped, and no record is lost or changed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sqlite3
@@ -9,46 +10,73 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, List
 
 import numpy as np
 import pytest
 
-from ramnas_edge.measuring import local
+from ramnas_edge.__main__ import main
+from ramnas_edge.board.short_names import short_names
+from ramnas_edge.measuring import local, request, supervisor
 from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.local import Progress
-from ramnas_edge.measuring.record import INCONCLUSIVE, OK, Target
+from ramnas_edge.measuring.record import LatencyRecord, Target
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import load_space
 
 SPACE = load_space("micro")
+HANG_S = 300  # only a hang lasts so long
+
+# the command with blocks of two archs, all but the first of which never end
+ENDLESS = """
+import sys
+import msgspec
+from ramnas_edge.__main__ import main
+from ramnas_edge.measuring import request
+
+make = request.Request.block
+
+def block(self, archs, anchors, number):
+    made = make(self, archs, anchors, number)
+    return msgspec.structs.replace(made, rounds=10**6) if number else made
+
+request.BLOCK, request.Request.block = 2, block
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 
 
-def command(store: Path, *options: str) -> list[str]:
-    return [
-        sys.executable, "-m", "ramnas_edge", "profile", "--space", "micro", "--classes", "10",
-        "--store", str(store), *options,
-    ]  # fmt: skip
+def options(store: Path, *more: str) -> List[str]:
+    return ["profile", "--space", "micro", "--classes", "10", "--store", str(store), *more]
 
 
-def profile(store: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(store, *options), capture_output=True, text=True, timeout=300)
+def profile(store: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ramnas_edge", *options(store, *more)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
 
 
-def kept(store: Path) -> int:
-    try:
-        return sqlite3.connect(store).execute("SELECT COUNT(*) FROM records").fetchone()[0]
-    except sqlite3.OperationalError:  # not there yet
+def stored(store: Path, run: str = "profile") -> List[LatencyRecord]:
+    with contextlib.closing(Store(store)) as opened:
+        return opened.records(run)
+
+
+def count(store: Path) -> int:
+    if not store.exists():
         return 0
+    with contextlib.closing(sqlite3.connect(store)) as database:
+        try:
+            return database.execute("SELECT COUNT(*) FROM records").fetchone()[0]
+        except sqlite3.OperationalError:  # the table is not there yet
+            return 0
 
 
 def test_measures_here_and_says_where_the_records_are(tmp_path: Path) -> None:
-    ran = profile(tmp_path / "records.sqlite", "--samples", "5")
+    ran = profile(tmp_path / "records.sqlite", "--samples", "3")
     assert ran.returncode == 0, ran.stderr
-    assert f"records: run 'profile' in {tmp_path / 'records.sqlite'}" in ran.stdout
-    records = Store(tmp_path / "records.sqlite").records("profile")
-    assert len(records) == 5
+    records = stored(tmp_path / "records.sqlite")
+    assert len(records) == 3
     assert {SPACE.min(), SPACE.max()} <= {r.arch for r in records}
     found = corrected_ms(records)
     assert found[SPACE.min().id] < found[SPACE.max().id]
@@ -58,68 +86,100 @@ def test_measures_here_and_says_where_the_records_are(tmp_path: Path) -> None:
             "onnxruntime-cpu", record.engine_version
         )
         assert set(record.stages_ms) == {"copy_in", "run", "copy_out"}
+    device_class = records[0].device_class
+    short = short_names([device_class])[device_class]
+    assert short != device_class
+    first, explanation, last = ran.stdout.splitlines()
+    assert first.startswith(f"{short}: ")
+    assert explanation == f"  {short} = {device_class}"
+    assert last == f"records: run 'profile' in {tmp_path / 'records.sqlite'}"
 
 
-def test_progress_never_steps_back(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    archs = sample_by_macs(SPACE, np.random.default_rng(0), 14)  # two blocks
-    request = Request("run", SPACE, Target(num_classes=10), archs)
-    local.profile(request, Store(tmp_path / "records.sqlite"), on_progress=seen.append)
+def test_progress_never_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "BLOCK", 2)
+    monkeypatch.setattr(supervisor, "FIRST_SAMPLES_S", 0.0)
+    seen: List[Progress] = []
+    archs = sample_by_macs(SPACE, np.random.default_rng(0), 3)  # two blocks
+    with contextlib.closing(Store(tmp_path / "records.sqlite")) as store:
+        local.profile(
+            Request("run", SPACE, Target(num_classes=10), archs), store, on_progress=seen.append
+        )
     shares = [p.done + p.inside for p in seen]
     assert shares == sorted(shares)
-    assert (shares[0], shares[-1], seen[-1].done) == (0, 14, 14)
-    assert len(set(shares)) > 100
+    assert (shares[0], shares[-1], seen[-1].done) == (0, 3, 3)
+    assert len(set(shares)) > 2 * 8  # there is progress within a block
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
-def test_the_same_command_goes_on_where_it_was_stopped(how: signal.Signals, tmp_path: Path) -> None:
-    store = tmp_path / "records.sqlite"
-    running = subprocess.Popen(
-        command(store, "--samples", "26"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while kept(store) < 12:
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    running.send_signal(how)
-    _, errors = running.communicate(timeout=30)
+def test_the_same_command_continues_where_it_was_stopped(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    store, script = tmp_path / "records.sqlite", tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    command = [sys.executable, str(script), *options(store, "--samples", "5")]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        deadline_s = time.monotonic() + HANG_S
+        while count(store) < 2:  # then it works on the second block for ever
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        running.send_signal(how)
+        _, errors = running.communicate(timeout=HANG_S)
     assert running.returncode != 0
     assert "Traceback" not in errors
-    before = {r.key: r for r in Store(store).records("profile")}
-    assert 12 <= len(before) < 26
-    ran = profile(store, "--samples", "26")
+    before = {r.key: r for r in stored(store)}
+    assert len(before) == 2
+    ran = profile(store, "--samples", "5")
     assert ran.returncode == 0, ran.stderr
-    after = {r.key: r for r in Store(store).records("profile")}
-    assert len(after) == 26
+    after = {r.key: r for r in stored(store)}
+    assert len(after) == 5
     assert {key: after[key] for key in before} == before  # a record never changes
 
 
-def test_archs_of_a_file_with_every_option_of_a_target(tmp_path: Path) -> None:
+def test_every_option_of_a_target_and_the_archs_of_a_file_reach_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: List[Request] = []
+
+    def remember(request: Request, store: Store, **options: Any) -> str:
+        asked.append(request)
+        return "device class"
+
+    monkeypatch.setattr(local, "profile", remember)
     archs = [[int(n) for n in arch.integers] for arch in (SPACE.min(), SPACE.max(), SPACE.min())]
     (tmp_path / "archs.json").write_text(json.dumps(archs))
-    ran = profile(
+    argv = options(
         tmp_path / "r.sqlite", "--archs", str(tmp_path / "archs.json"), "--run", "mine",
-        "--batch", "8", "--input-size", "40x56", "--input-form", "float", "--threads", "2",
+        "--task", "segmentation", "--batch", "8", "--input-size", "40x56", "--input-form", "float",
+        "--threads", "2", "--engine", "tensorrt", "--precision", "int8", "--rounds", "9",
     )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    records = Store(tmp_path / "r.sqlite").records("mine")
-    assert len(records) == 2
-    assert {r.validity for r in records} <= {OK, INCONCLUSIVE}
-    expected = Target(num_classes=10, input_hw=(40, 56), image_input=False, batch=8, threads=2)
-    assert {r.target for r in records} == {expected}
+    assert main(argv) == 0
+    (request,) = asked
+    assert (request.run, request.rounds) == ("mine", 9)
+    assert set(request.archs) == {SPACE.min(), SPACE.max()} and len(request.archs) == 2
+    assert request.target == Target(
+        "segmentation", 10, (40, 56), image_input=False, batch=8, threads=2, engine="tensorrt",
+        precision="int8",
+    )  # fmt: skip
 
 
-def test_a_full_disk_stops_with_what_is_safe(small_disk: Path) -> None:
-    ran = profile(small_disk / "records.sqlite", "--samples", "200")
-    assert ran.returncode == 2
-    assert ran.stderr.splitlines()[-1].startswith("error: cannot write")
-    assert "what was committed before is safe" in ran.stderr
-    assert kept(small_disk / "records.sqlite") >= 1
+def test_a_full_disk_ends_the_command_and_keeps_what_was_committed(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(request, "BLOCK", 4)
+    monkeypatch.setattr(supervisor, "FIRST_SAMPLES_S", 0.0)
+    (small_disk / "filler").write_bytes(bytes(96 * 2**10))
+    assert main(options(small_disk / "records.sqlite", "--samples", "200")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: cannot write")
+    assert "what was committed before is safe" in last
+    assert count(small_disk / "records.sqlite") >= 1
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options_", "says"),
     [
         (["--precision", "fp16"], "runs fp32"),
         (["--engine", "tvm"], "unknown engine 'tvm'"),
@@ -130,9 +190,11 @@ def test_a_full_disk_stops_with_what_is_safe(small_disk: Path) -> None:
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(
-    options: list[str], says: str, tmp_path: Path
+    options_: List[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ran = profile(tmp_path / "records.sqlite", "--samples", "2", *options)
-    assert ran.returncode == 2, ran.stdout
-    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert main(options(tmp_path / "records.sqlite", "--samples", "2", *options_)) == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
     assert says in line
+    assert out == ""
