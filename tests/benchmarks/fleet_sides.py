@@ -46,13 +46,14 @@ def serve(args: argparse.Namespace) -> None:
     def on_status(status: object) -> None:
         used = process.cpu_times()
         threads = {t.id: t.user_time + t.system_time for t in process.threads()}
-        line = (time.monotonic(), serving.rate.total, used.user + used.system,
+        committed = sum(board.done for board in serving.roster.boards.values())
+        line = (time.monotonic(), committed, used.user + used.system,
                 process.memory_info().rss / 2**20, threads.get(process.pid, 0.0))  # fmt: skip
         print(json.dumps(line), flush=True)
 
-    serving = host.Host(request, Store(args.folder / "records.sqlite"), on_status)
-    endpoint = serving.bind(Door("tcp://127.0.0.1:*", args.folder / "host.key_secret"))
-    print(json.dumps(endpoint), flush=True)
+    door = Door("tcp://127.0.0.1:*", args.folder / "host.key_secret")
+    serving = host.Host(request, Store(args.folder / "records.sqlite"), door, on_status)
+    print(json.dumps(serving.endpoint), flush=True)
     serving.serve()
 
 

@@ -49,8 +49,10 @@ def record(space: Space, arch: Arch) -> LatencyRecord:
     )
 
 
-def run(space: Space, *, target: float, samples: int, seed: int) -> Outcome:
-    """Measure block by block until the target is held, or all is measured."""
+def run(
+    space: Space, *, target: float, samples: int, seed: int, held_out: int = HELD_OUT
+) -> Outcome:
+    """Measure block by block until the target is held, or all archs are measured."""
     rng = np.random.default_rng(seed)
     archs = sample_by_macs(space, rng, samples)
     left = [archs[i] for i in rng.permutation(samples)]
@@ -60,7 +62,8 @@ def run(space: Space, *, target: float, samples: int, seed: int) -> Outcome:
         records += [record(space, arch) for arch in left[:BLOCK]]
         left = left[BLOCK:]
     surrogate = _fitted(space, records)
-    return Outcome(len(records), surrogate.score.tau, _held_out(space, surrogate, records))
+    tau = _tau_held_out(space, surrogate, records, held_out)
+    return Outcome(len(records), surrogate.score.tau, tau)
 
 
 def _fitted(space: Space, records: Sequence[LatencyRecord]) -> Surrogate:
@@ -69,10 +72,12 @@ def _fitted(space: Space, records: Sequence[LatencyRecord]) -> Surrogate:
     return fit(space, rows, np.array([levels[r.arch_id] for r in records]), COST, log=True)
 
 
-def _held_out(space: Space, surrogate: Surrogate, records: Sequence[LatencyRecord]) -> float:
-    """Kendall tau on archs that are not among `records`."""
+def _tau_held_out(
+    space: Space, surrogate: Surrogate, records: Sequence[LatencyRecord], count: int
+) -> float:
+    """Kendall tau on `count` archs, less those that are among `records`."""
     seen = {r.arch_id for r in records}
-    drawn = sample_by_macs(space, np.random.default_rng(10**6), HELD_OUT)
+    drawn = sample_by_macs(space, np.random.default_rng(10**6), count)
     archs = [arch for arch in drawn if arch.id not in seen]
     truth = np.array([latency_ms(space, arch) for arch in archs])
     mean, _ = surrogate.predict(space.encode_all(archs))

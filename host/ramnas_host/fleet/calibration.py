@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet.authentication import Door
 from ramnas_host.fleet.host import Host
-from ramnas_host.fleet.steering import Steering
 from ramnas_models.errors import FleetError
 from ramnas_models.files import writing
 
@@ -43,19 +42,12 @@ def calibrate_boards(
     FleetError if it dies. With `until_tau` a class ends when its surrogate is good enough. What was
     recorded before is not measured again. `on_status` is called once a second.
     """
-    steering = Steering(until_tau, store, request.run) if until_tau else None
-    host = Host(request, store, on_status, steer=steering.step if steering else None)
-    try:
-        endpoint = host.bind(door)
+    with closing(Host(request, store, door, on_status, until_tau=until_tau)) as host:
         if local_agent_log is None:
-            log.info("waiting for boards: ramnas-edge agent --connect %s", endpoint)
+            log.info("waiting for boards: ramnas-edge agent --connect %s", host.endpoint)
             return host.serve()
-        with _local_agent(endpoint, local_agent_log, request.run, store) as alive:
+        with _local_agent(host.endpoint, local_agent_log, request.run, store) as alive:
             return host.serve(alive)
-    finally:
-        host.close()
-        if steering:
-            steering.close()
 
 
 @contextmanager

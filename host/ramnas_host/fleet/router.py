@@ -1,66 +1,68 @@
-"""The host's one ROUTER: bound behind the gate, single messages of boards in, messages out."""
+"""The host's one ROUTER socket: messages of boards come in, messages to boards go out."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 import zmq
 
 from ramnas_edge.fleet import wire
+from ramnas_edge.measuring.messages import Measured
 from ramnas_host.fleet.authentication import Door, Gate
-from ramnas_host.fleet.refusals import shown
-from ramnas_models.errors import FleetError
+from ramnas_host.fleet.peer_log import PeerLog, printable
+from ramnas_models.errors import FleetError, WireError
 
 log = logging.getLogger(__name__)
-QUEUED = 24  # messages of a peer that wait to be received: those of a thousand fit in memory
-GROUP, GROUP_S = 1000, 0.05  # messages, or seconds of receiving, before what came is committed
+QUEUED = 24  # messages of one peer that wait to be received: a thousand peers' fit in memory
+GROUP, GROUP_S = 1000, 0.05  # messages, or seconds of receiving, after which what came is committed
+MAX_OTHER_BYTES = 2**16  # of every message but Measured
+FAREWELL_S = 2.0
 
 
 class Letter(NamedTuple):
-    """What came: the sender's routing id, the name of its key (empty without CURVE), the last of
-    its frames and how many there were."""
+    """A message, or why it is none; from the routing id `name` with the key called `user`."""
 
     name: bytes
-    user: str
-    data: bytes
-    frames: int
+    user: str  # empty without CURVE
+    message: wire.FromBoard | WireError
+    size: int  # bytes
 
 
 class Router:
-    """Never waits but in `poll`; a peer that is gone or does not read loses what is sent to it."""
+    """Bound to `endpoint` from the beginning; it waits only in `poll` and `farewell`.
 
-    def __init__(self) -> None:
+    What is sent to a peer that is gone, or that does not read, is lost.
+    """
+
+    def __init__(self, door: Door, peer_log: PeerLog) -> None:
+        """FleetError if the door cannot be bound."""
+        way_out = "use tcp://HOST:PORT with a free port, or with * for any free one"
+        if "://" not in door.endpoint:
+            raise FleetError(f"cannot bind '{door.endpoint}': {way_out}")
         self.drained = True  # nothing was left when `letters` ended
-        self._gate: Gate | None = None
-        self._keyed = False
-        self._context = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        # a board may come back on a new connection
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * wire.MAX_BYTES)  # above the cap it is told so
-        self._socket.setsockopt(zmq.RCVHWM, QUEUED)
-
-    def bind(self, door: Door) -> str:
-        """Bind (tcp://HOST:PORT, port * for any free one); the endpoint that boards connect to."""
-        endpoint = door.endpoint
-        if "://" not in endpoint:
-            raise FleetError(f"cannot bind '{endpoint}': use tcp://HOST:PORT")
-        self._gate = Gate.open(self._context, self._socket, door)
         self._keyed = door.keys is not None
-        try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EADDRINUSE:
-                raise FleetError(
-                    f"{endpoint} is in use by another program; choose another port, "
-                    "or * for any free one"
-                ) from error
-            raise FleetError(f"cannot bind '{endpoint}': {error}; use tcp://HOST:PORT") from error
-        return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        with ExitStack() as opened:
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            opened.callback(context.destroy, linger=1000)
+            self._socket = context.socket(zmq.ROUTER)
+            self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            # a board may come back on a new connection
+            self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+            # what is larger than the cap, but not by far, still arrives, so that its sender is told
+            self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * wire.MAX_BYTES)
+            self._socket.setsockopt(zmq.RCVHWM, QUEUED)
+            opened.enter_context(closing(Gate(context, self._socket, door, peer_log)))
+            try:
+                self._socket.bind(door.endpoint)
+            except zmq.ZMQError as error:
+                reason = zmq.strerror(error.errno or 0)
+                raise FleetError(f"cannot bind '{door.endpoint}': {reason}; {way_out}") from error
+            self.endpoint = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+            self._opened = opened.pop_all()
 
     def poll(self, seconds: float) -> None:
         """Wait until something has come."""
@@ -79,30 +81,44 @@ class Router:
             while frame.more:
                 frame, frames = receive(copy=False), frames + 1
             user = str(frame.get("User-Id")) if self._keyed else ""
-            yield Letter(name, user, frame.bytes, frames)
+            yield Letter(name, user, _decoded(frame.bytes, frames), len(frame.bytes))
             if count % 64 == 63 and time.monotonic() > end_s:
                 return
 
     def send(self, name: bytes, message: wire.FromHost) -> bool:
         """False if the peer is gone, or does not read."""
         try:
-            # half the price of send_multipart
+            # two sends take half the time of send_multipart
             self._socket.send(name, zmq.SNDMORE | zmq.DONTWAIT)
             self._socket.send(wire.encode(message), zmq.DONTWAIT)
-        except zmq.ZMQError as error:  # gone, or not reading: silence will tell
-            log.debug("cannot send to %s: %s", shown(name), error)
+        except zmq.ZMQError as error:  # the host will notice that the board is silent
+            log.debug("cannot send to %s: %s", printable(name), error)
             return False
         return True
 
-    def refused(self) -> dict[str, int]:
-        """Connections refused so far, by reason; new ones go to the log."""
-        if self._gate is None:
-            return {}
-        for refused in self._gate.refused():
-            log.warning("refused a connection: %s", refused)
-        return self._gate.counts()
+    def farewell(self, names: Iterable[bytes]) -> None:
+        """Say goodbye to these boards, again and again until each has answered or FAREWELL_S are
+        over: a socket that is closed with messages unread takes those just sent with it."""
+        here, now = set(names), time.monotonic()
+        end_s, again_s = now + FAREWELL_S, now
+        while here and (now := time.monotonic()) < end_s:
+            if now >= again_s:
+                again_s = now + FAREWELL_S / 4
+                here = {name for name in here if self.send(name, wire.Bye("all is measured"))}
+            self.poll(FAREWELL_S / 20)
+            here -= {one.name for one in self.letters() if isinstance(one.message, wire.Bye)}
 
     def close(self) -> None:
-        if self._gate:
-            self._gate.close()
-        self._context.destroy(linger=1000)
+        self._opened.close()
+
+
+def _decoded(data: bytes, frames: int) -> wire.FromBoard | WireError:
+    if frames != 1:
+        return WireError(f"a message of {frames} frames, it should have one")
+    try:
+        message = wire.decode_from_board(data)
+    except WireError as error:
+        return error
+    if len(data) > MAX_OTHER_BYTES and not isinstance(message, Measured):
+        return WireError(f"a {type(message).__name__} of {len(data)} bytes")
+    return message

@@ -18,7 +18,6 @@ class ClassStatus(msgspec.Struct, frozen=True):
     leased: int = 0
     quarantined: list[str] = []
     ended: bool = False
-    note: str = ""
 
 
 class BoardStatus(msgspec.Struct, frozen=True):
@@ -49,8 +48,3 @@ class Status(msgspec.Struct, frozen=True):
     refused: dict[str, int] = {}
     classes: list[ClassStatus] = []
     boards: list[BoardStatus] = []
-
-
-def json_line(status: Status) -> str:
-    """One line of JSON, for machines."""
-    return msgspec.json.encode(status).decode()

@@ -8,20 +8,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import msgspec
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ramnas_host.fleet.status import BoardStatus, ClassStatus, Status, json_line
+from ramnas_edge.board.short_names import legend, short_names
+from ramnas_host.fleet.peer_log import printable
+from ramnas_host.fleet.status import ClassStatus, Status
 
 log = logging.getLogger(__name__)
 Show = Callable[[Status], None]
 
-_TABLE_S, _LINE_S, _JSON_S = 0.5, 30.0, 1.0  # no more often than that
+_LINE_S = 30.0  # lines come no more often than that
 _STATES = {"paused": "red", "silent": "yellow", "measuring": "green", "waiting": "", "gone": "dim"}
 _LEAST = 5  # boards, however small the terminal is
 _AROUND = 8  # lines of head, caption and frame
@@ -34,26 +37,32 @@ def shown(
     console: Console | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Show]:
-    """Give a call that takes each Status; it limits itself, and the last one is always shown.
+    """Give a call that takes each Status, which the host has once a second.
 
     The table and the lines go to stderr, JSON to stdout. While the table is live, log messages
-    come out above it.
+    come out above it. Lines are few, but the last status always has one.
     """
     console = console or Console(stderr=True)
     if json_lines:
-        with _seldom(_json, _JSON_S, clock) as show:
-            yield show
-    elif not console.is_terminal:
-        with _seldom(lambda s: print(line(s), file=sys.stderr), _LINE_S, clock) as show:
-            yield show
+        yield _json
+    elif console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live, _logs_above(live):
+            yield lambda status: live.update(_screen(status, console.height), refresh=True)
     else:
-        with (
-            Live(console=console, auto_refresh=False) as live,
-            _logs_above(live),
-            _seldom(lambda s: live.update(_whole(s, console.height), refresh=True), _TABLE_S, clock)
-            as show,
-        ):  # fmt: skip
+        due_s, untold = float("-inf"), None
+
+        def show(status: Status) -> None:
+            nonlocal due_s, untold
+            untold = status
+            if clock() >= due_s:
+                due_s, untold = clock() + _LINE_S, None
+                print(line(status), file=sys.stderr)
+
+        try:
             yield show
+        finally:
+            if untold:
+                print(line(untold), file=sys.stderr)
 
 
 def line(status: Status) -> str:
@@ -72,67 +81,57 @@ def line(status: Status) -> str:
 
 def table(status: Status, height: int) -> Table:
     """The boards that fit into so many lines, those in trouble first, and how many more."""
-    states = list(_STATES)
+    states, names = list(_STATES), _names(status)
     boards = sorted(status.boards, key=lambda b: (states.index(b.state), b.device_class, b.name))
-    several = len(status.classes) > 1
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    drawn.add_column("board", no_wrap=True)
-    if several:
-        drawn.add_column("class", max_width=24, no_wrap=True)
-    drawn.add_column("state", no_wrap=True)
+    for name in ("board", "class", "state"):
+        drawn.add_column(name, no_wrap=True)
     for name in ("done", "/min", "°C"):
         drawn.add_column(name, justify="right", no_wrap=True)
-    drawn.add_column("power mode", no_wrap=True)
-    drawn.add_column("last error", overflow="ellipsis", no_wrap=True)
+    for name in ("power mode", "last error"):
+        drawn.add_column(name, overflow="ellipsis", no_wrap=True)
     room = max(height, _LEAST)
     for board in boards[:room]:
-        cells = _cells(board)
-        row = cells if several else [cells[0], *cells[2:]]
-        drawn.add_row(*(_plain(cell) for cell in row), style=_STATES[board.state])
+        cells = (
+            board.name, names[board.device_class], board.state,
+            f"{board.done}+{board.inside:.0f}" if board.inside >= 0.5 else str(board.done),
+            f"{board.rate_per_min:.3g}" if board.rate_per_min else "",
+            "" if board.temperature_c is None else f"{board.temperature_c:.0f}",
+            board.power_mode or "", board.last_error,
+        )  # fmt: skip
+        # what a board says of itself must not be taken for markup, so each cell is a Text
+        drawn.add_row(*(Text(printable(c, 200)) for c in cells), style=_STATES[board.state])
     if len(boards) > room:
         more = Counter(board.state for board in boards[room:])
         drawn.caption = "and " + ", ".join(f"{n} more {state}" for state, n in more.items())
     return drawn
 
 
-def _whole(status: Status, height: int) -> Group:
-    """The table with a line above and, below, what is to be known of classes and refusals."""
-    below = [Text(text, overflow="ellipsis", no_wrap=True) for text in _remarks(status)]
-    drawn = table(status, height - len(below) - _AROUND)
-    return Group(Text(line(status), overflow="ellipsis", no_wrap=True), drawn, *below)
-
-
-def _remarks(status: Status) -> Iterator[str]:
-    if len(status.classes) > 1:
-        yield from (_of_class(c) for c in status.classes)
-    for c in status.classes:
-        if c.quarantined:
-            ids = ", ".join(c.quarantined[:5]) + (", ..." if len(c.quarantined) > 5 else "")
-            yield f"{c.name}: boards died on {ids}; not measured again"
+def _screen(status: Status, height: int) -> Group:
+    """The table with a line above it and, below, the classes and what was refused."""
+    names = _names(status)
+    below = [_of_class(c, names[c.name]) for c in status.classes] + legend(names)
     if status.refused:
         counted = sorted(status.refused.items(), key=lambda item: -item[1])
-        yield "refused: " + ", ".join(f"{count} x {reason}" for reason, count in counted)
+        below.append("refused: " + ", ".join(f"{n} x {reason}" for reason, n in counted))
+    drawn = table(status, height - len(below) - _AROUND)
+    above, *under = (Text(t, overflow="ellipsis", no_wrap=True) for t in (line(status), *below))
+    return Group(above, drawn, *under)
 
 
-def _of_class(c: ClassStatus) -> str:
-    ended = ", known well enough" if c.ended else ""
-    note = f", {c.note}" if c.note else ""
-    return f"{c.name}: {c.done} of {c.total}, {c.leased} with {c.boards} board(s){ended}{note}"
+def _of_class(c: ClassStatus, name: str) -> str:
+    parts = [f"{name}: {c.done} of {c.total}, {c.leased} with {c.boards} board(s)"]
+    if c.ended:
+        parts.append("known well enough")
+    if c.quarantined:
+        ids = ", ".join(c.quarantined[:5]) + (", ..." if len(c.quarantined) > 5 else "")
+        parts.append(f"not measured again, since boards died on them: {ids}")
+    return "; ".join(parts)
 
 
-def _cells(board: BoardStatus) -> list[str]:
-    degrees = "" if board.temperature_c is None else f"{board.temperature_c:.0f}"
-    done = f"{board.done}+{board.inside:.0f}" if board.inside >= 0.5 else str(board.done)
-    return [
-        board.name, board.device_class, board.state, done,
-        f"{board.rate_per_min:.3g}" if board.rate_per_min else "", degrees,
-        board.power_mode or "", board.last_error,
-    ]  # fmt: skip
-
-
-def _plain(text: str) -> Text:
-    """Without markup and without what moves a terminal: it is the board's own text."""
-    return Text("".join(c if c.isprintable() else "?" for c in text[:200]))
+def _names(status: Status) -> dict[str, str]:
+    """The short names of all device classes that are shown."""
+    return short_names([b.device_class for b in status.boards] + [c.name for c in status.classes])
 
 
 def _time(seconds: float) -> str:
@@ -145,46 +144,20 @@ def _time(seconds: float) -> str:
 
 def _json(status: Status) -> None:
     try:
-        print(json_line(status), flush=True)
+        print(msgspec.json.encode(status).decode(), flush=True)
     except BrokenPipeError:  # the reader has gone: that is no reason to stop measuring
         log.warning("nobody reads the JSON lines any more; the calibration goes on")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
-def _seldom(show: Show, every_s: float, clock: Callable[[], float]) -> Iterator[Show]:
-    """Pass one Status on in `every_s`, the first and the last in any case."""
-    due_s, held = float("-inf"), None
-
-    def take(status: Status) -> None:
-        nonlocal due_s, held
-        held = status
-        if clock() >= due_s:
-            held = None
-            show(status)
-            due_s = clock() + every_s
-
-    try:
-        yield take
-    finally:
-        if held is not None:
-            show(held)
-
-
-@contextmanager
 def _logs_above(live: Live) -> Iterator[None]:
-    """Have what is logged to stderr go through the live display, which moves below it."""
-    before = live.console.file
-    handlers = [
-        h
-        for h in logging.getLogger().handlers
-        if isinstance(h, logging.StreamHandler) and h.stream in (before, sys.__stderr__)
-    ]
-    streams = [h.stream for h in handlers]
-    for handler in handlers:
-        handler.setStream(sys.stderr)  # which `live` has replaced
-    try:
+    """Send what is logged to stderr through the live display, which moves below it."""
+    with ExitStack() as after:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream in (
+                live.console.file, sys.__stderr__,
+            ):  # fmt: skip
+                after.callback(handler.setStream, handler.stream)
+                handler.setStream(sys.stderr)  # which `live` has replaced
         yield
-    finally:
-        for handler, stream in zip(handlers, streams):
-            handler.setStream(stream)

@@ -1,49 +1,84 @@
-"""Decides from its records whether a device class is known well enough to stop measuring it."""
+"""Records of a device class -> is it known well enough to stop measuring it?"""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.record import OK, LatencyRecord
+from ramnas_edge.measuring.request import BLOCK
 from ramnas_host.surrogates.surrogate import COST, MIN_RECORDS, fit
 from ramnas_models.errors import DataError
 from ramnas_models.space import Space
 
+if TYPE_CHECKING:
+    from ramnas_edge.measuring.store import Store
+    from ramnas_host.fleet.dispatch import Queue
+
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Known:
-    """What one device class has taught so far; `taus` are of fits on more and more records."""
-
-    archs: int = 0
-    taus: list[float] = field(default_factory=list)
+EVERY_S = 5.0  # at most one fit in this time
 
 
 class UntilTau:
-    """Fits the latency surrogate (family `cost`) again whenever records have come; one state per
-    device class.
+    """Fits the latency surrogate (family `cost`) of a class again whenever it has more records.
 
     A class has `finished` when the cross-validated Kendall tau of its last `refits` fits, each on
-    more records than the one before, was `target_tau` or more. The first fit is of MIN_RECORDS.
+    more records than the one before, was `target_tau` or more. The first fit needs MIN_RECORDS.
     """
 
     def __init__(self, space: Space, target_tau: float, *, refits: int = 3) -> None:
         if not 0 < target_tau < 1:
-            raise DataError(f"a target tau of {target_tau:g}: above 0 and below 1, such as 0.95")
+            raise DataError(
+                f"the target tau is {target_tau:g}: it must be above 0 and below 1, such as 0.95"
+            )
         self._space, self._target, self._refits = space, target_tau, refits
-        self._classes: dict[str, _Known] = {}
+        self._taus: dict[str, dict[int, float]] = {}  # class -> archs of a fit -> its tau
+        self._thread = ThreadPoolExecutor(1)
+        self._fit: tuple[Queue, Future[bool]] | None = None
+        self._due_s = 0.0
+        self._seen: dict[str, int] = {}  # class -> records at its last fit
+
+    def step(self, queues: Iterable[Queue], store: Store, now: float) -> list[Queue]:
+        """Take the result of a fit, or begin one; the classes that have finished by it.
+
+        A fit takes seconds, and boards do not wait for it. Its thread works on copies: it touches
+        neither the store nor a socket.
+        """
+        if self._fit and self._fit[1].done():
+            queue, fitted = self._fit
+            self._fit = None
+            return [queue] if fitted.result() else []
+        for queue in queues if self._fit is None and now >= self._due_s else ():
+            if not queue.ended and queue.recorded - self._seen.get(queue.name, 0) >= BLOCK:
+                self._seen[queue.name], self._due_s = queue.recorded, now + EVERY_S
+                records = store.records(queue.request.run, queue.name)
+                self._fit = queue, self._thread.submit(self.finished, queue.name, records)
+                break
+        return []
 
     def finished(self, device_class: str, records: Sequence[LatencyRecord]) -> bool:
-        """Whether the target has been held."""
-        taus = self._fitted(device_class, records).taus[-self._refits :]
-        return len(taus) == self._refits and min(taus) >= self._target
+        """Whether the target has been held; fits again if there are records of more archs."""
+        taus = self._taus.setdefault(device_class, {})
+        archs = {r.arch_id: r.arch for r in records if r.validity == OK}
+        if len(archs) >= MIN_RECORDS and len(archs) > max(taus, default=0):
+            # the drift is seen across all records, the doubtful ones too
+            levels = corrected_ms(records)
+            measured = [arch for arch_id, arch in archs.items() if arch_id in levels]
+            y = np.array([levels[arch.id] for arch in measured])
+            try:
+                surrogate = fit(self._space, self._space.encode_all(measured), y, COST, log=True)
+                taus[len(archs)] = surrogate.score.tau
+                log.info("%s: tau %.3f on %d archs", device_class, surrogate.score.tau, len(y))
+            except DataError as error:
+                log.warning("%s: no surrogate of %d archs: %s", device_class, len(y), error)
+        last = list(taus.values())[-self._refits :]
+        # a constant prediction has a tau of NaN, which is not at the target either
+        return len(last) == self._refits and all(tau >= self._target for tau in last)
 
     def saved(self, done: int, total: int) -> str:
         """What stopping after `done` of `total` measurements was good for, in words."""
@@ -52,26 +87,3 @@ class UntilTau:
             f"{done} of {total} measured: tau {self._target:g} held over {self._refits} fits, "
             f"{total - done} measurements ({part:.0%}) saved"
         )
-
-    def _fitted(self, device_class: str, records: Sequence[LatencyRecord]) -> _Known:
-        known = self._classes.setdefault(device_class, _Known())
-        archs = {r.arch_id: r.arch for r in records if r.validity == OK}
-        if len(archs) < MIN_RECORDS or len(archs) <= known.archs:
-            return known
-        # the drift is seen across all, the doubtful ones too
-        level = corrected_ms(records)
-        measured = [arch for arch_id, arch in archs.items() if arch_id in level]
-        known.archs = len(archs)
-        if len(measured) < MIN_RECORDS:
-            return known
-        y = np.array([level[arch.id] for arch in measured])
-        rows = self._space.encode_all(measured)
-        try:
-            surrogate = fit(self._space, rows, y, COST, log=True)
-        except DataError as error:
-            log.warning("%s: no surrogate of %d archs: %s", device_class, len(measured), error)
-            return known
-        tau = surrogate.score.tau
-        known.taus.append(-1.0 if math.isnan(tau) else tau)
-        log.info("%s: tau %.3f on %d archs", device_class, tau, len(measured))
-        return known

@@ -1,4 +1,4 @@
-"""What the hostile tests share: a host in a thread, an honest board, a raw connection."""
+"""What these tests share: a host in a thread, an honest board, a raw connection."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -35,6 +36,10 @@ ENGINES = (("onnxruntime-cpu", "1.2.3"),)
 CLASS = DEVICE.class_key(*ENGINES[0])
 PACE_S = 0.5  # of an honest board: its archs last longer than the attacks
 LOOPBACK = Door("tcp://127.0.0.1:*")
+PATIENCE_S = 120.0  # with what must come about; only a hang takes that long
+
+
+_T = TypeVar("_T")
 
 
 class _Stop(Exception):
@@ -42,16 +47,23 @@ class _Stop(Exception):
 
 
 class Serving:
-    """A real host in a thread of its own; `status` is its newest."""
+    """A real host in a thread of its own; `status` is its newest.
 
-    def __init__(self, path: Path, door: Door = LOOPBACK, request: Request = REQUEST) -> None:
-        self.path, self.door, self.request = path, door, request
+    The objects of SQLite and ZeroMQ live in that thread alone.
+    """
+
+    def __init__(
+        self, path: Path, door: Door = LOOPBACK, request: Request = REQUEST, **options: Any
+    ) -> None:
+        """`options` are those of Host."""
+        self.path, self.door, self.request, self.options = path, door, request, options
         self.endpoint, self.status = "", Status("", 0, 0)
+        self.classes: list[str] = []  # what `serve` returned
         self.error: BaseException | None = None
         self._bound, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        assert self._bound.wait(20), self.error
+        assert self._bound.wait(PATIENCE_S), self.error
         assert self.error is None, self.error
 
     @property
@@ -62,33 +74,40 @@ class Serving:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def refused(self, part: str) -> int:
-        """How many, of kinds with that word."""
-        return sum(n for kind, n in self.status.refused.items() if part in kind)
+    def refused(self, part: str = "") -> int:
+        """How many refusals there were so far whose reason contains `part`."""
+        return sum(n for reason, n in self._refused().items() if part in reason)
+
+    def join(self) -> list[str]:
+        """Wait until it has measured all; the device classes that came."""
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+        if self.error:
+            raise self.error
+        return self.classes
 
     def close(self) -> None:
         """Stop it; what it raised is raised here."""
         self._ending.set()
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-        if self.error:
-            raise self.error
+        self.join()
 
     def _serve(self) -> None:
         store = Store(self.path)
-        host = Host(self.request, store, lambda status: setattr(self, "status", status))
         try:
-            self.endpoint = host.bind(self.door)
-            self._bound.set()
-            host.serve(self._alive)
+            with closing(Host(self.request, store, self.door, self._show, **self.options)) as host:
+                self.endpoint, self._refused = host.endpoint, host.peer_log.refused
+                self._bound.set()
+                self.classes = host.serve(self._alive)
         except _Stop:
             pass
         except BaseException as error:
             self.error = error
         finally:
             self._bound.set()
-            host.close()
             store.close()
+
+    def _show(self, status: Status) -> None:
+        self.status = status
 
     def _alive(self) -> None:
         if self._ending.is_set():
@@ -96,7 +115,7 @@ class Serving:
 
 
 def measured(job: messages.Job, arch: Arch, space: Space = SPACE) -> LatencyRecord:
-    """A record as a board makes it of made-up times."""
+    """A record such as a board sends, with made-up times."""
     rng = np.random.default_rng(int(arch.id, 16) % 2**32)
     place = job.block.archs.index(arch)
     visits = tuple(
@@ -108,9 +127,9 @@ def measured(job: messages.Job, arch: Arch, space: Space = SPACE) -> LatencyReco
 
 
 class Honest:
-    """A board that works on through an attack, in a thread; `sent` is what it measured.
+    """A board that works on through an attack, in a thread; `sent` are its records.
 
-    `trouble` is what an honest board should not get: Greet, Refused, Rejected.
+    `trouble` is what an honest board should not get: Greet, Refused or Rejected.
     """
 
     def __init__(
@@ -126,9 +145,9 @@ class Honest:
         self._thread.start()
 
     def finish(self) -> None:
-        """Measure no more, wait for all acknowledgements."""
+        """Measure no more, and wait for all acknowledgements."""
         self._ending.set()
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         assert self.trouble == []
         assert self.acked == set(self.sent)
@@ -155,7 +174,7 @@ class Honest:
         given: set[str] = set()  # a job comes again when the host does not see that it arrived
         beat_s, due_s, end_s = 0.0, 0.0, float("inf")
         while time.monotonic() < end_s:
-            if dealer.poll(20):
+            if dealer.poll(min(20, 1e3 * self.pace_s)):
                 message = wire.decode_from_host(dealer.recv())
                 if isinstance(message, wire.Welcome):
                     send(messages.Ready())
@@ -179,7 +198,7 @@ class Honest:
                 if not jobs:
                     send(messages.Ready())
             if self._ending.is_set():
-                end_s = min(end_s, time.monotonic() + 20)
+                end_s = min(end_s, time.monotonic() + PATIENCE_S / 2)
                 if self.acked == set(self.sent):
                     return
             if time.monotonic() - beat_s > 1:
@@ -189,10 +208,10 @@ class Honest:
 
 
 class Raw:
-    """A TCP connection that speaks ZMTP 3.0 by hand, plain: https://rfc.zeromq.org/spec/23."""
+    """A TCP connection that speaks plain ZMTP 3.0 by hand: https://rfc.zeromq.org/spec/23."""
 
     def __init__(self, port: int) -> None:
-        self.socket = sockets.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = sockets.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
 
     def shake_hands(self, name: bytes) -> None:
         null = b"NULL".ljust(20, b"\0")
@@ -207,32 +226,22 @@ class Raw:
         while b"READY" not in answer:
             answer += self.socket.recv(1000)
 
-    def ended(self) -> bool:
-        """Whether the host ends the connection: within 10 s."""
-        return ended(self.socket, 10.0)
-
     def close(self) -> None:
         self.socket.close()
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Wait for what must come about."""
+def until(look: Callable[[], _T], seconds: float = PATIENCE_S) -> _T:
+    """Look again and again until the answer is true; that answer."""
     end_s = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.02)
-    return True
+    while not (found := look()):
+        assert time.monotonic() < end_s, f"this has not come about in {seconds:.0f} s"
+        time.sleep(0.01)
+    return found
 
 
-def ended(raw: sockets.socket, within_s: float) -> bool:
-    """Read until the other side ends the connection; False if it is silent for so long."""
-    raw.settimeout(within_s)
-    try:
+def read_to_the_end(raw: sockets.socket) -> None:
+    """Read until the other side ends the connection; TimeoutError if it does not."""
+    raw.settimeout(PATIENCE_S)
+    with suppress(ConnectionResetError):
         while raw.recv(1000):
             pass
-    except ConnectionResetError:
-        pass
-    except TimeoutError:
-        return False
-    return True

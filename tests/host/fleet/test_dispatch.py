@@ -1,15 +1,23 @@
-"""Leases, splitting, quarantine: pure, with a clock of the test's own."""
+"""Leases, splitting and quarantine, without sockets and with a clock of the test's own."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
 
+from ramnas_edge.board.device import Device
 from ramnas_edge.fleet import wire
-from ramnas_edge.measuring.record import Block, Target
+from ramnas_edge.measuring.record import Block, Target, record_key
 from ramnas_edge.measuring.request import BLOCK, Request, sampled
-from ramnas_host.fleet.dispatch import DEATHS, Dispatch, Queue
-from ramnas_models.errors import SpaceError
+from ramnas_edge.measuring.store import Store
+from ramnas_host.fleet import boards
+from ramnas_host.fleet.boards import Board, Roster
+from ramnas_host.fleet.dispatch import DEATHS, Queue
+from ramnas_host.fleet.peer_log import PeerLog
+from ramnas_models.errors import FleetError, SpaceError
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import load_space
 
@@ -18,22 +26,22 @@ ARCHS = sample_by_macs(SPACE, np.random.default_rng(0), 60)
 REQUEST = Request("run", SPACE, Target(num_classes=10), ARCHS)
 
 
-def opened(boards: int = 1, request: Request = REQUEST) -> tuple[Dispatch, Queue]:
-    dispatch = Dispatch(request)
-    queue = dispatch.open("class", ())
-    queue.boards = boards
-    return dispatch, queue
+def opened(request: Request = REQUEST, here: int = 1) -> tuple[Queue, Board, Board]:
+    """A queue, and two boards of its class; the queue is told of `here`."""
+    queue = Queue(request, "class", ())
+    queue.boards = here
+    return queue, Board(b"a", queue), Board(b"b", queue)
 
 
-def given(dispatch: Dispatch, queue: Queue, board: bytes = b"a", now: float = 0.0) -> Block:
-    block = dispatch.give(board, queue, now)
+def given(queue: Queue, board: Board, now: float = 0.0) -> Block:
+    block = queue.give(board, now)
     assert block is not None
     return block
 
 
-def record(dispatch: Dispatch, queue: Queue, block: Block, now: float = 10.0) -> None:
+def record(queue: Queue, block: Block, now: float = 10.0) -> None:
     for arch in block.archs:
-        dispatch.recorded(queue, arch.id, now)
+        queue.record(arch.id, now)
 
 
 def ids(block: Block) -> list[str]:
@@ -41,150 +49,201 @@ def ids(block: Block) -> list[str]:
 
 
 def test_every_arch_is_given_once_and_then_all_is_done() -> None:
-    dispatch, queue = opened()
+    queue, a, _ = opened()
     seen: list[str] = []
-    while not dispatch.done(0.0):
-        block = given(dispatch, queue)
+    while not queue.done:
+        block = given(queue, a)
         seen += ids(block)
-        record(dispatch, queue, block)
+        record(queue, block)
     assert sorted(seen) == sorted(arch.id for arch in ARCHS)
-    assert dispatch.give(b"a", queue, 0.0) is None
+    assert queue.give(a, 0.0) is None
 
 
 def test_what_is_recorded_is_not_given() -> None:
-    dispatch = Dispatch(REQUEST)
-    queue = dispatch.open("class", {arch.id for arch in ARCHS[:50]})
-    assert set(ids(given(dispatch, queue))) == {arch.id for arch in ARCHS[50:]}
+    keys = {record_key("run", REQUEST.target, arch, "class") for arch in ARCHS[:50]}
+    queue = Queue(REQUEST, "class", keys)
+    assert set(ids(given(queue, Board(b"a", queue)))) == {arch.id for arch in ARCHS[50:]}
+
+
+def test_a_record_of_another_target_in_the_same_run_is_no_record_of_this_one() -> None:
+    other = msgspec.structs.replace(REQUEST.target, precision="fp16")
+    queue = Queue(REQUEST, "class", {record_key("run", other, arch, "class") for arch in ARCHS})
+    assert len(queue.missing) == len(ARCHS)
 
 
 def test_a_board_holds_two_blocks_at_most_and_the_last_ones_are_for_idle_boards() -> None:
-    dispatch, queue = opened(boards=2)  # 5 blocks
+    queue, a, b = opened(here=2)  # 5 blocks
     for _ in range(wire.WINDOW):
-        given(dispatch, queue, b"a")
-    assert dispatch.give(b"a", queue, 0.0) is None
-    given(dispatch, queue, b"b")
-    assert dispatch.give(b"b", queue, 0.0) is None  # two are left for two boards
-    assert dispatch.give(b"c", queue, 0.0) is not None
+        given(queue, a)
+    assert queue.give(a, 0.0) is None
+    given(queue, b)
+    assert queue.give(b, 0.0) is None  # two are left for two boards
+    assert queue.give(Board(b"c", queue), 0.0) is not None
 
 
 def test_a_lease_lasts_three_times_the_predicted_time_and_longer_while_it_gets_on() -> None:
-    dispatch, queue = opened()
-    record(dispatch, queue, given(dispatch, queue), now=BLOCK * 2.0)  # 2 s an arch
-    block = given(dispatch, queue, now=100.0)
+    queue, a, b = opened()
+    record(queue, given(queue, a), now=BLOCK * 2.0)  # 2 s an arch
+    block = given(queue, a, now=100.0)
     (lease,) = queue.leases.values()
     assert lease.deadline_s == pytest.approx(100 + 3 * 2 * BLOCK + 180)
-    assert not dispatch.expired(queue, lease.deadline_s)
-    assert dispatch.progressed(queue, block.id, 0.25, now=340.0) == pytest.approx(BLOCK / 4)
+    assert not queue.expired(lease.deadline_s)
+    assert queue.progressed(block.id, 0.25, now=340.0) == pytest.approx(BLOCK / 4)
     assert lease.deadline_s == pytest.approx(340 + 3 * 720 + 180)
-    ((late, quarantined),) = dispatch.expired(queue, lease.deadline_s + 1)
-    assert (late.job, quarantined) == (block.id, [])
-    again = ids(given(dispatch, queue, b"b")) + ids(given(dispatch, queue, b"c"))
+    (late,) = queue.expired(lease.deadline_s + 1)
+    assert late.job == block.id
+    assert not queue.quarantined
+    again = ids(given(queue, b)) + ids(given(queue, Board(b"c", queue)))
     assert set(again) == set(ids(block))
 
 
+def test_the_time_of_a_second_block_begins_when_the_first_is_done() -> None:
+    queue, a, _ = opened()
+    first, second = given(queue, a), given(queue, a)
+    record(queue, first, now=100.0)
+    (lease,) = queue.leases.values()
+    assert (lease.job, lease.start_s) == (second.id, 100.0)
+
+
 def test_a_block_on_which_boards_die_is_halved_until_one_arch_is_alone() -> None:
-    dispatch, queue = opened()
-    killer = given(dispatch, queue).archs[3].id
-    dispatch.died(b"a", queue)
-    deaths, quarantined = 1, []
-    while not quarantined:
-        block = given(dispatch, queue)
+    queue, a, _ = opened()
+    killer = given(queue, a).archs[3].id
+    queue.died(a)
+    deaths = 1
+    while not queue.quarantined:
+        block = given(queue, a)
         if killer in ids(block):
-            quarantined = dispatch.died(b"a", queue)
+            queue.died(a)
             deaths += 1
         else:
-            record(dispatch, queue, block)
-    assert quarantined == [killer]
-    assert list(queue.quarantined) == [killer]
+            record(queue, block)
+    assert queue.quarantined == [killer]
     # 12, 6, 3, then 1 or 2, 1
     assert DEATHS + 3 <= deaths <= DEATHS + 4
-    while (block := dispatch.give(b"a", queue, 0.0)) is not None:
+    while (block := queue.give(a, 0.0)) is not None:
         assert killer not in ids(block)
-        record(dispatch, queue, block)
-    assert dispatch.done(0.0)
-    assert len(queue.missing) == 1
+        record(queue, block)
+    assert queue.done
+    assert queue.missing == {killer}
 
 
 def test_a_late_record_lifts_a_quarantine() -> None:
-    dispatch, queue = opened(request=Request("run", SPACE, REQUEST.target, ARCHS[:1]))
+    queue, a, _ = opened(Request("run", SPACE, REQUEST.target, ARCHS[:1]))
     for _ in range(DEATHS):
-        given(dispatch, queue)
-        dispatch.died(b"a", queue)
-    assert dispatch.done(0.0)
-    dispatch.recorded(queue, ARCHS[0].id, 1.0)
+        given(queue, a)
+        queue.died(a)
+    assert queue.done
+    queue.record(ARCHS[0].id, 1.0)
     assert not queue.missing
     assert not queue.quarantined
 
 
 def test_only_the_block_at_work_is_blamed_and_a_goodbye_blames_none() -> None:
-    dispatch, queue = opened()
-    first, second = given(dispatch, queue), given(dispatch, queue)
-    dispatch.died(b"a", queue)
-    assert [len(piece) for piece in queue.pieces] == [6, 6, 12]
-    assert set(queue.pieces[2]) == set(ids(second))
-    assert {i for p in list(queue.pieces)[:2] for i in p} == set(ids(first))
-    block = given(dispatch, queue)
-    dispatch.left(b"a", queue)
-    assert len(queue.pieces[-1]) == len(block.archs)
+    queue, a, _ = opened()
+    first, second = given(queue, a), given(queue, a)
+    queue.died(a)
+    left, right, whole = list(queue.waiting)[:3]
+    assert (left + right, whole) == (ids(first), ids(second))
+    assert len(left) == len(right) == 6
+    block = given(queue, a)
+    queue.left(a)
+    assert queue.waiting[0] == ids(block)
     assert not queue.deaths
 
 
 def test_a_board_that_comes_back_after_a_restart_of_the_host_goes_on() -> None:
-    dispatch, queue = opened()
+    queue, a, b = opened()
     held = wire.Holding("job", tuple(arch.id for arch in ARCHS[5:9]))
-    assert dispatch.adopt(b"a", queue, held, 0.0)
-    assert dispatch.adopt(b"a", queue, held, 1.0)  # it greets again
-    assert not dispatch.adopt(b"b", queue, held, 1.0)
-    others = [given(dispatch, queue, bytes([i])) for i in range(5)]
+    assert queue.adopt(a, held, 0.0)
+    assert queue.adopt(a, held, 1.0)  # it greets again
+    assert not queue.adopt(b, held, 1.0)
+    others = [given(queue, Board(bytes([i]), queue)) for i in range(5)]
     assert not {i for block in others for i in ids(block)} & set(held.archs)
     for arch_id in held.archs:
-        dispatch.recorded(queue, arch_id, 5.0)
-    assert not dispatch.of_board(b"a")
-    assert not dispatch.adopt(b"a", queue, held, 6.0)
+        queue.record(arch_id, 5.0)
+    assert not a.leases
+    assert not queue.adopt(a, held, 6.0)
+
+
+def test_a_board_that_names_an_arch_twice_has_it_once() -> None:
+    queue, a, _ = opened()
+    assert queue.adopt(a, wire.Holding("job", (ARCHS[0].id,) * 3), 0.0)
+    queue.record(ARCHS[0].id, 1.0)
+    assert not queue.leases
 
 
 def test_what_a_board_comes_back_with_is_not_given_to_another() -> None:
-    dispatch, queue = opened()
-    block = given(dispatch, queue)
-    dispatch.died(b"a", queue)  # it was only silent
+    queue, a, b = opened()
+    block = given(queue, a)
+    queue.died(a)  # it was only silent
     held = wire.Holding(block.id, tuple(ids(block)))
-    assert dispatch.adopt(b"a", queue, held, 0.0)
-    assert not set(ids(given(dispatch, queue, b"b"))) & set(ids(block))
-    dispatch.died(b"a", queue)
-    dispatch.died(b"b", queue)
-    assert len({i for piece in queue.pieces for i in piece}) == 2 * BLOCK
+    assert queue.adopt(a, held, 0.0)
+    assert not set(ids(given(queue, b))) & set(ids(block))
+    queue.died(a)
+    queue.died(b)
+    assert {i for piece in queue.waiting for i in piece} == queue.missing
 
 
 def test_a_lost_job_is_sent_again_and_an_unknown_one_is_asked_about() -> None:
-    dispatch, queue = opened()
-    block = given(dispatch, queue)
-    assert dispatch.lost(b"a", [block.id], 100.0) == ([], [])
-    assert dispatch.lost(b"a", [], 1.0) == ([], [])  # it may be on its way
-    ((again,), strange) = dispatch.lost(b"a", ["other"], 100.0)
-    assert (again.id, strange) == (block.id, ["other"])
-    assert dispatch.lost(b"a", [], 101.0) == ([], [])
+    queue, a, _ = opened()
+    block = given(queue, a)
+    assert queue.lost(a, [block.id], 100.0) == ([], [])
+    assert queue.lost(a, [], 1.0) == ([], [])  # it may be on its way
+    ((again,), unknown) = queue.lost(a, ["other"], 100.0)
+    assert (again.id, unknown) == (block.id, ["other"])
+    assert queue.lost(a, [], 101.0) == ([], [])
 
 
 def test_an_ended_class_gives_nothing() -> None:
-    dispatch, queue = opened()
-    block = given(dispatch, queue)
-    (lease,) = dispatch.end(queue)
-    assert list(lease.left) == ids(block)
-    assert dispatch.give(b"b", queue, 0.0) is None
-    assert dispatch.done(0.0)
+    queue, a, b = opened()
+    block = given(queue, a)
+    (lease,) = queue.end()
+    assert lease.left == ids(block)
+    assert queue.give(b, 0.0) is None
+    assert queue.done
 
 
-def test_a_class_that_came_and_went_without_a_record_is_waited_for_a_minute() -> None:
-    dispatch, queue = opened()
-    for block in iter(lambda: dispatch.give(b"a", queue, 0.0), None):
-        record(dispatch, queue, block)
-    ghost = dispatch.open("ghost", ())
-    ghost.gone_s = 100.0
-    assert not dispatch.done(130.0)
-    assert dispatch.done(161.0)
-    assert dispatch.forget_empty() == "ghost"
-    assert list(dispatch.queues) == ["class"]
-    assert not dispatch.forget_empty()
+@pytest.fixture
+def roster(tmp_path: Path) -> Roster:
+    return Roster(REQUEST, Store(tmp_path / "s.sqlite"), PeerLog())
+
+
+def hello(module: str, session: str = "s") -> wire.Hello:
+    engines = (("onnxruntime-cpu", "1.2.3"),)
+    return wire.Hello(wire.PROTOCOL, Device(module, 4, 8, "Linux"), engines, session=session)
+
+
+def test_a_class_that_came_and_went_without_a_record_is_waited_for_a_minute(
+    roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = roster.admit(b"a", hello("board"), "", 0.0)
+    while (block := board.queue.give(board, 0.0)) is not None:
+        record(board.queue, block)
+    ghost = roster.admit(b"ghost", hello("ghost"), "", 100.0)
+    assert not roster.done(1000.0)
+    roster.left(ghost, "so long", 1000.0)
+    assert not roster.done(1030.0)
+    assert roster.done(1061.0)
+    monkeypatch.setattr(boards, "MAX_CLASSES", 2)
+    third = roster.admit(b"third", hello("third"), "", 1062.0)  # the ghost's class makes room
+    assert list(roster.queues.values()) == [board.queue, third.queue]
+    with pytest.raises(FleetError, match="this host has 2 device classes already"):
+        roster.admit(b"fourth", hello("fourth"), "", 1063.0)
+
+
+def test_a_board_that_was_started_again_is_lost_and_one_whose_class_changed_has_left(
+    roster: Roster,
+) -> None:
+    board = roster.admit(b"a", hello("board"), "", 0.0)
+    first = given(board.queue, board)
+    assert roster.admit(b"a", hello("board", session="next"), "", 1.0) is board
+    assert [len(piece) for piece in list(board.queue.waiting)[:2]] == [6, 6]
+    given(board.queue, board)
+    before = board.queue
+    roster.admit(b"a", hello("another mode", session="next"), "", 2.0)
+    assert (before.boards, board.queue.boards) == (0, 1)
+    assert before.waiting[0] == ids(first)[:6]
+    assert not board.leases
 
 
 def test_classes_share_archs_and_have_others_of_their_own() -> None:

@@ -1,12 +1,12 @@
-"""Every way that a handshake fails, over real sockets: what each side says about it, and when."""
+"""Every way that a handshake fails, over real sockets: what each side says about it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket as sockets
-import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,31 @@ import zmq
 
 from ramnas_edge.fleet import keys
 from ramnas_edge.fleet.handshake import SILENT_S, Watch
-from ramnas_host.fleet.authentication import Authorized, Door, Gate, RefusedConnections
+from ramnas_host.fleet import authentication
+from ramnas_host.fleet.authentication import Authorized, Door, Gate
+from ramnas_host.fleet.peer_log import LINES_PER_MINUTE, PeerLog
 from ramnas_models.errors import FileError, FleetError, RamnasError
-from tests.host.fleet.hostile import ended
-
-SOON_S = 5.0  # the time in which a failure must be named
+from tests.host.fleet.hostile import PATIENCE_S, read_to_the_end, until
 
 
 class Host:
-    """A ROUTER behind a Gate."""
+    """A ROUTER behind a Gate; `log` is told who was refused."""
 
     def __init__(self, door: Door) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.ROUTER)
+        self.log = PeerLog()
         try:
-            self.gate = Gate.open(self.context, self.socket, door)
+            self.gate = Gate(self.context, self.socket, door, self.log)
         except RamnasError:
             self.context.destroy(linger=0)
             raise
         self.socket.bind(door.endpoint)
         self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def refused(self, part: str) -> str:
-        return until(lambda: next((r for r in self.gate.refused() if part in r), None))
+    def refuses(self, *reasons: str) -> bool:
+        """Wait for a refusal with one of these reasons."""
+        return until(lambda: any(part in told for told in self.log.refused() for part in reasons))
 
     def close(self) -> None:
         self.gate.close()
@@ -45,7 +47,7 @@ class Host:
 
 
 class Client:
-    """A DEALER as an agent has it, watched."""
+    """A DEALER such as an agent has, watched."""
 
     def __init__(self, endpoint: str, own: keys.Keys | None, server: bytes) -> None:
         self.context = zmq.Context()
@@ -64,34 +66,16 @@ class Client:
         self.context.destroy(linger=0)
 
 
-def until(look: Callable[[], str | None]) -> str:
-    """The first answer, within the time in which one must come."""
-    end = time.monotonic() + SOON_S
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"nothing was said within {SOON_S:.0f} s")
-
-
 @pytest.fixture
 def opened() -> Iterator[Callable[[Any], Any]]:
-    """Closes what a test opens."""
-    all_: list[Any] = []
-
-    def keep(it: Any) -> Any:
-        all_.append(it)
-        return it
-
-    yield keep
-    for it in reversed(all_):
-        it.close()
+    """Takes what a test opens, to close it afterwards."""
+    with ExitStack() as stack:
+        yield lambda one: stack.enter_context(closing(one))
 
 
 @pytest.fixture
 def door(tmp_path: Path) -> Door:
-    """With the keys of a host, and a board that may come in."""
+    """With the keys of a host, and of a board that may come in."""
     board = keys.new(tmp_path, "board")
     keys.authorize(board, tmp_path / "authorized_keys")
     return Door("tcp://127.0.0.1:*", keys.new(tmp_path, "host"))
@@ -105,12 +89,12 @@ def own_and_server(door: Door, name: str = "board") -> tuple[keys.Keys, bytes]:
 def test_a_board_with_the_right_keys_comes_in_by_its_name(door: Door, opened: Any) -> None:
     host = opened(Host(door))
     client = opened(Client(host.endpoint, *own_and_server(door)))
-    assert host.socket.poll(5000)
+    assert host.socket.poll(1000 * PATIENCE_S)
     message = host.socket.recv_multipart(copy=False)[1]
     assert message.bytes == b"hello"
     assert message.get("User-Id") == "board"
     assert client.watch.failure() is None
-    assert host.gate.refused() == [] and host.gate.counts() == {}
+    assert host.log.refused() == {}
 
 
 def test_a_wrong_server_key_is_named_by_both_sides(door: Door, opened: Any) -> None:
@@ -118,27 +102,33 @@ def test_a_wrong_server_key_is_named_by_both_sides(door: Door, opened: Any) -> N
     own, _ = own_and_server(door)
     client = opened(Client(host.endpoint, own, own.public))
     assert "most likely a wrong server key" in client.failure()
-    assert ": it has a wrong server key" in host.refused("wrong server key")
+    assert host.refuses("it has a wrong server key")
 
 
-def test_a_board_that_is_not_authorised_is_named_by_both_sides(door: Door, opened: Any) -> None:
+def test_a_board_that_is_not_authorised_is_named_by_both_sides(
+    door: Door, opened: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     host = opened(Host(door))
     keys.new(door.keys.parent, "stranger")  # type: ignore[union-attr]
     own, server = own_and_server(door, "stranger")
     client = opened(Client(host.endpoint, own, server))
     assert "ramnas keys authorize FILE.key" in client.failure()
-    said = host.refused("not authorised")
-    assert said.startswith("127.0.0.1: its key is not authorised: ")
-    assert own.public.decode() in said
-    assert host.gate.counts() == {"its key is not authorised": 1}  # and nothing else of it
+    assert host.refuses("its key is not authorised")
+    assert len(host.log.refused()) == 1  # the end of the connection is not refused once more
+    key = own.public.decode()
+    (said,) = (r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+    assert said == (
+        f"refused 127.0.0.1 with the key {key}: its key is not authorised: "
+        "`ramnas keys authorize` lets it in"
+    )
 
 
 def test_a_plain_client_at_a_host_with_keys_is_named_by_both_sides(door: Door, opened: Any) -> None:
     host = opened(Host(door))
     client = opened(Client(host.endpoint, None, b""))
     assert "encrypted connections only: give --keys and --server-key" in client.failure()
-    said = host.refused("")  # the second where the client saw it first, and left
-    assert "one side speaks CURVE" in said or "one side alone has keys" in said
+    # the second where the client saw it first, and left
+    assert host.refuses("one side speaks CURVE", "only one side has keys")
 
 
 def test_a_board_with_keys_at_a_plain_host_is_named_by_both_sides(door: Door, opened: Any) -> None:
@@ -146,8 +136,7 @@ def test_a_board_with_keys_at_a_plain_host_is_named_by_both_sides(door: Door, op
     client = opened(Client(host.endpoint, *own_and_server(door)))
     said = client.failure()  # the second where the host left before its greeting arrived
     assert "takes unencrypted connections only" in said or "was started without keys" in said
-    said = host.refused("")
-    assert "one side speaks CURVE" in said or "one side alone has keys" in said
+    assert host.refuses("one side speaks CURVE", "only one side has keys")
 
 
 def test_what_listens_and_says_nothing_is_named(opened: Any, door: Door) -> None:
@@ -156,7 +145,7 @@ def test_what_listens_and_says_nothing_is_named(opened: Any, door: Door) -> None
     endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
     client = opened(Client(endpoint, *own_and_server(door)))
     client.watch._clock = lambda: now[0]
-    time.sleep(0.3)
+    until(lambda: client.watch.failure() or client.watch._connected_s is not None)
     assert client.watch.failure() is None
     now[0] = SILENT_S + 0.1
     assert "no ramnas host, or one that hangs" in client.failure()
@@ -166,11 +155,10 @@ def test_a_host_that_is_not_there_yet_is_no_failure(opened: Any) -> None:
     with sockets.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = opened(Client(f"tcp://127.0.0.1:{port}", None, b""))
-    time.sleep(0.5)
     assert client.watch.failure() is None
-    client.watch.close()
     host = opened(Host(Door(f"tcp://127.0.0.1:{port}")))
-    assert host.socket.poll(5000)
+    assert host.socket.poll(1000 * PATIENCE_S)
+    assert client.watch.failure() is None
 
 
 @pytest.mark.parametrize(
@@ -178,7 +166,7 @@ def test_a_host_that_is_not_there_yet_is_no_failure(opened: Any) -> None:
     [
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "it does not speak ZeroMQ"),
         (os.urandom(500).replace(b"\xff", b"?"), "it does not speak ZeroMQ"),
-        (b"", "before its handshake was done"),
+        (b"", "during the handshake"),
     ],
     ids=["http", "random bytes", "opened and dropped"],
 )
@@ -190,40 +178,39 @@ def test_what_does_not_speak_zeromq_is_counted(
     with sockets.create_connection(("127.0.0.1", port)) as raw:
         raw.sendall(data)
         if data:
-            assert ended(raw, 5.0)  # it is thrown out, not kept
-    host.refused(reason)
+            read_to_the_end(raw)  # it is thrown out, not kept
+    assert host.refuses(reason)
     client = opened(Client(host.endpoint, *own_and_server(door)))
-    assert host.socket.poll(5000)  # others come in as before
+    assert host.socket.poll(1000 * PATIENCE_S)  # others come in as before
     assert client.watch.failure() is None
 
 
 def test_a_board_that_was_let_in_and_leaves_is_no_refusal(door: Door, opened: Any) -> None:
     host = opened(Host(door))
     client = Client(host.endpoint, *own_and_server(door))
-    assert host.socket.poll(5000)
+    assert host.socket.poll(1000 * PATIENCE_S)
     client.close()
-    time.sleep(0.3)
-    assert host.gate.counts() == {}
+    until(lambda: not host.gate._arrived)  # the host has seen it leave
+    assert host.log.refused() == {}
 
 
-def test_a_key_authorised_while_the_host_runs_lets_in(door: Door, opened: Any) -> None:
+def test_a_key_authorised_while_the_host_runs_lets_in(
+    door: Door, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "LOOK_S", 0.0)
     host = opened(Host(door))
     stranger = keys.new(door.keys.parent, "late")  # type: ignore[union-attr]
     first = opened(Client(host.endpoint, *own_and_server(door, "late")))
     first.failure()
     keys.authorize(stranger, stranger.parent / "authorized_keys")
-    time.sleep(1.1)  # the folder is looked at once a second
     opened(Client(host.endpoint, *own_and_server(door, "late")))
-    assert host.socket.poll(5000)
+    assert host.socket.poll(1000 * PATIENCE_S)
     (stranger.parent / "authorized_keys/late.key").unlink()
-    time.sleep(1.1)
-    assert (
-        "ramnas keys authorize"
-        in opened(Client(host.endpoint, *own_and_server(door, "late"))).failure()
-    )
+    third = opened(Client(host.endpoint, *own_and_server(door, "late")))
+    assert "ramnas keys authorize" in third.failure()
 
 
-def test_a_file_that_is_no_key_keeps_the_others_in(
+def test_a_file_that_is_not_a_key_keeps_no_other_key_out(
     tmp_path: Path, door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "authorized_keys"
@@ -231,7 +218,7 @@ def test_a_file_that_is_no_key_keeps_the_others_in(
     authorized = Authorized(folder)
     with caplog.at_level(logging.INFO):
         assert authorized.name_of(own_and_server(door)[0].public) == "board"
-    assert "broken.key is no key file" in caplog.text
+    assert "broken.key is not a key file" in caplog.text
     assert authorized.name_of(b"?" * 40) is None
     assert Authorized(tmp_path / "none").name_of(b"?" * 40) is None
 
@@ -243,22 +230,28 @@ def test_a_public_address_needs_keys_or_the_word_insecure(tmp_path: Path, opened
         Host(Door("tcp://0.0.0.0:*", tmp_path / "none.key_secret"))
     host = opened(Host(Door("tcp://0.0.0.0:*", insecure=True)))
     opened(Client(host.endpoint.replace("0.0.0.0", "127.0.0.1"), None, b""))
-    assert host.socket.poll(5000)
+    assert host.socket.poll(1000 * PATIENCE_S)
 
 
-def test_a_refusal_is_said_once_a_minute_and_counted_each_time() -> None:
+def test_a_refusal_is_logged_once_a_minute_and_counted_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     now = [0.0]
-    refusals = RefusedConnections(lambda: now[0])
+    log = PeerLog(lambda: now[0])
     for _ in range(5):
-        refusals.add("10.0.0.1", "it is plain")
-    refusals.add("10.0.0.2", "it is plain", ", see")
-    assert refusals.new() == ["10.0.0.1: it is plain", "10.0.0.2: it is plain, see"]
+        log.refuse("it is plain", "10.0.0.1")
+    log.refuse("it is plain", "10.0.0.2", "see")
+    assert caplog.messages == [
+        "refused 10.0.0.1: it is plain", "refused 10.0.0.2: it is plain: see"
+    ]  # fmt: skip
+    caplog.clear()
     now[0] = 61.0
-    refusals.add("10.0.0.1", "it is plain")
-    assert refusals.new() == ["10.0.0.1: it is plain (4 more times)"]
-    assert refusals.new() == []
-    assert refusals.counts() == {"it is plain": 7}
-    for i in range(10_000):  # a flood fills no memory
-        refusals.add(f"10.1.{i // 250}.{i % 250}", "it is plain")
-    assert len(refusals.new()) == 256
-    assert refusals.counts() == {"it is plain": 10_007}
+    log.refuse("it is plain", "10.0.0.1")
+    assert caplog.messages == [
+        "4 more lines about peers were left out", "refused 10.0.0.1: it is plain"
+    ]  # fmt: skip
+    assert log.refused() == {"it is plain": 7}
+    for i in range(10_000):  # a flood fills neither the log nor the memory
+        log.refuse("it is plain", f"10.1.{i // 250}.{i % 250}")
+    assert len(caplog.messages) == len(log._said) + 1 == LINES_PER_MINUTE + 1
+    assert log.refused() == {"it is plain": 10_007}

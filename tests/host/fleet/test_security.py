@@ -1,4 +1,4 @@
-"""The door as people meet it: both command lines, real processes, right and wrong keys."""
+"""Keys as people meet them: both command lines, real processes, right keys and wrong ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,140 +16,127 @@ from ramnas_edge import __main__ as edge
 from ramnas_edge.fleet import keys
 from ramnas_edge.measuring.store import Store
 from ramnas_host.cli import main
-
-SOON_S = 5.0  # a failure is named in this time, from when both processes are up
+from tests.host.fleet.hostile import PATIENCE_S, until
 
 
 class Process:
-    """One command, its stderr in a file."""
+    """One command, whose stdout and stderr go to files."""
 
     def __init__(self, folder: Path, name: str, *command: str) -> None:
-        self.log = folder / f"{name}.log"
-        with self.log.open("wb") as output:
+        self.out, self.log = folder / f"{name}.out", folder / f"{name}.log"
+        with self.out.open("wb") as out, self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=output
+                [sys.executable, "-m", *command], stdout=out, stderr=log
             )
 
-    def says(self, part: str, seconds: float) -> float:
-        """Wait for these words; when they came."""
-        end_s = time.monotonic() + seconds
-        while part not in self.log.read_text():
-            assert time.monotonic() < end_s, f"'{part}' is not in:\n{self.log.read_text()}"
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.02)
-        return time.monotonic()
+    def says(self, part: str) -> None:
+        """Wait until it has logged these words."""
+        until(lambda: part in self.log.read_text() or self.process.poll() is not None)
+        assert part in self.log.read_text()
+
+    def ends(self) -> None:
+        """Wait until it has ended well."""
+        assert self.process.wait(PATIENCE_S) == 0, self.log.read_text()
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(20)
-        assert self.process.stdout
-        self.process.stdout.close()
+        self.process.kill()
+        self.process.wait()
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With keys: of the host, of a board that may come in, of a stranger, of another host."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the keys of a host, of a board that may come in, of a stranger, and of another
+    host."""
+    made = tmp_path_factory.mktemp("keys")
     for name in ("host", "other"):
-        assert main.main(["keys", "new", "--name", name, "--folder", str(tmp_path)]) == 0
+        assert main.main(["keys", "new", "--name", name, "--folder", str(made)]) == 0
     for name in ("board", "stranger"):
-        assert edge.main(["keys", "new", "--name", name, "--folder", str(tmp_path)]) == 0
-    authorized = str(tmp_path / "authorized_keys")
-    board = str(tmp_path / "board.key")
-    assert main.main(["keys", "authorize", board, "--authorized", authorized]) == 0
-    return tmp_path
+        assert edge.main(["keys", "new", "--name", name, "--folder", str(made)]) == 0
+    authorize = ["keys", "authorize", str(made / "board.key")]
+    assert main.main([*authorize, "--authorized", str(made / "authorized_keys")]) == 0
+    return made
 
 
-@pytest.fixture
-def running(folder: Path) -> Iterator[list[Process]]:
-    made: list[Process] = []
-    yield made
-    for process in made:
-        process.close()
-
-
-def host(running: list[Process], folder: Path, *options: str) -> tuple[Process, str]:
-    """`ramnas calibrate` on a free port; with the host's keys unless it has other options."""
+def calibrate(folder: Path, name: str, *options: str) -> Process:
+    """`ramnas calibrate` of 3 archs, on a free port."""
     process = Process(
-        folder, "host", "ramnas_host", "calibrate", "--bind", "tcp://127.0.0.1:*", "--space",
-        "micro", "--classes", "10", "--samples", "3", "--store", str(folder / "s.sqlite"),
-        *(options or ("--keys", str(folder / "host.key_secret"))),
+        folder, name, "ramnas_host", "calibrate", "--bind", "tcp://127.0.0.1:*", "--space",
+        "micro", "--classes", "10", "--samples", "3", "--store", str(folder / f"{name}.sqlite"),
+        *options,
     )  # fmt: skip
-    running.append(process)
-    process.says("--connect tcp://", 30)
-    return process, process.log.read_text().split("--connect ")[1].split()[0]
-
-
-def agent(running: list[Process], folder: Path, endpoint: str, *names: str) -> Process:
-    """`ramnas-edge agent`, with the keys of that board and of that host, or without."""
-    options = ()
-    if names:
-        own, server = names
-        options = ("--keys", str(folder / f"{own}.key_secret"),
-                   "--server-key", str(folder / f"{server}.key"))  # fmt: skip
-    process = Process(
-        folder, "agent", "ramnas_edge", "agent", "--connect", endpoint, "--name", "board",
-        "--spool", str(folder / "spool.sqlite"), *options,
-    )  # fmt: skip
-    running.append(process)
+    process.says("--connect tcp://")
     return process
 
 
-def test_with_the_right_keys_a_board_measures_all_there_is_and_machines_can_follow(
-    folder: Path, running: list[Process]
-) -> None:
+@pytest.fixture(scope="module")
+def host(folder: Path) -> Iterator[Process]:
+    """The host of all tests that have keys: it goes on until a board has measured all."""
     own = str(folder / "host.key_secret")
-    calibrate, endpoint = host(running, folder, "--keys", own, "--json-lines")
-    board = agent(running, folder, endpoint, "board", "host")
-    assert calibrate.process.stdout
-    lines = [json.loads(line) for line in calibrate.process.stdout]
-    assert calibrate.process.wait(60) == 0, calibrate.log.read_text()
-    assert board.process.wait(30) == 0, board.log.read_text()
-    store = Store(folder / "s.sqlite")
-    (run,) = store.runs()
-    assert len(store.records(run)) == 3
-    store.close()
-    assert lines[0]["done"] == 0  # the board may have come before the first line
-    assert lines[-1]["done"] == lines[-1]["total"] == 3
-    assert [board["name"] for board in lines[-1]["boards"]] == ["board"]
-    assert lines[-1]["refused"] == {}
+    with closing(calibrate(folder, "host", "--keys", own, "--json-lines")) as process:
+        yield process
 
 
-@pytest.mark.alone
+def agent(folder: Path, host: Process, name: str, *own_and_server: str) -> Process:
+    """`ramnas-edge agent` for that host: with a key of its own and a server key, or without."""
+    endpoint = host.log.read_text().split("--connect ")[1].split()[0]
+    keys = zip(("--keys", "--server-key"), own_and_server)
+    options = [part for option, file in keys for part in (option, str(folder / file))]
+    return Process(
+        folder, name, "ramnas_edge", "agent", "--connect", endpoint, "--name", name,
+        "--spool", str(folder / f"{name}.spool"), *options,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("names", "board_says", "host_says"),
+    ("files", "board_says", "host_says"),
     [
-        (("board", "other"), "most likely a wrong server key", "it has a wrong server key"),
-        (("stranger", "host"), "ramnas keys authorize", "its key is not authorised"),
-        ((), "give --keys and --server-key", "refused a connection: 127.0.0.1"),
+        (
+            ("board.key_secret", "other.key"),
+            "most likely a wrong server key",
+            "it has a wrong server key",
+        ),
+        (("stranger.key_secret", "host.key"), "ramnas keys authorize", "its key is not authorised"),
+        ((), "give --keys and --server-key", "one side"),  # speaks CURVE, or has keys
     ],
     ids=["wrong server key", "unknown client", "plain client"],
 )
 def test_whoever_does_not_get_in_is_told_why_as_is_the_host(
-    folder: Path, running: list[Process], names: tuple[str, ...], board_says: str, host_says: str
+    folder: Path, host: Process, files: tuple[str, ...], board_says: str, host_says: str
 ) -> None:
-    calibrate, endpoint = host(running, folder)
-    board = agent(running, folder, endpoint, *names)
-    # the host hears of it first: from then on the board has 5 s, whatever its start took
-    met_s = calibrate.says(host_says, 60)
-    assert board.says(board_says, 30) - met_s < SOON_S
-    assert board.process.poll() is None  # it goes on trying: keys can be mended meanwhile
+    with closing(agent(folder, host, "refused", *files)) as board:
+        board.says(board_says)
+        until(lambda: host_says in host.out.read_text())  # among the refusals of the JSON
+        assert board.process.poll() is None  # it goes on trying: keys can be mended meanwhile
 
 
-@pytest.mark.alone
-def test_a_board_with_keys_at_a_host_without_is_told_so(
-    folder: Path, running: list[Process]
+def test_with_the_right_keys_a_board_measures_all_there_is_and_machines_can_follow(
+    folder: Path, host: Process
 ) -> None:
-    _, endpoint = host(running, folder, "--seed", "0")
-    board = agent(running, folder, endpoint, "board", "host")
-    board.says("without keys", 60)
+    with closing(agent(folder, host, "board", "board.key_secret", "host.key")) as board:
+        host.ends()
+        board.ends()
+    with closing(Store(folder / "host.sqlite")) as store:
+        (run,) = store.runs()
+        assert len(store.records(run)) == 3
+    lines = [json.loads(line) for line in host.out.read_text().splitlines()]
+    assert lines[0]["done"] == 0
+    assert lines[-1]["done"] == lines[-1]["total"] == 3
+    assert [board["name"] for board in lines[-1]["boards"]] == ["board"]
+
+
+def test_a_board_with_keys_at_a_host_without_is_told_so(folder: Path) -> None:
+    with (
+        closing(calibrate(folder, "plain")) as host,
+        closing(agent(folder, host, "keyed", "board.key_secret", "host.key")) as board,
+    ):
+        board.says("without keys")
 
 
 def test_a_public_address_without_keys_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["calibrate", "--bind", "tcp://0.0.0.0:*", "--store", str(folder / "s.sqlite")]
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # where no keys are
+    command = ["calibrate", "--bind", "tcp://0.0.0.0:*", "--store", str(tmp_path / "s.sqlite")]
     assert main.main(command) == 2
     (error,) = (line for line in capsys.readouterr().err.splitlines() if "error: " in line)
     assert "can be reached from other machines: make keys with `ramnas keys new`" in error
@@ -157,17 +144,15 @@ def test_a_public_address_without_keys_is_refused(
 
 
 def test_a_secret_key_that_others_can_read_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("host", "board"):
-        os.chmod(folder / f"{name}.key_secret", 0o644)
-    command = ["calibrate", "--keys", str(folder / "host.key_secret")]
-    assert main.main([*command, "--store", str(folder / "s.sqlite")]) == 2
-    assert f"chmod 600 {folder}/host.key_secret" in capsys.readouterr().err
-    command = ["agent", "--connect", "tcp://127.0.0.1:1", "--server-key", str(folder / "host.key")]
-    command += ["--keys", str(folder / "board.key_secret")]
-    assert edge.main(command) == 2
-    assert f"chmod 600 {folder}/board.key_secret" in capsys.readouterr().err
+    secret = keys.new(tmp_path, "open")
+    os.chmod(secret, 0o644)
+    host = ["calibrate", "--store", str(tmp_path / "s.sqlite")]
+    board = ["agent", "--connect", "tcp://127.0.0.1:1", "--server-key", str(tmp_path / "open.key")]
+    for command, call in ((host, main.main), (board, edge.main)):
+        assert call([*command, "--keys", str(secret)]) == 2
+        assert f"chmod 600 {secret}" in capsys.readouterr().err
 
 
 def test_the_verbs_make_authorise_and_list(
@@ -176,9 +161,9 @@ def test_the_verbs_make_authorise_and_list(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert main.main(["keys", "new"]) == 0
     assert edge.main(["keys", "new", "--name", "jetson", "--folder", str(tmp_path / "board")]) == 0
-    assert f"keep: {tmp_path}/ramnas/host.key_secret" in capsys.readouterr().out
+    assert f"keep here and secret: {tmp_path}/ramnas/host.key_secret" in capsys.readouterr().out
     assert main.main(["keys", "list"]) == 0
-    assert "nobody is authorized" in capsys.readouterr().out
+    assert "lets nobody in yet" in capsys.readouterr().out
     assert main.main(["keys", "authorize", str(tmp_path / "board/jetson.key_secret")]) == 0
     let_in = tmp_path / "ramnas/authorized_keys/jetson.key"
     own = keys.load_keys(tmp_path / "board/jetson.key_secret")
@@ -188,7 +173,7 @@ def test_the_verbs_make_authorise_and_list(
     assert main.main(["keys", "list"]) == 2
     shown = capsys.readouterr()
     assert own.public.decode() in shown.out  # the others are still shown
-    assert "error: " in shown.err and "broken.key is no key file" in shown.err
+    assert "error: " in shown.err and "broken.key is not a key file" in shown.err
     assert main.main(["keys", "authorize", str(tmp_path / "none.key")]) == 2
 
 

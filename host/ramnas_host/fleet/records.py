@@ -1,0 +1,112 @@
+"""Records of boards -> the store: checked one by one, committed together, then acknowledged."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import msgspec
+
+from ramnas_edge.fleet import wire
+from ramnas_edge.measuring.record import FAILED, INCONCLUSIVE, OK, LatencyRecord
+from ramnas_edge.measuring.request import Request
+from ramnas_edge.measuring.store import Store, as_text
+from ramnas_host.fleet.boards import Board
+from ramnas_host.fleet.dispatch import Queue
+
+MAX_TEXT = 4096  # characters of a reason
+
+
+class Intake:
+    """Takes the records of one request."""
+
+    def __init__(self, request: Request, store: Store) -> None:
+        self.request, self.store = request, store
+        self._space_hash = request.space.hash
+        self._group: list[tuple[Board, Queue, wire.Key, LatencyRecord, bytes]] = []
+
+    def take(self, board: Board, record: LatencyRecord, size: int) -> str:
+        """Keep a record, whose message has `size` bytes, for the next commit.
+
+        Why it is not taken, in words, if it is not.
+        """
+        queue = board.queues.get(record.device_class)
+        if queue is None or not self._asked(queue, record):
+            return "a record for a job never given"
+        if size > wire.MAX_RECORD_BYTES:
+            return "a record too large"
+        text = as_text(record)
+        implausible = _implausible(record, text)
+        if implausible:
+            return f"a record with {implausible}"
+        self._group.append((board, queue, queue.keys[record.arch_id], record, text))
+        return ""
+
+    def commit(self, now: float) -> dict[Board, list[wire.Key]]:
+        """Commit all that was taken, in one transaction; then the keys to acknowledge, by board.
+
+        The store ignores a record that it has already.
+        """
+        group, self._group = self._group, []
+        if group:
+            self.store.add_all((key, record, text) for _, _, key, record, text in group)
+        acks: defaultdict[Board, list[wire.Key]] = defaultdict(list)
+        for board, queue, key, record, _ in group:
+            acks[board].append(key)
+            if record.arch_id in queue.missing:  # not sent twice
+                queue.record(record.arch_id, now)
+                board.recorded(now)
+        return acks
+
+    def _asked(self, queue: Queue, record: LatencyRecord) -> bool:
+        """Whether this class was asked for it. Its key then is the queue's and need not be hashed
+        again."""
+        return (
+            record.arch == queue.archs.get(record.arch_id)
+            and record.run == self.request.run
+            and record.target == self.request.target
+            and record.space_hash == self._space_hash
+        )
+
+
+def _implausible(record: LatencyRecord, text: bytes) -> str:
+    """What of a record's values cannot be true, if anything; `text` is as the store keeps it."""
+    if record.validity not in (OK, INCONCLUSIVE, FAILED):
+        return "an unknown validity"
+    if len(record.reason) > MAX_TEXT:
+        return "a reason that is too long"
+    if not _reads_back(record, text):
+        return "a value that is not a number"
+    figures = (record.p50_ms, record.p90_ms, record.mean_ms)
+    if record.validity == FAILED or not record.visits:
+        return "figures, but no visits" if any(f is not None for f in figures) else ""
+    times = [visit.times_ms for visit in (*record.visits, *record.anchors)]
+    if not all(times):
+        return "a visit without times"
+    if min(map(min, times)) <= 0:
+        return "a time that is not above 0"
+    if any(visit.arch_id != record.arch_id for visit in record.visits):
+        return "a visit of another arch"
+    low = 0.999 * min(min(visit.times_ms) for visit in record.visits)
+    high = 1.001 * max(max(visit.times_ms) for visit in record.visits)
+    if not all(figure is not None and low <= figure <= high for figure in figures):
+        return "figures that do not follow from its visits"
+    return ""
+
+
+def _reads_back(record: LatencyRecord, text: bytes) -> bool:
+    """Whether `text` decodes to this record. JSON has null for NaN, so that a record with one would
+    come back as another, or not at all.
+
+    Decoding each record would take as long as all else that is done with it. Where the text has no
+    more nulls than the record has fields that are None, none of them stands for a number.
+    """
+    parts = (record, record.target, record.device, record.conditions)
+    values = [
+        value for part in parts if part is not None for value in msgspec.structs.astuple(part)
+    ]
+    if text.count(b"null") == sum(value is None for value in values):
+        return True
+    try:
+        return bool(msgspec.json.decode(text, type=LatencyRecord) == record)
+    except msgspec.DecodeError:
+        return False
