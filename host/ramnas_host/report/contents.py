@@ -11,11 +11,11 @@ import msgspec
 from ramnas_edge.measuring.record import LatencyRecord, Target
 from ramnas_edge.measuring.store import Store
 from ramnas_host.report import ladders
-from ramnas_host.report.labels import labels_of
 from ramnas_host.report.ladders import Ladder
 from ramnas_host.search import front as fronts
 from ramnas_host.search import verification
 from ramnas_host.search.front import Candidate, Front, ObjectiveValue, Settings
+from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import MACS, TOP1, UNITS
 from ramnas_host.surrogates.surrogate import Score
 from ramnas_models.bundle import Bundle, open_bundle

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ramnas_host.report.labels import labels_of
 from ramnas_host.search.front import Front
+from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import ENERGY, LATENCY, MACS, TOP1, UNITS, Objective
 from ramnas_models.files import write_file
 

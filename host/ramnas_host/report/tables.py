@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ramnas_host.report.labels import labels_of
 from ramnas_host.search.front import Candidate, Front, ObjectiveValue
+from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import ENERGY, LATENCY, MACS, TOP1, UNITS, Objective
 
 

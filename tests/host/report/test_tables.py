@@ -8,8 +8,8 @@ pytest.importorskip("pymoo")
 
 from ramnas_edge.measuring.record import Target
 from ramnas_host.report import tables
-from ramnas_host.report.labels import labels_of
 from ramnas_host.search.front import ObjectiveValue
+from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import ENERGY, LATENCY, MACS, TOP1, Objective
 from tests.host.search.fronts import front
 
