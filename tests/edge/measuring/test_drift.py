@@ -1,10 +1,12 @@
+"""Made-up visits whose true latencies are known: the fit must find them in spite of the drift."""
+
 from __future__ import annotations
 
 from typing import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramnas_edge.measuring.drift import fit, spread, standard_error
@@ -15,7 +17,7 @@ Drift = Callable[[np.ndarray], np.ndarray]
 
 
 def visits(drift: Drift, noise: float, seed: int, blocks: int = 2) -> list[Visit]:
-    """Blocks of eight rounds; networks 0 and 1 are anchors at both ends, the rest is split up."""
+    """Blocks of eight rounds: networks 0 and 1 are the anchors, the others are split among them."""
     rng = np.random.default_rng(seed)
     made, now = [], 0.0
     for block, members in enumerate(np.array_split(np.arange(2, len(TRUE_MS)), blocks)):
@@ -30,19 +32,20 @@ def visits(drift: Drift, noise: float, seed: int, blocks: int = 2) -> list[Visit
 
 
 def error(level: dict[str, float]) -> float:
-    """Standard deviation of the log ratio to the truth; a factor common to all does not count."""
+    """Standard deviation of the log ratio to the truth, which ignores a factor common to all."""
     return float(np.std([level[str(i)] - np.log(ms) for i, ms in enumerate(TRUE_MS)]))
 
 
-def plain(of: list[Visit]) -> dict[str, float]:
+def plain_levels(visits: list[Visit]) -> dict[str, float]:
+    """What one gets without a fit: the median of each network's visits."""
     return {
-        name: float(np.log(np.median([v.median_ms for v in of if v.arch_id == name])))
-        for name in {v.arch_id for v in of}
+        name: float(np.log(np.median([v.median_ms for v in visits if v.arch_id == name])))
+        for name in {v.arch_id for v in visits}
     }
 
 
 def walk(seed: int, sigma: float) -> Drift:
-    """A speed that wanders by `sigma` in the square root of a second."""
+    """A random walk of the log speed: `sigma` per square root of a second."""
     steps = np.cumsum(np.random.default_rng(seed).normal(0, sigma, 1000))
     return lambda now: np.interp(now, np.arange(1000.0), steps - steps.mean())
 
@@ -52,8 +55,9 @@ def bursts(now: np.ndarray) -> np.ndarray:
     return 0.15 * (now % 10 < 5)
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 1000))
-def test_a_wandering_speed_comes_out(seed: int) -> None:
+def test_a_wandering_speed_is_taken_out(seed: int) -> None:
     measured = visits(walk(seed, 0.02), 0.002, seed)
     assert error(fit(measured).level) < 0.005
 
@@ -62,7 +66,7 @@ def test_a_wandering_speed_comes_out(seed: int) -> None:
 @pytest.mark.parametrize("name", ["wandering", "bursts"])
 def test_the_fit_is_closer_to_the_truth_than_the_plain_medians(name: str, seed: int) -> None:
     measured = visits(bursts if name == "bursts" else walk(seed, 0.02), 0.01, seed)
-    assert error(fit(measured).level) < 0.5 * error(plain(measured))
+    assert error(fit(measured).level) < 0.5 * error(plain_levels(measured))
 
 
 def test_a_network_disturbed_half_of_the_time_is_not_taken_for_a_slow_one() -> None:
@@ -81,14 +85,14 @@ def test_a_network_disturbed_half_of_the_time_is_not_taken_for_a_slow_one() -> N
 
 
 def test_levels_are_those_of_median_runs() -> None:
-    measured = visits(lambda now: 0 * now, 0.0, 0)
-    found = np.exp([fit(measured).level[str(i)] for i in range(len(TRUE_MS))])
+    level = fit(visits(lambda now: 0 * now, 0.0, 0)).level
+    found = np.exp([level[str(i)] for i in range(len(TRUE_MS))])
     np.testing.assert_allclose(found, 1.005 * TRUE_MS, rtol=1e-3)  # the median of the six runs
 
 
 def test_blocks_at_different_speeds_are_linked_by_their_anchors() -> None:
     measured = visits(lambda now: 0.1 * (now > 8 * 16 * 0.3), 0.002, 0)
-    assert error(plain(measured)) > 0.04
+    assert error(plain_levels(measured)) > 0.04
     assert error(fit(measured).level) < 0.01
 
 
@@ -100,14 +104,14 @@ def test_the_standard_error_is_how_far_the_levels_are_from_the_truth(noise: floa
     assert 0.8 * true < claimed < 1.4 * true
 
 
-def test_the_standard_error_of_too_little_is_infinite() -> None:
+def test_the_standard_error_of_fewer_than_two_networks_is_infinite() -> None:
     assert standard_error([]) == float("inf")
     assert standard_error([Visit("a", "b", n, 0, (2.0,), n, n + 1) for n in range(4)]) == float(
         "inf"
     )
 
 
-def test_one_visit_and_none() -> None:
+def test_one_visit_is_its_own_level_and_no_visit_has_none() -> None:
     assert fit([]).level == {}
     alone = fit([Visit("a", "b", 0, 0, (2.0, 2.0), 1.0, 2.0)]).level
     assert np.exp(alone["a"]) == pytest.approx(2.0)

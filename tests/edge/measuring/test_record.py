@@ -1,3 +1,5 @@
+"""Keys and statistics of records."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -10,11 +12,11 @@ from ramnas_models.space import load_space
 SPACE = load_space("micro")
 
 
-def test_no_records_no_figures() -> None:
+def test_no_records_have_no_corrected_latencies() -> None:
     assert corrected_ms([]) == {}
 
 
-def test_key_tells_every_set_up_apart() -> None:
+def test_every_difference_in_what_was_measured_gives_another_key() -> None:
     arch = SPACE.min()
     base = Target()
     others = [
@@ -34,7 +36,7 @@ def test_input_size_defaults_to_the_archs_resolution(explicit: tuple[int, int] |
 
 
 def visits_of(times_ms: np.ndarray) -> list[Visit]:
-    """One visit a row."""
+    """Each row of `times_ms` becomes a visit."""
     return [Visit("a", "b", i, 0, tuple(row)) for i, row in enumerate(times_ms.tolist())]
 
 
@@ -55,15 +57,15 @@ def test_percentiles_that_too_few_runs_cannot_bound_are_absent(
 def test_p90_bound_sees_that_runs_of_one_visit_are_not_independent() -> None:
     rng = np.random.default_rng(0)
     alike = rng.lognormal(0, 0.1, (8, 50))
-    of_visits = np.sort(alike.ravel()).reshape(8, 50)  # the same runs, but each visit has its level
-    rng.shuffle(of_visits)
-    bounds = [statistics(visits_of(times))["p90_bound_ms"] for times in (alike, of_visits)]
+    by_visit = np.sort(alike.ravel()).reshape(8, 50)  # the same runs, but each visit has its level
+    rng.shuffle(by_visit)
+    bounds = [statistics(visits_of(times))["p90_bound_ms"] for times in (alike, by_visit)]
     assert np.percentile(alike, 90) < bounds[0] < bounds[1]
 
 
-def test_p90_bound_holds_as_often_as_it_says() -> None:
+def test_p90_bound_holds_about_as_often_as_it_claims() -> None:
     rng = np.random.default_rng(1)
     truth = np.percentile(rng.lognormal(0, 0.1, 10**6), 90)
-    draws = [statistics(visits_of(rng.lognormal(0, 0.1, (12, 20)))) for _ in range(60)]
+    draws = [statistics(visits_of(rng.lognormal(0, 0.1, (12, 20)))) for _ in range(30)]
     held = np.mean([found["p90_bound_ms"] >= truth for found in draws])
-    assert held >= 0.85  # 97.5 % of an endless sample; 12 visits are few
+    assert held >= 0.85  # it would be 0.975 with endlessly many visits, and 12 are few

@@ -1,3 +1,5 @@
+"""The store of records: what is committed stays, unchanged and once."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -26,7 +28,7 @@ def record(i: int = 0, **changes: object) -> LatencyRecord:
     return msgspec.structs.replace(made, **changes)
 
 
-def test_records_read_back_as_they_were(tmp_path: Path) -> None:
+def test_records_are_read_back_as_they_were_added(tmp_path: Path) -> None:
     store = Store(tmp_path / "deep/store.sqlite")
     for i in range(5):
         assert store.add(record(i))
@@ -59,7 +61,7 @@ def test_a_group_is_committed_whole_and_durably(tmp_path: Path) -> None:
     assert durability == 2  # FULL: a commit is on the disk when it returns
 
 
-def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_store_is_an_error_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database " * 100)
     with pytest.raises(FileError, match=r"cannot open the store .*text"):
         Store(tmp_path / "text")
