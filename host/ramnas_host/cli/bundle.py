@@ -5,28 +5,47 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli.options import data_option
 from ramnas_models.errors import DataError
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    bundle = verbs.add_parser(
-        "bundle", help="write the bundle of a verified front, or of fine-tuned networks"
+    bundle = add_verb(
+        verbs, "bundle",
+        help="write the models of a front, or fine-tuned networks, as a bundle",
+        purpose="Writes the bundle that ramnas-edge run serves on a board: several models of a "
+        "verified front, or networks that ramnas finetune trained.",
+        example="ramnas bundle --front verified.json --supernet supernet.safetensors --out bundle",
+    )  # fmt: skip
+    source = bundle.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--front", type=Path, metavar="verified.json", help="the front that ramnas verify wrote"
     )
-    of = bundle.add_mutually_exclusive_group(required=True)
-    of.add_argument("--front", type=Path, metavar="verified.json")
-    of.add_argument(
-        "--finetuned", type=Path, nargs="+", metavar="DIR", help="folders of ramnas finetune"
-    )
-    bundle.add_argument("--supernet", type=Path, help="of --front")
-    data_option(bundle)
-    bundle.add_argument("--models", type=int, default=8, help="at most so many")
+    source.add_argument(
+        "--finetuned", type=Path, nargs="+", metavar="DIR",
+        help="one or more folders that ramnas finetune wrote, of any tasks",
+    )  # fmt: skip
     bundle.add_argument(
-        "--arch", nargs="+", metavar="A0", help="these of --front, by name or id, and no others"
+        "--supernet", type=Path, metavar="supernet.safetensors",
+        help="the supernet whose weights the models of --front get",
+    )  # fmt: skip
+    data_option(bundle)
+    bundle.add_argument(
+        "--models", type=int, default=8, metavar="N",
+        help="the largest number of models taken from --front (default: 8)",
+    )  # fmt: skip
+    bundle.add_argument(
+        "--arch", nargs="+", metavar="A0",
+        help="take exactly these candidates of --front, by name or id",
+    )  # fmt: skip
+    bundle.add_argument(
+        "--plot", type=Path, metavar="pareto.png", help="also write a plot of --front"
     )
-    bundle.add_argument("--plot", type=Path, metavar="pareto.png")
-    bundle.add_argument("--out", type=Path, required=True, metavar="DIR")
+    bundle.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the bundle to write"
+    )
     bundle.set_defaults(call=_bundle)
 
 
@@ -35,7 +54,7 @@ def _bundle(args: argparse.Namespace) -> None:
         _bundle_finetuned(args)
         return
     if not args.supernet:
-        raise DataError("--front needs --supernet, whose weights go into the bundle")
+        raise DataError("--front needs --supernet too, because its weights go into the bundle")
     from ramnas_host.data.datasets import dataset_of
     from ramnas_host.report.plots import plot_front
     from ramnas_host.search import front, front_bundle
@@ -60,5 +79,5 @@ def _bundle_finetuned(args: argparse.Namespace) -> None:
 
     written = finetuned_bundle.write(args.out, args.finetuned)
     for front in written.manifest.tasks:
-        print(f"{front.task}: {len(front.models)} model(s), fast to slow by MACs")
-    print(f"bundle: {args.out}; on the board: ramnas-edge calibrate --bundle {args.out}")
+        print(f"{front.task}: {len(front.models)} model(s), from few MACs to many")
+    print(f"bundle: {args.out}; measure it on the board: ramnas-edge calibrate --bundle {args.out}")

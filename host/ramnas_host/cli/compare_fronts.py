@@ -1,4 +1,4 @@
-"""The verb `ramnas compare-fronts`: search by MACs and by latency, measure both fronts (Fig. 4)."""
+"""`ramnas compare-fronts`: a front searched by MACs against one searched by latency (Fig. 4)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import measuring
-from ramnas_host.cli.options import data_option
+from ramnas_host.cli.options import data_option, supernet_option
 from ramnas_models.errors import DataError
 from ramnas_models.sampling import sample_by_macs
 
@@ -33,28 +34,53 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    verb = verbs.add_parser(
-        "compare-fronts", help="a front found by MACs against one found by latency, both measured"
-    )
-    verb.add_argument("--supernet", type=Path, required=True)
+    verb = add_verb(
+        verbs, "compare-fronts",
+        help="show what a search by latency gains over one by MACs",
+        purpose="Searches a supernet by MACs and by measured latency, measures both fronts on one "
+        "class of board, and prints which front is better (Fig. 4 of the paper).",
+        example="ramnas compare-fronts --supernet supernet.safetensors --store records.sqlite "
+        "--local-agent --out runs/fronts",
+    )  # fmt: skip
+    supernet_option(verb)
     data_option(verb)
-    verb.add_argument("--store", type=Path, required=True, metavar="records.sqlite")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
-    verb.add_argument("--batches", type=int, nargs="+", default=[1, 8], metavar="N")
-    verb.add_argument("--device", default="any", help="a device class, or a part of its name")
-    for name, default in (("engine", "onnxruntime-cpu"), ("precision", "fp32")):
-        verb.add_argument(f"--{name}", default=default)
+    verb.add_argument(
+        "--store", type=Path, required=True, metavar="records.sqlite",
+        help="store for all measured records; what it holds already is not measured again",
+    )  # fmt: skip
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="DIR",
+        help="folder of the results; the same command goes on with what it holds",
+    )  # fmt: skip
+    verb.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 8], metavar="N",
+        help="batch sizes at which latency is measured and both fronts are compared (default: 1 8)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--device", default="any",
+        help="a device class or a part of its name (default: the only class of the store)",
+    )  # fmt: skip
+    for name, text, words in (
+        ("engine", "onnxruntime-cpu", "engine on the board"),
+        ("precision", "fp32", "precision of the networks"),
+    ):
+        verb.add_argument(f"--{name}", default=text, help=f"{words} (default: {text})")
     for name, count, words in (
-        ("threads", 1, "of the engine"),
-        ("samples", 300, "archs measured at each batch, for the surrogate of latency"),
+        ("threads", 1, "threads of the engine"),
+        ("samples", 300, "archs measured at each batch size, for the surrogate of latency"),
         ("accuracy-samples", 150, "archs evaluated, for the surrogate of top-1"),
-        ("candidates", 24, "of each front"),
-        ("population", 5120, ""), ("parents", 2560, ""), ("generations", 30, ""),
-        ("infill-rounds", 4, ""), ("seed", 0, ""),
-    ):  # fmt: skip
-        verb.add_argument(f"--{name}", type=int, default=count, metavar="N", help=words or None)
+        ("candidates", 24, "the largest number of candidates of each front"),
+        ("population", 5120, "archs in the population of each generation"),
+        ("parents", 2560, "archs of each generation that have offspring"),
+        ("generations", 30, "generations of each search"),
+        ("infill-rounds", 4, "the largest number of rounds of search and true evaluation"),
+        ("seed", 0, "seed of the archs and of the searches"),
+    ):
+        verb.add_argument(
+            f"--{name}", type=int, default=count, metavar="N", help=f"{words} (default: {count})"
+        )
     measuring.board_options(verb)
     verb.set_defaults(call=_compare)
 
@@ -85,15 +111,15 @@ def _compare(args: argparse.Namespace) -> None:
     for one in found:
         if one.unmeasured:
             log.warning(
-                "batch %d: %d models have no valid record and are in neither front: too unquiet a "
-                "board; measure again into another --store, with more --rounds",
+                "batch %d: %d models are left out because they have no valid record: the board was "
+                "too noisy; measure again into another --store, with more --rounds",
                 one.batch, one.unmeasured,
             )  # fmt: skip
-    print(f"figure: {args.out / 'fronts.png'}\nfigures: {args.out / 'comparison.json'}")
+    print(f"plot: {args.out / 'fronts.png'}\nall values: {args.out / 'comparison.json'}")
 
 
 def _check_same(args: argparse.Namespace) -> None:
-    """What `--out` holds goes on only with the supernet and the settings that it began with."""
+    """DataError if `--out` was begun with another supernet or other settings than these."""
     from ramnas_models.files import write_file
 
     now = {name: getattr(args, name) for name in _SETTINGS}
@@ -104,15 +130,15 @@ def _check_same(args: argparse.Namespace) -> None:
         changed = ", ".join(name for name in now if before.get(name) != now[name])
         if changed:
             raise DataError(
-                f"{args.out} was begun with other settings ({changed}): write elsewhere, or "
-                "remove it"
+                f"{args.out} was begun with other settings ({changed}): choose another --out, or "
+                "remove that folder"
             )
         return
     write_file(path, json.dumps(now, indent=1).encode())
 
 
 class _Truth:
-    """Archs -> true top-1 on the validation split, each counted once and kept in a file."""
+    """Archs -> their true top-1 on the validation split, each computed once and kept in a file."""
 
     def __init__(self, path: Path, loaded: Checkpoint, dataset: Dataset) -> None:
         self.path, self._net, self._dataset = path, loaded.net, dataset
@@ -151,7 +177,7 @@ def _request(
     from ramnas_edge.measuring.request import Request
 
     if batch < 1 or args.threads < 1:
-        raise DataError(f"--batches {batch} and --threads {args.threads}: 1 or more")
+        raise DataError(f"--batches {batch} and --threads {args.threads}: give 1 or more")
     target = Target(
         num_classes=len(loaded.about.classes), batch=batch, engine=args.engine,
         precision=args.precision, threads=args.threads,
@@ -162,7 +188,7 @@ def _request(
 def _recorded(
     args: argparse.Namespace, request: Request, device_class: str | None = None
 ) -> list[LatencyRecord]:
-    """The records of the request; boards are waited for only if one of its archs has none."""
+    """The records of the request; waits for boards only if one of its archs is not measured yet."""
     from ramnas_edge.measuring.store import Store
 
     store = Store(args.store)
@@ -170,7 +196,7 @@ def _recorded(
     classes = {key[4] for key in keys}
     done = classes and not any(request.missing(name, keys) for name in classes)
     if done:
-        print(f"== {request.run}: measured before")
+        print(f"== {request.run}: already measured")
     else:
         print(f"== {request.run}", flush=True)
         measuring.measure(args, request)
@@ -190,7 +216,7 @@ def _search(
     path, space = args.out / f"{name}.json", loaded.net.space
     archs = sample_by_macs(space, np.random.default_rng(args.seed), args.accuracy_samples)
     if path.exists():
-        print(f"== search by {name}: done before")
+        print(f"== search by {name}: already done")
         found = front.load(path)
         truth([candidate.arch for candidate in found.candidates])
         return found

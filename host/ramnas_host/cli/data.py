@@ -1,20 +1,30 @@
-"""`ramnas data`: a split of a data set -> a folder of pictures."""
+"""`ramnas data`: a split of a data set -> image files, one folder per class."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli.options import SPLITS, data_option
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    data = verbs.add_parser("data", help="write a split of a data set as an image folder")
-    data.add_argument("--recipe", default="digits", help="the recipe that names the data set")
+    data = add_verb(
+        verbs, "data",
+        help="write a split of a data set as image files",
+        purpose="Writes one split of a recipe's data set as image files, one folder per class, so "
+        "that ramnas-edge run can read them.",
+        example="ramnas data --recipe digits --split test --out runs/test",
+    )  # fmt: skip
+    data.add_argument(
+        "--recipe", default="digits",
+        help="name or .yaml of the recipe that names the data set (default: digits)",
+    )  # fmt: skip
     data_option(data)
-    data.add_argument("--split", default="test", choices=SPLITS)
-    data.add_argument("--out", type=Path, required=True, metavar="DIR")
+    data.add_argument("--split", default="test", choices=SPLITS, help="(default: test)")
+    data.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     data.set_defaults(call=_data)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import statistics
@@ -14,6 +13,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_edge.measuring.store import Store
 from ramnas_host.cli.demo_budgets import FRAME, run_budgets
 from ramnas_host.search import front as fronts
@@ -55,17 +55,24 @@ class DemoStep:
     argv: tuple[str, ...]
 
 
-def add(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser], call: Callable[[list[str]], None]
-) -> None:
+def add(verbs: Verbs, call: Callable[[list[str]], None]) -> None:
     """Add this verb to the command line; `call` runs another verb."""
-    demo = verbs.add_parser("demo", help="the whole main line, small, on real digits")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
+    demo = add_verb(
+        verbs, "demo",
+        help="run the whole main line, small, on real digits",
+        purpose="Runs the whole main line on real handwritten digits, from training to a bundle "
+        "that holds a latency budget. The same command goes on after the last finished step.",
+        example="ramnas demo --out runs/demo",
+    )  # fmt: skip
+    demo.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), metavar="DIR",
+        help="folder of the run (default: runs/demo)",
+    )  # fmt: skip
     demo.add_argument(
         "--small", action="store_true",
-        help="the same steps with much less work: the result is worse, and there in a minute",
+        help="do much less work in every step: it takes a minute, and the models are worse",
     )  # fmt: skip
-    demo.add_argument("--fresh", action="store_true", help="delete what is there and start over")
+    demo.add_argument("--fresh", action="store_true", help="delete what --out holds and start over")
     demo.set_defaults(call=lambda args: run(args.out, call, small=args.small, fresh=args.fresh))
 
 

@@ -1,28 +1,43 @@
-"""`ramnas evaluate`: the accuracy of subnets of a supernet."""
+"""`ramnas evaluate`: a supernet and archs -> the accuracy of each arch's subnet."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from ramnas_host.cli.options import SPLITS, data_option
+from ramnas_edge.cli.terminal import Verbs, add_verb
+from ramnas_host.cli.options import SPLITS, data_option, supernet_option
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    evaluate = verbs.add_parser(
-        "evaluate", help="top-1 and top-5 of min, max and random subnets, or of a list"
-    )
-    evaluate.add_argument("--supernet", type=Path, required=True)
+    evaluate = add_verb(
+        verbs, "evaluate",
+        help="measure the accuracy of networks of a supernet",
+        purpose="Measures top-1 and top-5 of networks of a supernet: of the smallest, the largest "
+        "and some random ones, or of those in a file.",
+        example="ramnas evaluate --supernet runs/train/supernet.safetensors --random 10",
+    )  # fmt: skip
+    supernet_option(evaluate)
     data_option(evaluate)
-    evaluate.add_argument("--split", default="test", choices=SPLITS)
-    which = evaluate.add_mutually_exclusive_group()
-    which.add_argument("--random", type=int, default=10, metavar="N")
-    which.add_argument(
-        "--archs", type=Path, metavar="FILE", help="a front.json, or a JSON or YAML list of archs"
+    evaluate.add_argument(
+        "--split", default="test", choices=SPLITS, help="images to measure on (default: test)"
     )
-    evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--out", type=Path, metavar="accuracy.json")
+    which = evaluate.add_mutually_exclusive_group()
+    which.add_argument(
+        "--random", type=int, default=10, metavar="N",
+        help="number of random archs besides the smallest and the largest (default: 10)",
+    )  # fmt: skip
+    which.add_argument(
+        "--archs", type=Path, metavar="FILE",
+        help="evaluate these archs instead: a front.json, or a JSON or YAML list of archs",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--seed", type=int, default=0, help="seed of the random archs (default: 0)"
+    )
+    evaluate.add_argument(
+        "--out", type=Path, metavar="accuracy.json", help="also write every accuracy to this file"
+    )
     evaluate.set_defaults(call=_evaluate)
 
 

@@ -1,25 +1,45 @@
-"""`ramnas export`: one arch of a supernet -> a ready bundle."""
+"""`ramnas export`: one arch of a supernet -> a bundle with one model."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli.options import ARCH_HELP
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    export = verbs.add_parser("export", help="a ready bundle of one arch of a supernet")
-    export.add_argument("--weights", type=Path, required=True, metavar="supernet.safetensors")
-    export.add_argument("--arch", required=True, help=ARCH_HELP)
-    export.add_argument("--front", type=Path, help="front.json in which to look up --arch")
+    export = add_verb(
+        verbs, "export",
+        help="write one arch of a supernet as a bundle",
+        purpose="Writes one arch of a supernet as a bundle with one model, without any search. The "
+        "statistics of its BatchNorm layers are computed from your training images.",
+        example="ramnas export --weights supernet.safetensors --arch A3 "
+        "--calibration imagenet/train -o bundle",
+    )  # fmt: skip
     export.add_argument(
-        "--calibration", type=Path, required=True, metavar="DIR", help="training images"
+        "--weights", type=Path, required=True, metavar="supernet.safetensors",
+        help="the supernet that ramnas train or ramnas import wrote",
+    )  # fmt: skip
+    export.add_argument("--arch", required=True, help=ARCH_HELP)
+    export.add_argument("--front", type=Path, metavar="front.json", help="where to look up --arch")
+    export.add_argument(
+        "--calibration", type=Path, required=True, metavar="DIR",
+        help="training images, in one folder per class, for the BatchNorm statistics",
+    )  # fmt: skip
+    export.add_argument(
+        "--calibration-images", type=int, default=4096, metavar="N",
+        help="the largest number of these images to use (default: 4096)",
+    )  # fmt: skip
+    export.add_argument(
+        "--test", type=Path, metavar="DIR",
+        help="labelled images, in one folder per class, on which top-1 is measured",
+    )  # fmt: skip
+    export.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="the bundle to write"
     )
-    export.add_argument("--calibration-images", type=int, default=4096, metavar="N")
-    export.add_argument("--test", type=Path, metavar="DIR", help="labelled images, for top-1")
-    export.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
     export.set_defaults(call=_export)
 
 

@@ -1,34 +1,51 @@
-"""`ramnas finetune`: a subnet and labelled pictures -> a detector, segmenter or classifier."""
+"""`ramnas finetune`: a subnet and labelled images -> a detector, segmenter or classifier."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from ramnas_host.cli.options import ARCH_HELP, workers_option
+from ramnas_edge.cli.terminal import Verbs, add_verb
+from ramnas_host.cli.options import ARCH_HELP, supernet_option, workers_option
 
 _RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "inherited"}
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    finetune = verbs.add_parser(
-        "finetune", help="train one subnet for a task, alone or as many processes under torchrun"
+    finetune = add_verb(
+        verbs, "finetune",
+        help="train one network for detection, segmentation or classification",
+        purpose="Trains one network of a supernet for a task on your labelled images, in one "
+        "process or in several under torchrun. The same command goes on where a stopped run left "
+        "off.",
+        example="ramnas finetune --task detection --arch min --supernet supernet.safetensors "
+        "--data runs/scenes/coco --out runs/detector",
+    )  # fmt: skip
+    finetune.add_argument(
+        "--task", required=True, choices=tuple(_RECIPES), help="what the network learns"
     )
-    finetune.add_argument("--task", required=True, choices=tuple(_RECIPES))
     finetune.add_argument("--arch", required=True, help=ARCH_HELP)
-    finetune.add_argument("--front", type=Path, help="front.json in which to look up --arch")
-    finetune.add_argument("--supernet", type=Path, required=True, metavar="supernet.safetensors")
+    finetune.add_argument(
+        "--front", type=Path, metavar="front.json", help="where to look up --arch"
+    )
+    supernet_option(finetune)
     finetune.add_argument(
         "--data", type=Path, metavar="DIR",
-        help="a folder in the format of COCO or Cityscapes; for classification the supernet's own",
+        help="folder in the format of COCO for detection, of Cityscapes for segmentation; for "
+        "classification, the data set of the supernet",
     )  # fmt: skip
-    finetune.add_argument("--recipe", help=f"name, or path of a .yaml (default: {_RECIPES})")
+    defaults = ", ".join(f"{recipe} for {task}" for task, recipe in _RECIPES.items())
+    finetune.add_argument("--recipe", help=f"name or .yaml of the recipe (default: {defaults})")
     finetune.add_argument(
-        "--from-scratch", action="store_true", help="random weights in place of the supernet's"
-    )
+        "--from-scratch", action="store_true",
+        help="start from random weights instead of the supernet's",
+    )  # fmt: skip
     workers_option(finetune)
-    finetune.add_argument("--out", type=Path, required=True, metavar="DIR")
+    finetune.add_argument(
+        "--out", type=Path, required=True, metavar="DIR",
+        help="folder of the run, for ramnas bundle --finetuned",
+    )  # fmt: skip
     finetune.set_defaults(call=_finetune)
 
 
@@ -44,14 +61,14 @@ def _finetune(args: argparse.Namespace) -> None:
 
     recipe = load_finetuning(args.recipe or _RECIPES[args.task])
     if recipe.task != args.task:
-        raise DataError(f"the recipe is of task {recipe.task}, not {args.task}")
+        raise DataError(f"the recipe is for {recipe.task}, not for {args.task}")
     supernet = checkpoint.load(args.supernet)
     arch = arch_of(supernet.net.space, args.arch, args.front)
     run = prepare(supernet, arch, recipe, args.data, from_scratch=args.from_scratch)
     out, state = args.out / FINETUNED, args.out / run_folder.STATE
     if out.exists():
         run.check_same(out)
-        print(f"fine-tuned before: {out}")
+        print(f"already fine-tuned: {out}")
         return
     with distributed.started() as ranks:
         make_folder(args.out)

@@ -1,4 +1,4 @@
-"""How `search` and `verify` write a front: as JSON, and as CSV where that is asked for."""
+"""How `search` and `verify` write a front: as JSON, and with `--csv` as CSV too."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ if TYPE_CHECKING:
 
 
 def csv_option(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--csv", action="store_true", help="write it as .csv too, beside --out")
+    """Add `--csv`."""
+    verb.add_argument(
+        "--csv", action="store_true", help="also write the candidates as a .csv beside --out"
+    )
 
 
 def write(args: argparse.Namespace, found: Front) -> None:
+    """Write the front to `--out`, and its rows beside it if `--csv` was given."""
     from ramnas_host.cli.records import csv_of
     from ramnas_host.report import tables
     from ramnas_host.search import front
@@ -21,5 +25,6 @@ def write(args: argparse.Namespace, found: Front) -> None:
 
     front.save(found, args.out)
     if args.csv:
-        write_file(args.out.with_suffix(".csv"), csv_of(tables.rows(found)))
-        print(f"as a table: {args.out.with_suffix('.csv')}")
+        path = args.out.with_suffix(".csv")
+        write_file(path, csv_of(tables.rows(found)))
+        print(f"as a table: {path}")

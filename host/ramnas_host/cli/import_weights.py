@@ -1,20 +1,35 @@
-"""`ramnas import`: a public checkpoint -> a supernet of ours."""
+"""`ramnas import`: a public checkpoint -> a supernet."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_models.errors import DataError
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    importer = verbs.add_parser("import", help="a public checkpoint -> a supernet of ours")
-    importer.add_argument("kind", choices=("attentivenas",), help="AttentiveNAS or AlphaNet")
-    importer.add_argument("checkpoint", type=Path)
-    importer.add_argument("--classes", type=Path, metavar="names.txt", help="one name a line")
-    importer.add_argument("-o", "--out", type=Path, required=True, metavar="supernet.safetensors")
+    importer = add_verb(
+        verbs, "import",
+        help="turn a public checkpoint into a supernet",
+        purpose="Turns a public checkpoint into a supernet that the other verbs take, so that you "
+        "need not train one. The licence of the weights goes with it.",
+        example="ramnas import attentivenas alphanet_supernet.pth.tar -o supernet.safetensors",
+    )  # fmt: skip
+    importer.add_argument(
+        "kind", choices=("attentivenas",), help="AttentiveNAS, or AlphaNet, which has the same form"
+    )
+    importer.add_argument("checkpoint", type=Path, help="the downloaded .pth.tar")
+    importer.add_argument(
+        "--classes", type=Path, metavar="names.txt",
+        help="names of the classes, one per line (default: their numbers)",
+    )  # fmt: skip
+    importer.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="supernet.safetensors",
+        help="the supernet to write",
+    )  # fmt: skip
     importer.set_defaults(call=_import)
 
 
@@ -37,8 +52,11 @@ def _import(args: argparse.Namespace) -> None:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read {args.classes}: {error}") from error
         if len(classes) != net.num_classes:
-            raise DataError(f"{args.classes} has {len(classes)} names, not {net.num_classes}")
-    # as the public code evaluates: a 224 crop, which the net itself takes to its resolution
+            raise DataError(
+                f"{args.classes} has {len(classes)} names, but the checkpoint has "
+                f"{net.num_classes} classes"
+            )
+    # as the public code evaluates: a crop of 224, which the net itself resizes to its resolution
     how = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
     about = About(classes, how, attentivenas.LICENCE, attentivenas.SOURCE)
     checkpoint.save(args.out, net, about)

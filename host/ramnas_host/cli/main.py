@@ -1,11 +1,11 @@
-"""The command `ramnas`: finds the verb that is asked for and calls it."""
+"""The command `ramnas`: a command line -> one of its verbs, called with its options."""
 
 from __future__ import annotations
 
 import argparse
 
 from ramnas_edge.cli import keys
-from ramnas_edge.cli.terminal import guarded
+from ramnas_edge.cli.terminal import group_verbs, guarded
 from ramnas_host.cli import (
     bundle,
     calibrate,
@@ -24,26 +24,41 @@ from ramnas_host.cli import (
     verify,
 )
 
-_VERBS = (
-    train, import_weights, evaluate, data, calibrate, keys, records, search, verify,
-    compare_fronts, bundle, export, report, scenes, finetune,
-)  # fmt: skip
+PURPOSE = (
+    "Trains or imports a supernet, searches it for the networks that are accurate and fast on your "
+    "boards, and writes them as a bundle that ramnas-edge runs there."
+)
+# the steps of the main line in order, and their verbs
+STEPS = {
+    "make a supernet": ("train", "import", "evaluate", "data"),
+    "measure on boards": ("keys", "calibrate", "records"),
+    "search": ("search", "verify", "compare-fronts"),
+    "write a bundle": ("bundle", "export"),
+    "a task of your own": ("scenes", "finetune"),
+    "look at a run": ("report", "demo"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit code: 0, 2 after an error, 130 after Ctrl-C."""
     return guarded(lambda: call(argv))
 
 
 def call(argv: list[str] | None) -> None:
-    """Run one verb; RamnasError if it cannot be done."""
-    args = _parser().parse_args(argv)
+    """Run one verb; RamnasError if it fails."""
+    args = parser().parse_args(argv)
     args.call(args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ramnas", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    demo.add(verbs, call)
-    for verb in _VERBS:
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    made = argparse.ArgumentParser(prog="ramnas", description=PURPOSE)
+    verbs = made.add_subparsers(required=True, metavar="VERB")
+    for verb in (
+        train, import_weights, evaluate, data, keys, calibrate, records, search, verify,
+        compare_fronts, bundle, export, scenes, finetune, report,
+    ):  # fmt: skip
         verb.add(verbs)
-    return parser
+    demo.add(verbs, call)
+    group_verbs(made, verbs, STEPS)
+    return made

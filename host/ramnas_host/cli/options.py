@@ -5,22 +5,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-ARCH_HELP = "A0 .. A6, min, max, an id or a name of --front, or a .yaml"
+ARCH_HELP = (
+    "the arch: min, max, A0 to A6 (published networks of space attentivenas), the name or id of a "
+    "candidate of --front, or a .yaml file"
+)
 SPLITS = ("train", "calibration", "validation", "test")
 
 
+def supernet_option(verb: argparse.ArgumentParser) -> None:
+    """Add `--supernet`, for every verb that needs a supernet's weights."""
+    verb.add_argument(
+        "--supernet", type=Path, required=True, metavar="supernet.safetensors",
+        help="the supernet that ramnas train or ramnas import wrote",
+    )  # fmt: skip
+
+
 def data_option(verb: argparse.ArgumentParser) -> None:
-    """`--data`, for every verb that looks at images."""
+    """Add `--data`, for every verb that reads images."""
     verb.add_argument(
         "--data", type=Path, metavar="DIR",
-        help="folder of the data set: train/ and val/ for imagenet, the IDX files for fashion",
+        help="folder of the data set: train/ and val/ for imagenet, the IDX files for fashion; "
+        "digits need none",
     )  # fmt: skip
 
 
 def workers_option(verb: argparse.ArgumentParser) -> None:
-    """`--workers`, for every verb that trains."""
+    """Add `--workers`, for every verb that trains."""
     verb.add_argument(
         "--workers", type=int, metavar="N",
-        help="processes that decode images, for each process of the run "
-        "(default: one a processor for image folders, none for images in memory)",
+        help="processes that decode images, for each process under torchrun (default: one per "
+        "processor for folders of image files, none for images in memory)",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One progress bar for every long step."""
+"""The progress bar of every long step."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Update(Protocol):
+    """Moves the bar to `done` units, if given, and shows `note` behind it."""
+
     def __call__(self, done: float | None = None, note: str = "") -> None: ...
 
 
 @contextmanager
 def bar(name: str, total: int, *, shown: bool = True) -> Iterator[Update]:
-    """Show a bar of `total` units on stderr; call the result with what is done so far.
+    """Show a bar of `total` units on stderr, and yield the function that moves it.
 
-    Of many processes only one should have its bar `shown`.
+    Of several processes only one should have its bar `shown`.
     """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),

@@ -1,4 +1,4 @@
-"""The verb `ramnas records`: merge, show and export what boards have measured."""
+"""`ramnas records`: stores of measured records -> one store, an overview, or a table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_models.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,24 +17,55 @@ if TYPE_CHECKING:
     from ramnas_edge.measuring.store import Store
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add these verbs to the command line."""
-    records = verbs.add_parser("records", help="merge, show or export measured records")
-    actions = records.add_subparsers(dest="action", required=True, metavar="ACTION")
+def add(verbs: Verbs) -> None:
+    """Add this verb and its actions to the command line."""
+    records = add_verb(
+        verbs, "records",
+        help="show, merge or export what boards have measured",
+        purpose="Shows what a store of measured records holds, adds the records of several stores "
+        "to one, or exports them as a table.",
+        example="ramnas records show records.sqlite",
+    )  # fmt: skip
+    actions = records.add_subparsers(required=True, metavar="ACTION")
 
-    merge = actions.add_parser("merge", help="add the records of stores to another")
-    merge.add_argument("stores", type=Path, nargs="+", metavar="records.sqlite")
-    merge.add_argument("--into", type=Path, required=True, metavar="records.sqlite")
+    merge = add_verb(
+        actions, "merge",
+        help="add the records of stores to another store",
+        purpose="Adds the records of one or more stores to another. A record that is there already "
+        "is not added again.",
+        example="ramnas records merge board1.sqlite board2.sqlite --into records.sqlite",
+    )  # fmt: skip
+    merge.add_argument(
+        "stores", type=Path, nargs="+", metavar="records.sqlite", help="the stores to read"
+    )
+    merge.add_argument(
+        "--into", type=Path, required=True, metavar="records.sqlite",
+        help="the store that the records are added to; it is made if it does not exist",
+    )  # fmt: skip
     merge.set_defaults(call=_merge)
 
-    show = actions.add_parser("show", help="what a store holds, run by run")
-    show.add_argument("store", type=Path, metavar="records.sqlite")
+    show = add_verb(
+        actions, "show",
+        help="show what a store holds, run by run",
+        purpose="Shows for each run and device class of a store how many records are valid, what "
+        "was measured, and why the other records are not valid.",
+        example="ramnas records show records.sqlite",
+    )  # fmt: skip
+    show.add_argument("store", type=Path, metavar="records.sqlite", help="the store to show")
     show.set_defaults(call=_show)
 
-    export = actions.add_parser("export", help="one row an arch, with the corrected latency")
-    export.add_argument("store", type=Path, metavar="records.sqlite")
-    export.add_argument("--run", help="of this run alone")
-    export.add_argument("--out", type=_table, required=True, metavar="FILE.csv|FILE.json")
+    export = add_verb(
+        actions, "export",
+        help="write the records of a store as CSV or JSON",
+        purpose="Writes the records of a store as a table, one row per record, with the latency "
+        "corrected for the drift of the board.",
+        example="ramnas records export records.sqlite --out records.csv",
+    )  # fmt: skip
+    export.add_argument("store", type=Path, metavar="records.sqlite", help="the store to read")
+    export.add_argument("--run", help="only this run (default: all runs)")
+    export.add_argument(
+        "--out", type=_table, required=True, metavar="FILE.csv|FILE.json", help="the file to write"
+    )
     export.set_defaults(call=_export)
 
 
@@ -65,27 +97,35 @@ def _merge(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
+    from ramnas_edge.board import short_names
+
     store = _existing(args.store)
-    for run in store.runs():
-        for records in _alike(store.records(run)):
-            counts = Counter(r.validity for r in records)
-            found = ", ".join(f"{n} {validity}" for validity, n in counts.most_common())
-            print(f"run {run} on {records[0].device_class}: {found}")
-            target = records[0].target
-            size = "x".join(map(str, target.input_hw)) if target.input_hw else "the arch's own size"
-            whole = "whole calls on frames of {}x{}".format(*target.frame_hw or (0, 0))
-            print(
-                f"  {target.task}, {whole if target.frame_hw else size}, batch {target.batch}, "
-                f"{target.engine} {records[0].engine_version}, {target.precision}, "
-                f"{target.threads} thread(s)"
-            )
-            medians = sorted(r.p50_ms for r in records if r.p50_ms is not None)
-            if medians:
-                print(f"  medians from {medians[0]:.3g} to {medians[-1]:.3g} ms")
-            for record in records:
-                if record.reason:
-                    print(f"  {record.arch_id} {record.validity}: {record.reason}")
+    groups = [group for run in store.runs() for group in _alike(store.records(run))]
     store.close()
+    boards = short_names.short_names(group[0].device_class for group in groups)
+    for line in short_names.legend(boards):
+        print(line)
+    for records in groups:
+        first, target = records[0], records[0].target
+        counts = Counter(r.validity for r in records)
+        found = ", ".join(f"{n} {validity}" for validity, n in counts.most_common())
+        print(f"run {first.run} on {boards[first.device_class]}: {found}")
+        print(
+            f"  {target.task}, {_input(target)}, batch {target.batch}, {target.engine} "
+            f"{first.engine_version}, {target.precision}, {target.threads} thread(s)"
+        )
+        medians = sorted(r.p50_ms for r in records if r.p50_ms is not None)
+        if medians:
+            print(f"  medians from {medians[0]:.3g} to {medians[-1]:.3g} ms")
+        for record in records:
+            if record.reason:
+                print(f"  {record.arch_id} {record.validity}: {record.reason}")
+
+
+def _input(target: Target) -> str:
+    if target.frame_hw:
+        return "whole calls on frames of {}x{}".format(*target.frame_hw)
+    return "x".join(map(str, target.input_hw)) if target.input_hw else "the arch's own resolution"
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -94,7 +134,9 @@ def _export(args: argparse.Namespace) -> None:
     store = _existing(args.store)
     runs = store.runs()
     if args.run and args.run not in runs:
-        raise DataError(f"{args.store} has no run '{args.run}', only {', '.join(runs) or 'none'}")
+        raise DataError(
+            f"{args.store} has no run '{args.run}'; its runs are: {', '.join(runs) or 'none'}"
+        )
     rows = [
         row
         for run in ([args.run] if args.run else runs)
@@ -110,7 +152,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _alike(records: list[LatencyRecord]) -> list[list[LatencyRecord]]:
-    """Those of one device class and target together: their drift is taken out together."""
+    """The records in groups of one device class and target, whose drift is removed together."""
     groups: dict[tuple[str, Target], list[LatencyRecord]] = {}
     for record in records:
         groups.setdefault((record.device_class, record.target), []).append(record)
@@ -118,7 +160,7 @@ def _alike(records: list[LatencyRecord]) -> list[list[LatencyRecord]]:
 
 
 def _rows(records: list[LatencyRecord]) -> list[dict[str, object]]:
-    """Of one run, device class and target."""
+    """Rows for records of one run, device class and target."""
     from ramnas_edge.measuring.drift import corrected_ms
 
     corrected = corrected_ms(records)
@@ -139,6 +181,7 @@ def _rows(records: list[LatencyRecord]) -> list[dict[str, object]]:
 
 
 def csv_of(rows: list[dict[str, object]]) -> bytes:
+    """The rows as a CSV file whose header is the keys of the first row."""
     import csv
     import io
 

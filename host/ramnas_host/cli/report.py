@@ -1,27 +1,41 @@
-"""The verb `ramnas report`: a run as one page to look at, and as pictures."""
+"""`ramnas report`: a run -> one HTML page, and plots if asked for."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    report = verbs.add_parser(
-        "report", help="one HTML page of a run: its front, surrogates, boards, and budgets"
+    report = add_verb(
+        verbs, "report",
+        help="show a run as one HTML page",
+        purpose="Writes one HTML page about a run: the model that each latency budget picks, the "
+        "front, the surrogates and the boards. The page needs no network.",
+        example="ramnas report runs/demo -o report.html",
+    )  # fmt: skip
+    report.add_argument(
+        "run", type=Path, metavar="RUN", help="the run's folder, or the file of a front"
     )
     report.add_argument(
-        "run", type=Path, metavar="RUN", help="a folder such as runs/demo, or a front.json"
-    )
+        "--store", type=Path, metavar="records.sqlite",
+        help="store of records (default: the one in the run's folder)",
+    )  # fmt: skip
     report.add_argument(
-        "--store", type=Path, metavar="records.sqlite", help="(default: that of the folder)"
-    )
-    report.add_argument("--bundle", type=Path, metavar="DIR", help="(default: that of the folder)")
+        "--bundle", type=Path, metavar="DIR",
+        help="bundle among whose models budgets pick (default: the one in the run's folder)",
+    )  # fmt: skip
     report.add_argument(
-        "--png", type=Path, metavar="DIR", help="front.png and surrogates.png there, too"
-    )
-    report.add_argument("-o", "--out", type=Path, default=Path("report.html"))
+        "--png", type=Path, metavar="DIR",
+        help="also write front.png and surrogates.png to this folder",
+    )  # fmt: skip
+    report.add_argument(
+        "-o", "--out", type=Path, default=Path("report.html"), metavar="FILE",
+        help="the page to write (default: report.html)",
+    )  # fmt: skip
     report.set_defaults(call=_report)
 
 
@@ -38,4 +52,4 @@ def _report(args: argparse.Namespace) -> None:
         bundled = [model.arch_id for model in found.models if model.bundled]
         plots.plot_front(searched, bundled, args.png / "front.png")
         plots.plot_surrogates(searched, args.png / "surrogates.png")
-        print(f"pictures: {args.png / 'front.png'}, {args.png / 'surrogates.png'}")
+        print(f"plots: {args.png / 'front.png'}, {args.png / 'surrogates.png'}")

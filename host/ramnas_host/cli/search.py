@@ -1,4 +1,4 @@
-"""`ramnas search`: surrogates and NSGA-II -> the front of a supernet."""
+"""`ramnas search`: a supernet and measured records -> the front of its best networks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import front_output, measuring
-from ramnas_host.cli.options import data_option
+from ramnas_host.cli.options import data_option, supernet_option
 from ramnas_models.errors import DataError
 from ramnas_models.sampling import sample_by_macs
 
@@ -17,53 +18,88 @@ if TYPE_CHECKING:
     from ramnas_models.space import Arch
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    search = verbs.add_parser("search", help="fit surrogates and find the front")
-    search.add_argument("--supernet", type=Path, required=True)
+    search = add_verb(
+        verbs, "search",
+        help="find the networks that are best on your boards",
+        purpose="Finds the networks of a supernet with the best trade-offs between accuracy and "
+        "cost on your boards. Surrogates learn from the measured records and predict all other "
+        "networks.",
+        example="ramnas search --supernet supernet.safetensors --store records.sqlite "
+        "--out front.json",
+    )  # fmt: skip
+    supernet_option(search)
     data_option(search)
     search.add_argument(
         "--objectives", default="top1,latency", metavar="top1,latency@DEVICE[:TASK],...",
-        help="besides top1: latency and energy of a board (DEVICE: a device class of the store, or "
-        "a part of its name), macs",
+        help="what to optimise: top1 and one or more of macs, latency@DEVICE and energy@DEVICE; "
+        "DEVICE is a device class of the store or a part of its name, and may be left out if there "
+        "is only one (default: top1,latency)",
     )  # fmt: skip
     search.add_argument(
         "--constraint", action="append", default=[], metavar="latency@DEVICE<=20",
-        help="of an objective; may be given several times",
+        help="a limit on one of the objectives; may be given several times",
     )  # fmt: skip
     search.add_argument(
-        "--store", type=Path, metavar="records.sqlite", help="of latency and energy"
-    )
+        "--store", type=Path, metavar="records.sqlite",
+        help="the measured records from which latency and energy are learnt",
+    )  # fmt: skip
     search.add_argument(
-        "--run", action="append", help="of the store (default: calibration); may be given again"
-    )
+        "--run", action="append",
+        help="run of the store to learn from; may be given several times (default: calibration)",
+    )  # fmt: skip
     search.add_argument(
         "--prior-run", action="append", default=[], metavar="RUN",
-        help="of the store: records of boards measured before, which the latencies of others start "
-        "from; 8 records of a board do then",
+        help="run of the store with records of other boards, from which the latency surrogates "
+        "start, so that 8 records of a new board are enough; may be given several times",
     )  # fmt: skip
-    search.add_argument("--accuracy-samples", type=int, default=150)
-    search.add_argument("--population", type=int, default=5120)
-    search.add_argument("--parents", type=int, default=2560)
-    search.add_argument("--generations", type=int, default=30)
-    search.add_argument("--p-mutation", type=float, default=0.2)
+    search.add_argument(
+        "--accuracy-samples", type=int, default=150, metavar="N",
+        help="archs whose true top-1 the accuracy surrogate learns from (default: 150)",
+    )  # fmt: skip
+    for name, default, words in (
+        ("population", 5120, "archs in the population of each generation"),
+        ("parents", 2560, "archs of each generation that have offspring"),
+        ("generations", 30, "generations of each search"),
+    ):
+        search.add_argument(
+            f"--{name}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"{words} (default: {default})",
+        )
+    search.add_argument(
+        "--p-mutation", type=float, default=0.2, metavar="P",
+        help="probability that a choice of an offspring mutates (default: 0.2)",
+    )  # fmt: skip
     search.add_argument(
         "--infill-rounds", type=int, default=4, metavar="N",
-        help="at most so many searches, each followed by true evaluations that the accuracy "
-        "surrogate learns from; fewer when the front grows no more",
+        help="the largest number of rounds: a search, then true evaluations of promising archs, "
+        "from which the surrogates learn; fewer when the front stops growing (default: 4)",
     )  # fmt: skip
     search.add_argument(
         "--measure", nargs="?", const="infill", metavar="RUN",
-        help="have the chosen ones of every infill round measured on boards, too, into this run of "
-        "the store (infill, if it is not named)",
+        help="also have boards measure the archs chosen in each infill round, into this run of the "
+        "store (infill, if no name follows)",
     )  # fmt: skip
     measuring.board_options(search)
-    search.add_argument("--candidates", type=int, default=24, help="how many of the front to keep")
     search.add_argument(
-        "--family", type=int, metavar="N", help="name N of them A0, A1, ... in rising cost"
+        "--candidates", type=int, default=24, metavar="N",
+        help="the largest number of candidates that the front keeps (default: 24)",
+    )  # fmt: skip
+    search.add_argument(
+        "--family", type=int, metavar="N",
+        help="name N of the candidates A0, A1, ... from cheap to costly",
+    )  # fmt: skip
+    search.add_argument(
+        "--seed", type=int, default=0,
+        help="seed of the search; the same seed gives the same front (default: 0)",
+    )  # fmt: skip
+    search.add_argument(
+        "--out", type=Path, required=True, metavar="front.json", help="the front to write"
     )
-    search.add_argument("--seed", type=int, default=0)
-    search.add_argument("--out", type=Path, required=True, metavar="front.json")
     front_output.csv_option(search)
     search.set_defaults(call=_search)
 
@@ -76,6 +112,7 @@ def _search(args: argparse.Namespace) -> None:
     from ramnas_host.cli.progress import bar
     from ramnas_host.data.datasets import dataset_of
     from ramnas_host.search import family, front, infill, objectives, verification
+    from ramnas_host.search.labels import labels_of
     from ramnas_host.surrogates.prior_boards import prior_boards
     from ramnas_host.training import checkpoint
     from ramnas_host.training.evaluate import true_scores
@@ -86,7 +123,7 @@ def _search(args: argparse.Namespace) -> None:
     )  # fmt: skip
     for name in ("population", "parents", "generations", "candidates"):
         if getattr(args, name) < 2:
-            raise DataError(f"--{name} {getattr(args, name)}: 2 or more")
+            raise DataError(f"--{name} {getattr(args, name)}: give 2 or more")
     loaded = checkpoint.load(args.supernet)
     space = loaded.net.space
     records, boards = [], {}
@@ -99,7 +136,7 @@ def _search(args: argparse.Namespace) -> None:
             boards = prior_boards(objectives.records_in_runs(store, args.prior_run), space)
         store.close()
     elif args.prior_run:
-        raise DataError("--prior-run: name the --store that holds these runs")
+        raise DataError("--prior-run needs --store, the store that holds these runs")
     known = objectives.read_objectives(args.objectives, records, space)
     constraints = [
         objectives.read_constraint(text, known, records, space) for text in args.constraint
@@ -108,7 +145,7 @@ def _search(args: argparse.Namespace) -> None:
     if args.measure:
         measuring.check_rounds(args)
         if not any(one.target for one in asked):
-            raise DataError("--measure: no objective of these is measured on a board")
+            raise DataError("--measure: none of these objectives is measured on a board")
     dataset = dataset_of(loaded.about, args.data)
     archs = sample_by_macs(space, np.random.default_rng(args.seed), args.accuracy_samples)
 
@@ -118,7 +155,8 @@ def _search(args: argparse.Namespace) -> None:
             request = Request(run, space, target, new, args.rounds, args.seed)
             measuring.served(args, request, lambda s: update(note=f"measured {s.done}/{s.total}"))
         store = Store(args.store)
-        verification.records_by_objective(store, asked, space.hash, args.measure)  # all boards came
+        # a DataError if a board did not come
+        verification.records_by_objective(store, asked, space.hash, args.measure)
         records = objectives.records_in_runs(store, [*(args.run or ["calibration"]), *targets])
         store.close()
         return objectives.read_objectives(",".join(one.name for one in asked), records, space)
@@ -144,12 +182,14 @@ def _search(args: argparse.Namespace) -> None:
             on_generation=lambda generation: update(generation, "NSGA-II"),
         )
         update(generations, f"{len(found.hypervolumes) - 1} round(s)")
+    labels = labels_of(found.objectives)
     for name, chosen in found.surrogates.items():
         for kind, score in chosen.scores.items():
             print(
-                f"{name} {kind:4}: tau {score.tau:.3f}, rho {score.rho:.3f}, "
+                f"{labels.objectives[name]}, {kind:4}: tau {score.tau:.3f}, rho {score.rho:.3f}, "
                 f"MAPE {score.mape:.1%}{'  <- chosen' if kind == chosen.family else ''}"
             )
+    print(*labels.legend, sep="\n", end="\n" if labels.legend else "")
     if args.family is not None:
         found = family.named(found, args.family)
         print(family.table(found))

@@ -5,21 +5,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli.options import data_option, workers_option
 from ramnas_host.data.about import describe
 from ramnas_models.errors import DataError
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    train = verbs.add_parser(
-        "train", help="train a supernet, alone or as many processes under torchrun"
+    train = add_verb(
+        verbs, "train",
+        help="train a supernet",
+        purpose="Trains one supernet that contains every network of a search space, in one process "
+        "or in several under torchrun. The same command goes on where a stopped run left off.",
+        example="ramnas train --space micro --recipe digits --out runs/train",
+    )  # fmt: skip
+    train.add_argument(
+        "--space", default="micro", help="name or .yaml of the search space (default: micro)"
     )
-    train.add_argument("--space", default="micro", help="name, or path of a .yaml")
-    train.add_argument("--recipe", default="digits", help="name, or path of a .yaml")
+    train.add_argument(
+        "--recipe", default="digits",
+        help="name or .yaml of the recipe: data set, schedule, optimizer (default: digits)",
+    )  # fmt: skip
     data_option(train)
     workers_option(train)
-    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="DIR",
+        help="folder of the run: the weights, the metrics and the state to go on from",
+    )  # fmt: skip
     train.set_defaults(call=_train)
 
 
@@ -39,11 +52,14 @@ def _train(args: argparse.Namespace) -> None:
     if out.exists():
         found, about = checkpoint.load(out), describe(dataset, recipe)
         if (found.net.space.hash, found.about) != (space.hash, about):
-            raise DataError(f"{out} is of another training; write elsewhere, or remove it")
-        print(f"trained before: {out}")
+            raise DataError(
+                f"{out} was trained with another space, recipe or data set: choose another --out, "
+                "or remove that folder"
+            )
+        print(f"already trained: {out}")
         return
     with distributed.started() as ranks:
-        make_folder(args.out)  # before the work, not after it
+        make_folder(args.out)  # so that a bad --out fails now, not after the training
         if ranks.leads and state.exists():
             print(f"going on from {state}", flush=True)
         workers = args.workers

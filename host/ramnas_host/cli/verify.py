@@ -1,4 +1,4 @@
-"""`ramnas verify`: the true accuracy and the measured latency of a front."""
+"""`ramnas verify`: a front -> the front with true accuracies and measured costs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ import argparse
 import logging
 from pathlib import Path
 
+from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import front_output, measuring
-from ramnas_host.cli.options import data_option
+from ramnas_host.cli.options import data_option, supernet_option
 
 log = logging.getLogger(__name__)
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add this verb to the command line."""
-    verify = verbs.add_parser("verify", help="true accuracy and measured latency of a front")
-    verify.add_argument("--front", type=Path, required=True)
-    verify.add_argument("--supernet", type=Path, required=True)
+    verify = add_verb(
+        verbs, "verify",
+        help="measure the front that a search predicted",
+        purpose="Measures what ramnas search predicted: the accuracy of every candidate on "
+        "validation images, and its latency and energy on your boards.",
+        example="ramnas verify --front front.json --supernet supernet.safetensors "
+        "--store records.sqlite --local-agent --out verified.json",
+    )  # fmt: skip
+    verify.add_argument(
+        "--front", type=Path, required=True, metavar="front.json",
+        help="the front that ramnas search wrote",
+    )  # fmt: skip
+    supernet_option(verify)
     data_option(verify)
-    verify.add_argument("--out", type=Path, required=True, metavar="verified.json")
+    verify.add_argument(
+        "--out", type=Path, required=True, metavar="verified.json",
+        help="the front to write, with its measured values",
+    )  # fmt: skip
     front_output.csv_option(verify)
     measuring.fleet_options(verify)
     verify.set_defaults(call=_verify)
@@ -31,6 +45,7 @@ def _verify(args: argparse.Namespace) -> None:
     from ramnas_host.data.datasets import dataset_of
     from ramnas_host.report import tables
     from ramnas_host.search import family, front, front_bundle, verification
+    from ramnas_host.search.labels import labels_of
     from ramnas_host.training import checkpoint
     from ramnas_host.training.evaluate import true_scores
 
@@ -50,17 +65,20 @@ def _verify(args: argparse.Namespace) -> None:
     print(tables.table(verified))
     if any(candidate.name for candidate in verified.candidates):
         print(family.table(verified))
+    label = labels_of(verified.objectives).objectives  # the table has explained the short names
     for name, (tau, count) in verification.agreement(verified).items():
-        how = "no order to compare" if tau is None else f"tau {tau:.3f}"
-        print(f"{name}: predicted and measured of {count} candidates: {how}")
+        result = "no order to compare" if tau is None else f"tau {tau:.3f}"
+        print(f"{label[name]}, predicted against measured, {count} candidates: {result}")
         if tau is not None and tau < verification.MIN_TAU:
             log.warning(
-                "the order predicted for %s is a poor guide (tau %.2f, below %g): measure more "
-                "archs, or go by the measured figures", name, tau, verification.MIN_TAU,
+                "the predicted order of %s is a poor guide (tau %.2f, below %g): measure more "
+                "archs before the search, or rely on the measured values",
+                label[name], tau, verification.MIN_TAU,
             )  # fmt: skip
     for name, arch_ids in verification.unmeasured(verified).items():
         log.warning(
-            "no valid measurement of %s: %s; ramnas records show %s says why, and with another "
-            "--run the same command measures anew", name, ", ".join(arch_ids), args.store,
+            "no valid measurement of %s for %s; ramnas records show %s says why, and the same "
+            "command with another --run measures them again",
+            label[name], ", ".join(arch_ids), args.store,
         )  # fmt: skip
     print(f"verified front: {args.out}")

@@ -1,4 +1,4 @@
-"""`ramnas records`: stores of boards merged, shown and exported."""
+"""`ramnas records`: stores are merged, shown and exported."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_merging_twice_adds_every_record_once(
     into = tmp_path / "all.sqlite"
     for _ in range(2):
         assert main.main(["records", "merge", str(a), str(b), "--into", str(into)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[1].split(" in ")[0] for line in said] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].split(" in ")[0] for line in lines] == [
         "2 records, 2 new", "2 records, 1 new", "2 records, 0 new", "2 records, 0 new",
     ]  # fmt: skip
     merged = Store(into)
@@ -57,7 +57,7 @@ def test_merging_twice_adds_every_record_once(
     assert merged.records("other") == [record(2, run="other")]
 
 
-def test_show_tells_boards_and_set_ups_apart_and_gives_reasons(
+def test_show_groups_by_board_and_target_and_gives_reasons(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = store(
@@ -66,15 +66,28 @@ def test_show_tells_boards_and_set_ups_apart_and_gives_reasons(
         record(4, validity="failed", reason="out of memory", p50_ms=None),
     )  # fmt: skip
     assert main.main(["records", "show", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert "run run on board: 2 ok, 1 failed" in said
-    assert "run run on other: 1 ok" in said
-    assert "batch 8" in said
-    assert f"{ARCHS[4].id} failed: out of memory" in said
+    printed = capsys.readouterr().out
+    assert "run run on board: 2 ok, 1 failed" in printed
+    assert "run run on other: 1 ok" in printed
+    assert "batch 8" in printed
+    assert f"{ARCHS[4].id} failed: out of memory" in printed
+
+
+def test_show_explains_the_short_name_of_a_board_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    xeon = "intel-r-xeon-r-processor_2c_24gib_linux-x86-64_onnxruntime-cpu-1.32"
+    runs = [record(i, run=run, device_class=xeon) for i, run in enumerate(("first", "second"))]
+    path = store(tmp_path / "a.sqlite", *runs)
+    assert main.main(["records", "show", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"xeon 2c, onnxruntime-cpu = {xeon}\n")
+    assert printed.count(xeon) == 1
+    assert "run second on xeon 2c, onnxruntime-cpu: 1 ok" in printed
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])
-def test_export_gives_one_row_an_arch_with_the_corrected_latency(
+def test_export_gives_one_row_per_arch_with_the_corrected_latency(
     suffix: str, tmp_path: Path
 ) -> None:
     failed = record(3, validity="failed", reason="no", visits=(), p50_ms=None)
@@ -88,7 +101,7 @@ def test_export_gives_one_row_an_arch_with_the_corrected_latency(
     first, second = (by_arch[ARCHS[i].id] for i in (0, 1))
     assert float(second["latency_ms"]) / float(first["latency_ms"]) == pytest.approx(2, rel=1e-3)
     assert SPACE.decode([int(n) for n in first["arch"].split()]) == ARCHS[0]
-    assert by_arch[ARCHS[3].id]["p50_ms"] in (None, "")  # absent, not zero
+    assert by_arch[ARCHS[3].id]["p50_ms"] in (None, "")  # left empty, not 0
 
 
 @pytest.mark.parametrize(
@@ -96,14 +109,17 @@ def test_export_gives_one_row_an_arch_with_the_corrected_latency(
     [
         (["show", "nowhere.sqlite"], "nowhere.sqlite does not exist"),
         (["merge", "nowhere.sqlite", "--into", "x.sqlite"], "nowhere.sqlite does not exist"),
-        (["export", "{store}", "--run", "x", "--out", "out.csv"], "has no run 'x', only run"),
+        (
+            ["export", "{store}", "--run", "x", "--out", "out.csv"],
+            "has no run 'x'; its runs are: run",
+        ),
         (["show", "{text}"], "cannot open the store"),
     ],
 )
-def test_what_cannot_be_read_is_named(
+def test_a_store_that_cannot_be_read_is_named(
     argv: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "text.sqlite").write_text("no database, but long enough to be looked at" * 9)
+    (tmp_path / "text.sqlite").write_text("not a database, but long enough to be read" * 9)
     known = {
         "store": store(tmp_path / "a.sqlite", record(0)), "text": tmp_path / "text.sqlite",
     }  # fmt: skip

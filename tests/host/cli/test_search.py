@@ -1,4 +1,4 @@
-"""`ramnas search` and `ramnas verify` at the command line, over two tasks of this board."""
+"""`ramnas search` and `ramnas verify` at the command line, for two tasks on this board."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ramnas_host.data.about import describe
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.search import front as fronts
 from ramnas_host.search import verification
+from ramnas_host.search.labels import labels_of
 from ramnas_host.training import checkpoint
 from ramnas_models.supernet import Supernet
 from tests.host.search.fronts import SPACE, records
@@ -32,7 +33,7 @@ DETECTOR = {"task": "detection", "num_classes": 3, "input_hw": (32, 32)}
 
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights: fast to make, and true accuracies that differ."""
+    """A supernet with random weights: fast to make, with true accuracies that differ."""
     path = tmp_path_factory.mktemp("supernet") / "supernet.safetensors"
     torch.manual_seed(0)
     recipe = load_recipe("digits")
@@ -43,7 +44,7 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records of classifiers, and of detectors in another run, of this very board."""
+    """A store with records of classifiers in one run and of detectors in another, of this board."""
     import onnxruntime
 
     board = this_device().class_key("onnxruntime-cpu", onnxruntime.__version__)
@@ -60,7 +61,7 @@ def search(supernet: Path, store: Path, out: Path, *argv: str) -> int:
     return main.main(["search", *where, *TINY, *FEW, *argv])
 
 
-@pytest.mark.alone  # that every candidate is measured takes a board that is not busy
+@pytest.mark.alone  # every candidate can only be measured on a board that is not busy
 def test_a_front_by_the_latency_of_classifier_and_detector_is_searched_and_verified(
     supernet: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
@@ -81,7 +82,7 @@ def test_a_front_by_the_latency_of_classifier_and_detector_is_searched_and_verif
     assert all(float(row[f"{names[2]} predicted"]) > 0 for row in rows)
 
     measured = tmp_path / "measured.sqlite"
-    monkeypatch.setattr(verification, "MIN_TAU", 1.01)  # no order is as good as that
+    monkeypatch.setattr(verification, "MIN_TAU", 1.01)  # no order is as good as this
     with caplog.at_level(logging.WARNING):
         assert main.main([
             "verify", "--front", str(out), "--supernet", str(supernet), "--store", str(measured),
@@ -98,8 +99,12 @@ def test_a_front_by_the_latency_of_classifier_and_detector_is_searched_and_verif
     tasks = {run: records[0].target.task for run, records in by_run.items()}
     assert tasks == {"verify": "classification", "verify-2": "detection"}
     printed = capsys.readouterr().out
-    assert f"{names[2]}: predicted and measured of {len(verified.candidates)} candidates" in printed
-    assert f"the order predicted for {names[2]} is a poor guide" in caplog.text
+    labels = labels_of(verified.objectives)
+    detection = labels.objectives[names[2]]
+    count = len(verified.candidates)
+    assert f"{detection}, predicted against measured, {count} candidates: tau" in printed
+    assert all(line in printed for line in labels.legend)
+    assert f"the predicted order of {detection} is a poor guide" in caplog.text
     assert "no valid measurement" not in caplog.text
 
     doubtful = msgspec.structs.replace(by_run["verify"][0], validity=INCONCLUSIVE)
@@ -112,7 +117,8 @@ def test_a_front_by_the_latency_of_classifier_and_detector_is_searched_and_verif
             "verify", "--front", str(out), "--supernet", str(supernet), "--store", str(again.path),
             "--out", str(tmp_path / "again.json"), "--local-agent",
         ]) == 0  # fmt: skip
-    assert f"no valid measurement of {names[1]}: {doubtful.arch_id};" in caplog.text
+    classification = labels.objectives[names[1]]
+    assert f"no valid measurement of {classification} for {doubtful.arch_id};" in caplog.text
     (left_out,) = [
         c for c in fronts.load(tmp_path / "again.json").candidates if names[1] not in c.measured
     ]
@@ -134,7 +140,7 @@ def test_infill_measures_what_it_chose_and_learns_from_it(
     opened.close()
     for objective, run, new in zip(
         found.objectives[1:], ("run", "found"), (measured, detectors), strict=True
-    ):  # a busy machine may spoil them all
+    ):  # a busy machine may spoil all of them
         learnt = (new[0].run,) if any(r.validity == "ok" for r in new) else ()
         assert objective.runs == (run, *learnt)
     chosen = {r.arch_id for r in measured} - {r.arch_id for r in before}
@@ -152,13 +158,13 @@ def test_infill_measures_what_it_chose_and_learns_from_it(
         (["--objectives", "top1,latency:segmentation"], "no record of task segmentation"),
         (["--run", "elsewhere"], "no record of run 'elsewhere'"),
         (["--constraint", "macs<=1"], "add macs to --objectives"),
-        (["--objectives", "top1,macs", "--measure"], "no objective of these is measured"),
+        (["--objectives", "top1,macs", "--measure"], "none of these objectives is measured"),
         (["--measure", "--local-agent", "--rounds", "2"], "a record needs 8 visits or more"),
-        (["--population", "1"], "--population 1: 2 or more"),
+        (["--population", "1"], "--population 1: give 2 or more"),
         (["--prior-run", "elsewhere"], "no record of run 'elsewhere'"),
     ],
 )
-def test_what_cannot_be_searched_is_one_line_and_leaves_nothing(
+def test_a_search_that_cannot_be_done_is_one_line_of_error_and_leaves_nothing(
     supernet: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     argv: list[str], message: str,
 ) -> None:  # fmt: skip
@@ -170,10 +176,10 @@ def test_what_cannot_be_searched_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_macs_alone_need_no_records(supernet: Path, tmp_path: Path) -> None:
+def test_a_search_by_macs_alone_needs_no_records(supernet: Path, tmp_path: Path) -> None:
     out = tmp_path / "front.json"
     argv = ["search", "--supernet", str(supernet), "--out", str(out), "--objectives", "top1,macs"]
-    assert main.main([*argv, "--prior-run", "run"]) == 2  # of which store?
+    assert main.main([*argv, "--prior-run", "run"]) == 2  # needs --store
     assert main.main([*argv, *TINY, *FEW]) == 0
     found = fronts.load(out)
     assert set(found.surrogates) == {"top1"}

@@ -125,14 +125,14 @@ def test_both_fronts_are_searched_measured_and_drawn_and_nothing_twice(
         assert shown == {r.arch_id for r in measured if r.validity == "ok"}
     store.close()
     assert np.ptp(cv2.imread(str(out / "fronts.png"))) > 100
-    assert "== calibration-1: measured before" in first
+    assert "== calibration-1: already measured" in first
 
     (out / "comparison.json").unlink()
     assert main.main(argv) == 0
     again = capsys.readouterr().out
     assert json.loads((out / "comparison.json").read_bytes()) == found
-    assert again.count("done before") == 3
-    assert again.count("measured before") == 4
+    assert again.count("already done") == 3
+    assert again.count("already measured") == 4
     assert again.splitlines()[-4:] == first.splitlines()[-4:]
 
 

@@ -153,11 +153,11 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert metrics[0] == metrics[1]
     again = run(command)
     assert again.returncode == 0
-    assert "trained before" in again.stdout
+    assert "already trained" in again.stdout
     recipe.write_bytes(msgspec.yaml.encode(msgspec.structs.replace(changed, seed=1)))
     other = run(command)
     assert other.returncode == 2
-    assert "is of another training" in other.stderr
+    assert "was trained with another space, recipe or data set" in other.stderr
 
 
 def test_the_run_is_on_record_with_metrics_config_last_and_best(
