@@ -1,4 +1,4 @@
-"""A whole calibration on the emulated Jetson, under the real jtop service, when things go wrong."""
+"""`profile` on the emulated Jetson with the real jtop service, when things go wrong."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from tests.edge.board.emulated_jetson import GPU, EmulatedJetson
 
 pytestmark = pytest.mark.alone
 
-# three archs in one long block; prints how much of it is done
+# Measures two archs in one block, which takes about an eighth of a second per round, and prints
+# which part of the block is done. Sensors are read ten times a second, so that a short block has
+# samples enough. While the file `hold` exists, waits until jtop is no longer the source.
 PROFILE = """
-import logging, sys
+import logging, sys, time
 from pathlib import Path
+import msgspec
 import numpy as np
+from ramnas_edge.board.telemetry import Telemetry
 from ramnas_edge.measuring import local, supervisor
 from ramnas_edge.measuring.record import Target
 from ramnas_edge.measuring.request import Request
@@ -30,13 +34,27 @@ from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import load_space
 
 if __name__ == "__main__":
+    store, hold, rounds, sustained_s = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
+    rounds = int(rounds)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    supervisor.SUSTAINED_S = 3.0
+    telemetry = Telemetry.open(interval_s=0.1)
+    Telemetry.open = lambda: telemetry
+    supervisor.IDLE_S, supervisor.SUSTAINED_S, supervisor.CALM_S = 1.0, float(sustained_s), 0.5
+    make = Request.block
+    Request.block = lambda *args: msgspec.structs.replace(
+        make(*args), timed_ms=20.0, most_rounds=rounds
+    )
+
+    def show(progress):
+        print(progress.inside / 2, flush=True)
+        while hold.exists() and telemetry.source.startswith("jtop"):
+            telemetry.poll()
+            time.sleep(0.02)
+
     space = load_space("micro")
-    archs = sample_by_macs(space, np.random.default_rng(0), 3)
-    request = Request("run", space, Target(num_classes=10), archs, rounds=120)
-    show = lambda progress: print(progress.inside / 3, flush=True)
-    local.profile(request, Store(Path(sys.argv[1])), on_progress=show)
+    archs = sample_by_macs(space, np.random.default_rng(0), 2)
+    request = Request("run", space, Target(num_classes=10), archs, rounds=rounds)
+    local.profile(request, Store(store), on_progress=show)
 """
 
 
@@ -48,50 +66,63 @@ def board(tmp_path: Path) -> Iterator[EmulatedJetson]:
 
 
 class Profile:
-    """A calibration on the board; `until` waits for a share of its block."""
+    """The script above, running on the board; a context manager."""
 
-    def __init__(self, board: EmulatedJetson, folder: Path) -> None:
-        self.store, self._said = folder / "records.sqlite", folder / "said"
-        script = folder / "profile.py"  # a file: its child process imports it
+    def __init__(
+        self, board: EmulatedJetson, folder: Path, rounds: int, sustained_s: float = 0.0
+    ) -> None:
+        self.store, self.hold = folder / "records.sqlite", folder / "hold"
+        self._log = folder / "log"
+        script = folder / "profile.py"  # a file, because its child process imports it
         script.write_text(PROFILE)
-        with self._said.open("w") as log:
+        arguments = map(str, (script, self.store, self.hold, rounds, sustained_s))
+        with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [*board.inside, sys.executable, str(script), str(self.store)],
+                [*board.inside, sys.executable, *arguments],
                 stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
 
+    def __enter__(self) -> Profile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._process.stdout is not None
+        self._process.kill()  # if a test has failed
+        self._process.wait()
+        self._process.stdout.close()
+
     def until(self, share: float) -> None:
+        """Wait until that part of the block is done."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if float(line) >= share:
                 return
-        pytest.fail(f"ended before {share:.0%}: {self._said.read_text()}")
+        pytest.fail(f"it ended before {share:.0%} of the block: {self._log.read_text()}")
 
-    def until_said(self, what: str) -> None:
-        while what not in self._said.read_text():  # there may be no progress while it waits
-            assert self._process.poll() is None, self._said.read_text()
+    def until_logged(self, what: str) -> None:
+        while what not in self._log.read_text():  # it may print nothing while it waits
+            assert self._process.poll() is None, self._log.read_text()
             time.sleep(0.02)
 
     def records(self) -> tuple[list[LatencyRecord], list[str]]:
-        """At its end: the records, and what was said."""
+        """Wait for the end; the two records, and the lines of the log."""
         assert self._process.stdout is not None
         self._process.stdout.read()
-        self._process.stdout.close()
-        assert self._process.wait() == 0, self._said.read_text()
+        assert self._process.wait() == 0, self._log.read_text()
         store = Store(self.store)
         found = store.records("run")
         store.close()
-        return found, self._said.read_text().splitlines()
+        assert len(found) == 2
+        return found, self._log.read_text().splitlines()
 
 
-def test_records_say_what_jtop_saw_and_what_an_inference_costs(
+def test_records_hold_what_jtop_showed_and_the_energy_of_an_inference(
     board: EmulatedJetson, tmp_path: Path
 ) -> None:
-    running = Profile(board, tmp_path)
-    running.until(0.01)
-    board.set(gpu_rail_ma=1160)  # 1 A more at 19 V than idle
-    records, _ = running.records()
-    assert len(records) == 3
+    with Profile(board, tmp_path, rounds=16, sustained_s=1.0) as running:
+        running.until(0.01)
+        board.set(gpu_rail_ma=1160)  # 1 A more at 19 V than at rest
+        records, _ = running.records()
     for record in records:
         assert record.device_class.startswith("nvidia-jetson-agx-orin-developer-kit_")
         assert "l4t-36.4_maxn" in record.device_class
@@ -107,17 +138,16 @@ def test_records_say_what_jtop_saw_and_what_an_inference_costs(
         assert record.energy.per_inference_mj == pytest.approx(19_000 * each_s, rel=0.02)
 
 
-def test_a_throttle_marks_the_records_and_they_are_measured_after_it(
+def test_throttled_archs_are_measured_again_after_the_throttle(
     board: EmulatedJetson, tmp_path: Path
 ) -> None:
-    running = Profile(board, tmp_path)
-    running.until(0.5)
-    board.set(temperature_c=97, cpu_mhz=729.6)
-    running.until_said("again: throttled")
-    board.set(temperature_c=42, cpu_mhz=2201.6)
-    records, said = running.records()
-    assert len(records) == 3
-    assert len([line for line in said if "again: throttled" in line]) == 3
+    with Profile(board, tmp_path, rounds=24) as running:
+        running.until(0.5)
+        board.set(temperature_c=97, cpu_mhz=729.6)
+        running.until_logged("again: throttled")
+        board.set(temperature_c=42, cpu_mhz=2201.6)
+        records, log = running.records()
+    assert len([line for line in log if "again: throttled" in line]) == 2
     for record in records:
         assert record.validity in (OK, INCONCLUSIVE)
         assert "throttled" not in record.reason
@@ -126,19 +156,19 @@ def test_a_throttle_marks_the_records_and_they_are_measured_after_it(
         assert max(record.conditions.temperature_c.values()) < 97
 
 
-def test_the_service_dying_costs_one_warning_and_no_record(
+def test_a_dying_service_costs_one_warning_and_no_record(
     board: EmulatedJetson, tmp_path: Path
 ) -> None:
-    running = Profile(board, tmp_path)
-    running.until(0.3)
-    board.signal_service(signal.SIGKILL)
-    records, said = running.records()
-    assert len(records) == 3
-    assert len([line for line in said if line.startswith("WARNING")]) == 1, said
+    with Profile(board, tmp_path, rounds=8) as running:
+        running.until(0.1)
+        running.hold.touch()
+        board.signal_service(signal.SIGKILL)
+        records, log = running.records()
+    assert len([line for line in log if line.startswith("WARNING")]) == 1, log
     assert {r.conditions.source for r in records if r.conditions} == {"sysfs"}
 
 
-def test_settings_that_were_asked_for_are_put_back_after_kill_term(
+def test_the_settings_of_the_board_are_put_back_after_sigterm(
     board: EmulatedJetson, tmp_path: Path
 ) -> None:
     command = [
