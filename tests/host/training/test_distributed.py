@@ -1,4 +1,7 @@
-"""Two real gloo processes under torchrun, against one process that does their work in turn."""
+"""Two real gloo processes under torchrun, against one process that does the work of both.
+
+torchrun starts them once for all tests: the start costs more than what they do.
+"""
 
 from __future__ import annotations
 
@@ -16,44 +19,88 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor
 
-from ramnas_host.config import Recipe, load_recipe
+from ramnas_host.cli import main
+from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data import loader
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.training import optimizer, sandwich
 from ramnas_host.training.distributed import Ranks
 from ramnas_models.sampling import sample_by_macs
-from ramnas_models.space import load_space
+from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Supernet
 
 SPACE = load_space("micro")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def twenty_steps(**changes: object) -> Recipe:
-    """Batches of 16; 320 images are 20 steps."""
+def four_steps(**changes: object) -> Recipe:
+    """64 images in batches of 16."""
     digits = load_recipe("digits")
-    images = msgspec.structs.replace(digits.images, train=320)
-    return msgspec.structs.replace(
-        digits, images=images, epochs=1, batch_size=16, dropout=0.0, drop_connect=0.0, **changes
-    )
+    images = SplitSizes(train=64, validation=50, calibration=20)
+    short = {"images": images, "epochs": 1, "batch_size": 16, "dropout": 0.0, "drop_connect": 0.0}
+    return msgspec.structs.replace(digits, **{**short, **changes})
 
 
-def two_processes(recipe: Recipe, folder: Path) -> list[dict[str, Tensor]]:
-    (folder / "recipe.json").write_bytes(msgspec.json.encode(recipe))
-    worker = Path(__file__).with_name("ddp_worker.py")
-    ran = subprocess.run(
-        [*TORCHRUN, str(worker), str(folder / "recipe.json"), str(folder)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+def five_archs() -> list[Arch]:
+    return sample_by_macs(SPACE, np.random.default_rng(0), 5)
+
+
+def evaluate_verb(folder: Path, out: str) -> list[str]:
+    files = {"--supernet": "run/supernet.safetensors", "--archs": "archs.json", "--out": out}
+    return [
+        "evaluate",
+        *(word for key, name in files.items() for word in (key, str(folder / name))),
+    ]
+
+
+class TwoProcesses:
+    """What a run of ddp_worker.py in two processes printed and left in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name, recipe in (
+            ("short", four_steps(evaluate_every=1)), ("odd", four_steps(batch_size=15)),
+        ):  # fmt: skip
+            (folder / f"{name}.yaml").write_bytes(msgspec.yaml.encode(recipe))
+        integers = [list(arch.integers) for arch in five_archs()]
+        (folder / "archs.json").write_text(json.dumps(integers))
+        jobs = {
+            "trainings": {
+                "plain": four_steps(), "synchronised": four_steps(sync_batchnorm=True)
+            },
+            "commands": [self._train("short", "run"), evaluate_verb(folder, "shared.json")],
+            "refused": self._train("odd", "refused"),
+        }  # fmt: skip
+        (folder / "jobs.json").write_bytes(msgspec.json.encode(jobs))
+        worker = Path(__file__).with_name("ddp_worker.py")
+        self.ran = subprocess.run(
+            [*TORCHRUN, str(worker), str(folder / "jobs.json"), str(folder)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert self.ran.returncode == 0, self.ran.stderr
+
+    def _train(self, recipe: str, out: str) -> list[str]:
+        return ["train", "--recipe", str(self.folder / f"{recipe}.yaml"),
+                "--out", str(self.folder / out)]  # fmt: skip
+
+    def weights(self, training: str) -> list[dict[str, Tensor]]:
+        """By rank."""
+        return [
+            torch.load(self.folder / f"{training}-rank{rank}.pt", weights_only=True)
+            for rank in (0, 1)
+        ]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> TwoProcesses:
+    return TwoProcesses(tmp_path_factory.mktemp("two"))
 
 
 @functools.cache  # both tests compare with both
 def one_process(shares: int) -> dict[str, Tensor]:
     """The same batches in `shares` parts one after the other, the gradients averaged; float64."""
-    recipe = twenty_steps()
+    recipe = four_steps()
     torch.set_default_dtype(torch.float64)
     try:
         dataset = load_dataset(recipe.dataset, recipe.images)
@@ -87,62 +134,43 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max(float((a[key] - b[key]).abs().max()) for key in a)
 
 
-def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
-    first, second = two_processes(twenty_steps(), tmp_path)
+def test_two_processes_give_the_weights_of_one(two_processes: TwoProcesses) -> None:
+    first, second = two_processes.weights("plain")
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert first["stem.weight"].dtype == torch.float64
     assert largest_difference(first, one_process(shares=2)) < 1e-6
-    # statistics of half a batch are others, and that shows
+    # BatchNorm over half a batch has other statistics, which shows in the weights
     assert largest_difference(first, one_process(shares=1)) > 1e-4
 
 
-def test_synchronised_batchnorm_gives_the_weights_of_the_whole_batch(tmp_path: Path) -> None:
-    """With statistics over both processes, two halves are one batch, but for the order of sums."""
-    synchronised, _ = two_processes(twenty_steps(sync_batchnorm=True), tmp_path)
+def test_synchronised_batchnorm_gives_the_weights_of_the_whole_batch(
+    two_processes: TwoProcesses,
+) -> None:
+    """With statistics over both processes two halves are one batch, but for the order of sums."""
+    synchronised, _ = two_processes.weights("synchronised")
     assert largest_difference(synchronised, one_process(shares=1)) < 1e-6
     assert largest_difference(synchronised, one_process(shares=2)) > 1e-4
 
 
-def test_train_and_evaluate_run_under_torchrun(tmp_path: Path) -> None:
-    """The verbs themselves: one set of files, archs shared over ranks, the figures of one."""
-    recipe = tmp_path / "short.yaml"
-    recipe.write_bytes(msgspec.yaml.encode(twenty_steps(evaluate_every=1)))
-    out = tmp_path / "run"
-    verb = [*TORCHRUN, "-m", "ramnas_host"]
-    ran = subprocess.run(
-        [*verb, "train", "--recipe", str(recipe), "--out", str(out)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("supernet:") == 1
-    assert (out / "run.yaml").read_text().count("processes: 2") == 1
-    archs = sample_by_macs(SPACE, np.random.default_rng(0), 5)
-    (tmp_path / "archs.json").write_text(json.dumps([list(arch.integers) for arch in archs]))
-    found = {}
-    for name, how in (("alone", [sys.executable, "-m", "ramnas_host"]), ("shared", verb)):
-        ran = subprocess.run(
-            [*how, "evaluate", "--supernet", str(out / "supernet.safetensors"),
-             "--archs", str(tmp_path / "archs.json"), "--out", str(tmp_path / f"{name}.json")],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr
-        assert "5 archs, mean" in ran.stdout
-        found[name] = json.loads((tmp_path / f"{name}.json").read_bytes())
-    assert found["alone"] == found["shared"]
-    assert [entry["arch_id"] for entry in found["alone"]["archs"]] == [a.id for a in archs]
+def test_two_processes_train_one_set_of_files(two_processes: TwoProcesses) -> None:
+    assert two_processes.ran.stdout.count("supernet:") == 1
+    record = (two_processes.folder / "run/run.yaml").read_text()
+    assert record.count("processes: 2") == 1
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
-    recipe = tmp_path / "odd.yaml"
-    odd = msgspec.structs.replace(twenty_steps(), batch_size=15)
-    recipe.write_bytes(msgspec.yaml.encode(odd))
-    ran = subprocess.run(
-        [*TORCHRUN, "-m", "ramnas_host", "train", "--recipe", str(recipe),
-         "--out", str(tmp_path / "run")],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert ran.returncode != 0
-    assert "batch_size 15 cannot be shared evenly by 2 processes" in ran.stderr
+def test_archs_shared_by_two_processes_score_as_in_one(two_processes: TwoProcesses) -> None:
+    assert two_processes.ran.stdout.count("5 archs, mean") == 1
+    folder = two_processes.folder
+    assert main.main(evaluate_verb(folder, "alone.json")) == 0
+    shared, alone = (
+        json.loads((folder / f"{name}.json").read_bytes()) for name in ("shared", "alone")
+    )
+    assert alone == shared
+    assert [entry["arch_id"] for entry in alone["archs"]] == [a.id for a in five_archs()]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(two_processes: TwoProcesses) -> None:
+    assert "batch_size 15 cannot be shared evenly by 2 processes" in two_processes.ran.stderr
 
 
 def test_alone_nothing_is_exchanged() -> None:
