@@ -1,4 +1,4 @@
-"""Keys in files, the endpoints that need them, and the verbs around them."""
+"""Keys in files, and the endpoints that need them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ramnas_edge.fleet import keys
 from ramnas_models.errors import DataError, FileError
 
 
-def test_a_new_pair_is_two_files_and_the_secret_one_is_its_owners_alone(tmp_path: Path) -> None:
-    before = os.umask(0)  # the most generous there is
+def test_a_new_pair_is_two_files_and_only_the_owner_may_read_the_secret_one(tmp_path: Path) -> None:
+    before = os.umask(0)  # the most permissive one
     try:
         path = keys.new(tmp_path / "keys", "jetson.1")
     finally:
@@ -28,7 +28,7 @@ def test_a_new_pair_is_two_files_and_the_secret_one_is_its_owners_alone(tmp_path
     assert own.public == keys.load_public(path.with_suffix(".key")) == keys.load_public(path)
     assert own.secret.decode() not in path.with_suffix(".key").read_text()
     assert own.secret.decode() not in repr(own)
-    assert load_certificate(path) == tuple(own)  # any tool of ZeroMQ reads it
+    assert load_certificate(path) == tuple(own)  # ZeroMQ's own tools read it
 
 
 def test_a_secret_is_never_replaced_and_its_public_half_can_be_restored(tmp_path: Path) -> None:
@@ -54,14 +54,14 @@ def test_a_secret_that_others_can_read_is_not_used(tmp_path: Path, mode: int) ->
 @pytest.mark.parametrize(
     "text", ["", "curve", 'public-key = "short"', f'public-key = "{"," * 40}"', "\0" * 99]
 )
-def test_what_is_no_key_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_key_is_an_error_with_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.key"
     path.write_text(text)
     with pytest.raises(FileError, match=r"a.key is not a key file of ramnas"):
         keys.load_public(path)
 
 
-def test_a_key_that_is_missing_or_of_the_wrong_half_is_named(tmp_path: Path) -> None:
+def test_a_missing_key_and_a_public_one_in_place_of_a_secret_one_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"cannot read the key .*: `ramnas keys new` makes one"):
         keys.load_public(tmp_path / "none.key")
     with pytest.raises(FileError, match=r"cannot read the key"):
@@ -90,5 +90,5 @@ def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str
         ("ws://127.0.0.1.evil.org:80", True),
     ],
 )  # fmt: skip
-def test_an_endpoint_that_others_reach_is_public(endpoint: str, public: bool) -> None:
+def test_an_endpoint_that_other_machines_can_reach_is_public(endpoint: str, public: bool) -> None:
     assert keys.is_public(endpoint) is public

@@ -1,4 +1,4 @@
-"""Records on the board until a host has them."""
+"""Records wait on the board until a host has them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_records_outlive_the_process_that_measured_them(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_spool_belongs_to_one_process_and_is_free_when_that_is_killed(tmp_path: Path) -> None:
+def test_a_spool_belongs_to_one_process_and_is_free_once_that_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "spool.sqlite"
     code = (
         "import sys, pathlib; from ramnas_edge.fleet.spool import Spool; "
@@ -86,7 +86,7 @@ def test_a_full_disk_keeps_records_in_memory_until_there_is_room(small_disk: Pat
     again.close()
 
 
-def test_a_file_that_is_no_spool_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_spool_is_an_error_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database " * 100)
     with pytest.raises(FileError, match=r"cannot open the spool .*text.*--spool"):
         Spool(tmp_path / "text")

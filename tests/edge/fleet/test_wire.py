@@ -1,3 +1,5 @@
+"""Every message survives the wire; damaged, oversized and foreign ones are refused."""
+
 from __future__ import annotations
 
 import contextlib
@@ -41,12 +43,12 @@ FROM_HOST: List[Any] = [
 
 
 @pytest.mark.parametrize("message", FROM_BOARD, ids=lambda m: type(m).__name__)
-def test_messages_of_a_board_survive_the_wire(message: Any) -> None:
+def test_a_message_of_a_board_survives_the_wire(message: Any) -> None:
     assert wire.decode_from_board(wire.encode(message)) == message
 
 
 @pytest.mark.parametrize("message", FROM_HOST, ids=lambda m: type(m).__name__)
-def test_messages_of_a_host_survive_the_wire(message: Any) -> None:
+def test_a_message_of_a_host_survives_the_wire(message: Any) -> None:
     assert wire.decode_from_host(wire.encode(message)) == message
 
 
