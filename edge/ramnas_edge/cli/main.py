@@ -16,7 +16,13 @@ _GROUPS = {
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run `ramnas-edge` with these arguments, by default those of the process; the exit code."""
+    """Run `ramnas-edge` with `argv`, by default the arguments of this process; the exit code."""
+    args = command_line().parse_args(argv)
+    return guarded(lambda: args.call(args))
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser with all verbs; what it returns has `call`, the function of the chosen verb."""
     parser = argparse.ArgumentParser(
         prog="ramnas-edge",
         description="Runs on the board: it serves the vision model that fits a latency budget, and "
@@ -27,5 +33,4 @@ def main(argv: Optional[List[str]] = None) -> int:
         verb.add(verbs)
     keys.add(verbs, host=False)
     group_verbs(parser, verbs, _GROUPS)
-    args = parser.parse_args(argv)
-    return guarded(lambda: args.call(args))
+    return parser

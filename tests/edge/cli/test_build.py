@@ -1,3 +1,5 @@
+"""`ramnas-edge build`, with a stand-in of TensorRT where the real one cannot run."""
+
 from __future__ import annotations
 
 import subprocess
@@ -31,16 +33,14 @@ def test_every_engine_of_a_bundle_is_in_the_cache_afterwards(
     assert [line.split(":")[0] for line in said] == list(ids)
     assert trt.builds == [["FP16"]] * len(ids)
     assert len(list(cache.folder.glob("*.engine"))) == len(ids)
-    assert main(argv) == 0  # all there
+    assert main(argv) == 0  # all engines are there already
     assert len(trt.builds) == len(ids)
     assert fake_tensorrt.HostMemory.live == []
 
 
-def test_an_engine_without_a_cache_has_nothing_to_build(tmp_path: Path) -> None:
+def test_an_engine_without_a_cache_is_an_error(tmp_path: Path) -> None:
     a_bundle(tmp_path / "b")
-    with pytest.raises(
-        BackendError, match=r"keeps no built engines.* tensorrt does"
-    ):
+    with pytest.raises(BackendError, match=r"keeps no built engines.* tensorrt does"):
         list(build.build_engines(str(tmp_path / "b"), engine="onnxruntime-cpu", precision="fp32"))
 
 

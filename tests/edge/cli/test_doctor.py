@@ -1,33 +1,53 @@
+"""`ramnas-edge doctor`: its report of this machine, and the problems that it finds on others."""
+
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import onnxruntime as ort
 import pytest
 
+from ramnas_edge.__main__ import main
 from ramnas_edge.cli import doctor
 from ramnas_edge.engines import backends, trial
+from ramnas_edge.engines.trial import Trial
 
 
-def test_the_verb_reports_this_machine_in_words_and_as_json() -> None:
-    command = [sys.executable, "-m", "ramnas_edge", "doctor"]
-    words, data = (
-        subprocess.run(
-            [*command, *options], capture_output=True, text=True,
-        )
-        for options in ([], ["--json"])
-    )  # fmt: skip
-    assert words.returncode == data.returncode == 0, data.stderr
-    assert f"onnxruntime-cpu: works, {ort.__version__}" in words.stdout
-    report = json.loads(data.stdout)
-    assert {engine["name"] for engine in report["engines"]} == set(backends.ENGINES)
-    for engine in report["engines"]:
-        assert engine["says"]
-        assert engine["works"] == (engine["name"] in dict(backends.available()))
-    assert dict(report["packages"])["numpy"]
+@pytest.fixture
+def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only onnxruntime-cpu works, and no process is needed to find that out."""
+    monkeypatch.setattr(
+        doctor, "try_engine", lambda name: Trial(name, name == "onnxruntime-cpu", "1.0")
+    )
+
+
+def test_the_verb_reports_this_machine_as_json_and_in_words() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "ramnas_edge", "doctor", "--json"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    report = msgspec.json.decode(ran.stdout, type=doctor.Report)
+    assert {engine.name for engine in report.engines} == set(backends.ENGINES)
+    working = dict(backends.available())
+    for engine in report.engines:
+        assert engine.says
+        assert engine.works == (engine.name in working)
+    assert dict(report.packages)["numpy"]
+    assert f"onnxruntime-cpu: works, {ort.__version__}" in doctor.text(report)
+
+
+def test_a_machine_without_a_working_engine_is_an_error_after_the_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "try_engine", lambda name: Trial(name, False, "not installed"))
+    assert main(["doctor"]) == 2
+    out, err = capsys.readouterr()
+    assert "engine    tensorrt: not installed\n" in out
+    assert "problem   no engine works: on a Jetson install onnxruntime-gpu" in out
+    assert err.endswith("error: no engine works on this machine; the report says what to do\n")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +59,7 @@ def test_the_verb_reports_this_machine_in_words_and_as_json() -> None:
         ("import sys; sys.exit(7)", "exit code 7"),
     ],
 )
-def test_an_engine_that_crashes_is_reported_and_not_suffered(code: str, says: str) -> None:
+def test_an_engine_that_crashes_is_reported_and_ends_only_its_process(code: str, says: str) -> None:
     engine = trial.try_engine("onnxruntime-cpu", code)
     assert not engine.works
     assert says in engine.says
@@ -63,8 +83,9 @@ def test_two_copies_of_a_module_on_the_path_are_a_problem(
     assert str(tmp_path / "apt") in found[0]
 
 
+@pytest.mark.usefixtures("cpu_only")
 def test_sensors_of_a_jetson_are_read_and_its_problems_named(tmp_path: Path) -> None:
-    """The files of a Jetson below another root: release, zone, cooling device, INA3221 rail."""
+    """A Jetson's files below another root: release, thermal zone, cooling device, INA3221 rail."""
     for path, content in {
         "etc/nv_tegra_release": "# R36 (release), REVISION: 4.0, GCID: 1, BOARD: generic",
         "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
@@ -92,6 +113,7 @@ def test_sensors_of_a_jetson_are_read_and_its_problems_named(tmp_path: Path) -> 
     assert "problem   this Jetson" in doctor.text(report)
 
 
+@pytest.mark.usefixtures("cpu_only")
 def test_without_any_sensor_it_says_what_cannot_be_seen(tmp_path: Path) -> None:
     report = doctor.examine(root=tmp_path)
     assert any("no sensor answers" in problem for problem in report.problems)
