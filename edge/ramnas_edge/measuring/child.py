@@ -68,7 +68,7 @@ class Child:
 
 
 def _main(pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     try:
         _measure_jobs(pipe)
     except (MemoryError, OutOfMemoryError):

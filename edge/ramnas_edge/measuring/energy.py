@@ -12,7 +12,7 @@ import msgspec
 
 from ramnas_edge.board.telemetry import Sample
 
-# At rest, and again under load. Fewer samples may show a load that has nothing to do with ours.
+# Needed at rest and again under load. Fewer samples may show something else than our load.
 MIN_SAMPLES = 3
 # the rail that already sums up the board: jtop's total, or the input rail of Orin, Nano or Thor
 _TOTAL = ("total", "VDD_IN", "POM_5V_IN", "VIN")
@@ -21,9 +21,9 @@ _TOTAL = ("total", "VDD_IN", "POM_5V_IN", "VIN")
 class Energy(msgspec.Struct, frozen=True):
     """The energy of one inference in mJ: (loaded_mw - idle_mw) * seconds / runs.
 
-    The power that the board draws anyway is left out, so that boards with other work can be
-    compared. loaded_mw * seconds / runs is the energy with that power included. `rail` is the
-    sensor that was read, as the board names it.
+    The power that the board draws at rest is left out, so that boards which do other work at the
+    same time can be compared. loaded_mw * seconds / runs is the energy including that power.
+    `rail` is the sensor that was read, as the board names it.
     """
 
     per_inference_mj: float

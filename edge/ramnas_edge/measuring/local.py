@@ -81,7 +81,7 @@ def measure_blocks(
             for block in blocks:
                 supervisor.submit(messages.Job(block, device_class))
                 while not supervisor.idle:
-                    select.select([supervisor.fileno()], [], [], 0.5)  # the sensors need a look too
+                    select.select([supervisor.fileno()], [], [], 0.5)  # step also reads the sensors
                     for news in supervisor.step():
                         yield block, news, telemetry.source
         finally:

@@ -32,7 +32,7 @@ from ramnas_models.space import Arch, Space
 if TYPE_CHECKING:
     from ramnas_edge.engines.backends import Clock
 
-MAX_OPENING = 0.25  # time to open sessions again, as a part of the time of the rounds they serve
+MAX_OPENING = 0.25  # opening sessions again may take this part of the time of the rounds they serve
 # Standard error of a block's log levels; at 0.0085 two passes differed by 1.4 %.
 REPEATABLE = 0.0065
 MAX_SPREAD = 0.10  # robust sigma of log visits; a measurement with more is inconclusive
@@ -112,9 +112,8 @@ class _BlockMeasurement:
         """Whether all sessions are to be opened again before round `number`.
 
         Two sessions of the same network may differ by up to 1 %, depending on where their weights
-        and buffers lie in memory. Several sessions average that out. How long the first ones took
-        to open decides how many rounds each set of sessions serves, so that opening stays cheap:
-        MAX_OPENING. It is at least two rounds.
+        and buffers lie in memory. Several sessions average that out. Each set of sessions serves
+        two rounds, or more if the first set was slow to open (MAX_OPENING).
         """
         rounds = math.ceil(self._open_ns / max(1, MAX_OPENING * self._round_ns))
         return number % max(2, rounds) == 0
@@ -192,7 +191,7 @@ class _BlockMeasurement:
             providers=running.providers,
             outputs=self._outputs,
             validity=OK if steady else INCONCLUSIVE,
-            reason="" if steady else f"visits scatter by {scatter[arch.id]:.0%}",
+            reason="" if steady else f"the visits scatter by {scatter[arch.id]:.0%}",
             visits=own,
             anchors=tuple(self.anchor_visits),
             stages_ms={k: float(np.median([s[k] for s in stages])) for k in stages[0]},

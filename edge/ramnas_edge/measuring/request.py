@@ -22,9 +22,9 @@ SHARED = 4  # one in SHARED of the archs that a class measures is measured by al
 class Request(msgspec.Struct, frozen=True):
     """The archs to measure in one run, each once on every device class that takes part.
 
-    With `samples` 0 that is `archs`. Otherwise each class measures `samples` archs: first `archs`,
-    which all classes share so that they can be compared, then others of its own, drawn from the
-    space with `seed` and the name of the class.
+    Without `samples` these are `archs`. With it each class measures `samples` archs: first `archs`,
+    which all classes share so that they can be compared, then others of its own, which are drawn
+    from the space with `seed` and the name of the class.
     """
 
     run: str
@@ -65,7 +65,7 @@ class Request(msgspec.Struct, frozen=True):
     def block(self, archs: Sequence[Arch], anchors: Tuple[Arch, ...], number: int) -> Block:
         """One block of this request; a different `number` gives its rounds another order."""
         return Block(
-            id=uuid.uuid4().hex[:12],  # a second try of these archs is a block with its own drift
+            id=uuid.uuid4().hex[:12],  # measured again, these archs are another block
             run=self.run,
             target=self.target,
             archs=tuple(archs),

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _RESIZE = Preprocessing(Normalisation())  # in whole calls a frame is resized and not cropped
 MAX_WARM_UP = 10  # runs
-STABLE = 0.97  # warm: the last run took at least this part of the fastest time before it
+STABLE = 0.97  # a run is warm if it took at least this part of the fastest one before it
 
 _open_bundle_once = functools.lru_cache(maxsize=1)(open_bundle)  # verifying its hashes takes time
 
@@ -42,7 +42,7 @@ class Runner:
     def __init__(
         self, backend: Backend, arch: Arch, space: Space, target: Target, bundle: str = ""
     ) -> None:
-        """Open `arch` with random weights, or if `bundle` is a path, its model of that arch.
+        """Open `arch` with random weights, or the model of that arch in the bundle at `bundle`.
 
         BackendError if the engine refuses the graph.
         """
@@ -123,10 +123,10 @@ class Runner:
 
 
 def _open(layout: AnyPlan, backend: Backend, target: Target, options: Options) -> Session:
-    """Open `layout` with random weights; a segmenter ends in its class map if the engine can do it.
+    """Open `layout` with random weights.
 
-    Engines without ArgMax or without uint8 outputs refuse that, and get a graph that ends in
-    logits.
+    A segmenter's graph ends in its class map. An engine without ArgMax or without uint8 outputs
+    refuses that and gets a graph that ends in logits.
     """
 
     def opened(logits: bool) -> Session:

@@ -25,7 +25,7 @@ from ramnas_models.space import Arch, Space
 
 log = logging.getLogger(__name__)
 COOL_S = 120.0  # the longest wait for the end of a throttle before a second try
-CALM_S = 2.0  # the board must have been calm for so long before a second try
+CALM_S = 2.0  # how long the board must have been calm before a second try
 IDLE_S = 3.0  # rest before the first job, if there is a power sensor
 FIRST_SAMPLES_S = 1.0  # until then it is not known whether there is a power sensor
 REFERENCE = 200  # samples of the calm board that later ones are compared with
@@ -57,7 +57,7 @@ class Supervisor:
         return self._current is None and not self._waiting
 
     def fileno(self) -> int:
-        """Readable when the child has sent something; another number after a child was replaced."""
+        """Readable when the child has sent something. It changes when the child is replaced."""
         return self._child.fileno()
 
     def submit(self, job: messages.Job) -> None:
