@@ -1,1 +1,1 @@
-"""Pictures and labels as people have them, in splits."""
+"""Pictures and labels, read from the files that people have, in splits."""

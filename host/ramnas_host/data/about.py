@@ -1,4 +1,4 @@
-"""What travels with trained weights: their classes, preprocessing, licence, source and recipe."""
+"""The facts stored with trained weights: classes, preprocessing, licence, source and recipe."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class About(msgspec.Struct, frozen=True):
-    """What travels with the weights, from here into every bundle.
+    """Facts about a network's weights. They are stored with them and copied into every bundle.
 
-    `dataset` is the name that `ramnas train` knows, `recipe` its JSON; empty for imported weights.
+    `dataset` is a name that `ramnas train` knows, and `recipe` is the training recipe as JSON. Both
+    are empty for imported weights.
     """
 
     classes: tuple[str, ...]
@@ -28,7 +29,7 @@ class About(msgspec.Struct, frozen=True):
 
 
 def describe(dataset: Dataset, recipe: Recipe) -> About:
-    """What travels with weights trained on `dataset` by `recipe`."""
+    """The facts about weights that were trained on `dataset` by `recipe`."""
     return About(
         dataset.classes, dataset.train.preprocessing, dataset.licence, dataset.source,
         dataset.name, msgspec.json.encode(recipe).decode(),

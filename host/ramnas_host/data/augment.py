@@ -1,4 +1,8 @@
-"""What training does to an image: a random crop while decoding, the rest batched on the device."""
+"""Augmentation of training images.
+
+Each image is cropped at random when it is decoded. Everything else is done to whole batches, on the
+device.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def random_crop(image: Image, augment: Augment, rng: np.random.Generator) -> Image:
-    """A random part of `image`, resized to a square of `augment.size` (GoogLeNet's crop).
+    """Cut out a random part of `image` and resize it to a square of `augment.size` (GoogLeNet).
 
-    It covers `augment.crop` to all of the area, at an aspect ratio of 3:4 to 4:3; with `crop` 1,
-    the whole image.
+    The part covers at least the share `augment.crop` of the area, at an aspect ratio between 3:4
+    and 4:3. If `augment.crop` is 1, the whole image is resized.
     """
     height, width = image.shape[:2]
     if augment.crop < 1:
@@ -35,16 +39,19 @@ def random_crop(image: Image, augment: Augment, rng: np.random.Generator) -> Ima
                 image = image[top : top + h, left : left + w]
                 break
     shrinks = augment.size < min(image.shape[:2])
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(image, (augment.size, augment.size), interpolation=how)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(image, (augment.size, augment.size), interpolation=interpolation)
     return np.asarray(resized, np.uint8)
 
 
 def random_window(
     height: int, width: int, share: float, rng: np.random.Generator
 ) -> tuple[slice, slice]:
-    """Rows and columns of a random part of an image: `share` to all of its area, at an aspect ratio
-    of 3:4 to 4:3 times the image's own, so that nothing in it is stretched by more."""
+    """The rows and columns of a random part of an image.
+
+    The part covers at least `share` of the area. Its aspect ratio is 3:4 to 4:3 times the image's
+    own, so resizing it to the image's shape stretches nothing by more than that.
+    """
     area, ratio = rng.uniform(share, 1), math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
     h = min(height, max(1, round(height * math.sqrt(area / ratio))))
     w = min(width, max(1, round(width * math.sqrt(area * ratio))))
@@ -53,9 +60,10 @@ def random_window(
 
 
 class Augmentation:
-    """uint8 [n, h, w, 3] in BGR -> what the networks take, [n, 3, h, w], channels last.
+    """Augments a batch, uint8 [n, h, w, 3] in BGR, and normalises it for the networks.
 
-    Draws from torch's global generator, so the caller's seed decides.
+    The result is float [n, 3, h, w], channels last. Random numbers come from torch's global
+    generator, so the caller's seed decides them.
     """
 
     def __init__(self, augment: SceneAugment, norm: Normalisation) -> None:
@@ -64,18 +72,16 @@ class Augmentation:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         x = pixels.permute(0, 3, 1, 2).to(torch.get_default_dtype()) / 255
-        x = self._layers(x)
-        return standardise(x, self._norm)
+        return standardise(self._layers(x), self._norm)
 
 
 def _layers(augment: SceneAugment) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    wanted = (augment.flip, augment.brightness, augment.noise, augment.mask)
-    if not any(wanted):
+    flip, brightness, noise, mask = augment.flip, augment.brightness, augment.noise, augment.mask
+    if not any((flip, brightness, noise, mask)):
         return layers
     import kornia.augmentation as K
 
-    flip, brightness, noise, mask = wanted
     if flip:
         layers.append(K.RandomHorizontalFlip(p=flip))
     if brightness:

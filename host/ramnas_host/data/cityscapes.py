@@ -1,4 +1,4 @@
-"""A folder as Cityscapes is published -> images with a class for every pixel, in splits."""
+"""Reads a folder in the layout of Cityscapes: images with a class for every pixel, in splits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ramnas_models.errors import DataError, SourceError
 
 IGNORED = 255
 
-# The label ids that Cityscapes evaluates, in order of train id (its own labels.py).
+# The label ids that Cityscapes evaluates, in the order of their train ids (from its labels.py).
 _CITYSCAPES = {
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17,
     "traffic light": 19, "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23,
@@ -27,7 +27,10 @@ _CITYSCAPES = {
 
 @dataclass(frozen=True, eq=False)
 class SegmentationSplit:
-    """Images and label images; `train_ids` uint8 [256] takes label ids to classes, or to 255."""
+    """Images and their label images.
+
+    `train_ids`, uint8 [256], maps a label id to its class, or to 255 if it is ignored.
+    """
 
     images: Files
     labels: tuple[Path, ...]
@@ -37,7 +40,10 @@ class SegmentationSplit:
         return len(self.labels)
 
     def read(self, index: int) -> tuple[preprocessing.Image, np.ndarray]:
-        """uint8 [h, w, 3] in BGR and uint8 [h, w]; SourceError if one is broken or they differ."""
+        """The image, uint8 [h, w, 3] in BGR, and the class of each pixel, uint8 [h, w].
+
+        SourceError if a file is broken or the two differ in size.
+        """
         image, path = self.images[index], self.labels[index]
         try:
             data = np.fromfile(path, np.uint8)
@@ -45,15 +51,21 @@ class SegmentationSplit:
         except (OSError, cv2.error) as error:
             raise SourceError(f"{path} cannot be read as an image: {error}") from error
         if found is None or found.dtype != np.uint8 or found.ndim != 2:
-            raise SourceError(f"{path} is no 8-bit image of label ids")
+            raise SourceError(f"{path} is not an 8-bit image with one channel of label ids")
         if found.shape != image.shape[:2]:
-            raise SourceError(f"{path} is not of the size of {self.images.name(index)}")
+            (h, w), (height, width) = found.shape, image.shape[:2]
+            name = self.images.name(index)
+            raise SourceError(f"{path} is {w}x{h}, but its image {name} is {width}x{height}")
         return image, self.train_ids[found]
 
 
 @dataclass(frozen=True)
 class SegmentationData:
-    """`test` is None where absent; that of Cityscapes has no labels."""
+    """A segmentation data set.
+
+    `test` is None if the folder has none, and for Cityscapes itself, which publishes its test split
+    without labels.
+    """
 
     classes: tuple[str, ...]
     licence: str
@@ -69,15 +81,16 @@ class _Label(msgspec.Struct):
     trainId: int
 
 
-class _About(msgspec.Struct):
+class _ScenesFile(msgspec.Struct):
     licence: str = "as that of the images"
 
 
 def load_cityscapes(folder: Path) -> SegmentationData:
     """Read `leftImg8bit/<split>/<city>/*_leftImg8bit.png` and their `gtFine/..._labelIds.png`.
 
-    The classes are the 19 of Cityscapes, unless a `labels.json` names others: a list of `name`,
-    `id` and `trainId` (255 or -1: ignored). DataError names what is missing.
+    The classes are the 19 of Cityscapes, unless the folder has a `labels.json` that names others:
+    a list of entries with `name`, `id` and `trainId`, where 255 or -1 means ignored. DataError
+    names what is missing or wrong.
     """
     file = folder / "labels.json"
     named = _labels(file) if file.exists() else list(_CITYSCAPES.items())
@@ -89,8 +102,8 @@ def load_cityscapes(folder: Path) -> SegmentationData:
     if train is None or val is None:
         missing = "val" if train else "train"
         raise DataError(
-            f"{folder} has no leftImg8bit/{missing}/<city>/*_leftImg8bit.png: it is no "
-            "Cityscapes-format folder"
+            f"{folder} is not in the format of Cityscapes: it has no "
+            f"leftImg8bit/{missing}/<city>/*_leftImg8bit.png"
         )
     return SegmentationData(
         classes=tuple(name for name, _ in named),
@@ -98,7 +111,7 @@ def load_cityscapes(folder: Path) -> SegmentationData:
         source=f"images of {folder.resolve().name}",
         train=train,
         val=val,
-        test=splits["test"] if file.exists() else None,
+        test=splits["test"] if file.exists() else None,  # blank labels in Cityscapes itself
     )
 
 
@@ -109,7 +122,10 @@ def random_view(
     flip: float,
     rng: np.random.Generator,
 ) -> tuple[preprocessing.Image, np.ndarray]:
-    """A random part of both, `crop` the smallest share of the area; perhaps mirrored."""
+    """Cut the same random part out of image and labels, and mirror both with probability `flip`.
+
+    `crop`: the smallest share of the area that the part covers.
+    """
     if crop < 1:
         window = random_window(labels.shape[0], labels.shape[1], crop, rng)
         image, labels = image[window], labels[window]
@@ -119,9 +135,10 @@ def random_view(
 
 
 def resize_labels(labels: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-    """[h, w] -> the nearest of them at `hw`."""
-    whole = np.ascontiguousarray(labels)
-    return np.asarray(cv2.resize(whole, (hw[1], hw[0]), interpolation=cv2.INTER_NEAREST_EXACT))
+    """Resize labels [h, w] to `hw`: each new pixel takes the label of the nearest old one."""
+    contiguous = np.ascontiguousarray(labels)
+    size = (hw[1], hw[0])
+    return np.asarray(cv2.resize(contiguous, size, interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def _split(folder: Path, part: str, train_ids: np.ndarray) -> SegmentationSplit | None:
@@ -133,29 +150,30 @@ def _split(folder: Path, part: str, train_ids: np.ndarray) -> SegmentationSplit 
     ]  # fmt: skip
     for path in labels:
         if not path.exists():
-            raise DataError(f"{path} is missing: every image of {part} needs its label image")
+            raise DataError(f"{path} is missing: every image of {part} needs a label image")
     return SegmentationSplit(Files(images), tuple(labels), train_ids) if images else None
 
 
 def _labels(file: Path) -> list[tuple[str, int]]:
-    """(name, label id) in order of train id, which must count from 0."""
+    """(name, label id) of each class, in the order of the train ids, which must be 0, 1, 2 ..."""
     try:
         found = msgspec.json.decode(file.read_bytes(), type=list[_Label])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is no list of labels: {error}") from error
+        raise DataError(f"{file} is not a list of labels: {error}") from error
     kept = sorted((x for x in found if x.trainId not in (-1, IGNORED)), key=lambda x: x.trainId)
     if not kept or [x.trainId for x in kept] != list(range(len(kept))):
-        raise DataError(f"{file}: the trainIds are not 0 to {len(kept) - 1}")
+        ids = ", ".join(str(label.trainId) for label in kept) or "missing"
+        raise DataError(f"{file}: the trainIds must be 0, 1, 2 and so on, but are {ids}")
     for label in kept:
         if not 0 <= label.id <= 255:
-            raise DataError(f"{file}: id {label.id} of {label.name} is not in 0 to 255")
+            raise DataError(f"{file}: id {label.id} of {label.name} is not between 0 and 255")
     return [(label.name, label.id) for label in kept]
 
 
 def _licence(folder: Path) -> str:
-    """That of `scenes.json` beside the folder, where `ramnas scenes` wrote it."""
+    """The licence in `scenes.json` beside the folder, if `ramnas scenes` made the folder."""
     file = folder.parent / "scenes.json"
     try:
-        return msgspec.json.decode(file.read_bytes(), type=_About).licence
+        return msgspec.json.decode(file.read_bytes(), type=_ScenesFile).licence
     except (OSError, msgspec.DecodeError):
-        return _About().licence
+        return _ScenesFile().licence

@@ -1,4 +1,4 @@
-"""A folder as COCO is published -> images with boxes, in splits."""
+"""Reads a folder in the layout of COCO: images with boxes, in splits."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """Boxes float32 [n, 4] in pixels (left, top, right, bottom); classes int64 [n].
+    """The objects of one image.
 
-    `crowd` bool [n]: a region with many of the class, neither an example nor background.
+    `boxes`: float32 [n, 4] in pixels (left, top, right, bottom). `classes`: int64 [n]. `crowd`:
+    bool [n], true for a region with many objects of the class, which counts neither as an example
+    nor as background.
     """
 
     boxes: np.ndarray
@@ -30,12 +32,16 @@ class Objects:
     crowd: np.ndarray
 
     def take(self, which: np.ndarray) -> Objects:
+        """The objects that `which`, indices or bool [n], selects."""
         return Objects(self.boxes[which], self.classes[which], self.crowd[which])
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionSplit:
-    """Images, their COCO ids, sizes (height, width) and objects; `file` is their annotations."""
+    """Images with their COCO ids, sizes (height, width) and objects.
+
+    `file` is the annotation file that they come from.
+    """
 
     images: Files
     ids: tuple[int, ...]
@@ -47,18 +53,22 @@ class DetectionSplit:
         return len(self.ids)
 
     def read(self, index: int) -> preprocessing.Image:
-        """uint8 [h, w, 3] in BGR; SourceError if it is broken or not of the annotated size."""
+        """The image, uint8 [h, w, 3] in BGR; SourceError if it is broken or has another size than
+        its annotation says."""
         image = self.images[index]
         if image.shape[:2] != self.sizes[index]:
             (height, width), (h, w) = image.shape[:2], self.sizes[index]
             name = self.images.name(index)
-            raise SourceError(f"{name} is {width}x{height}, {self.file} says {w}x{h}")
+            raise SourceError(f"{name} is {width}x{height}, but {self.file} says {w}x{h}")
         return image
 
 
 @dataclass(frozen=True)
 class DetectionData:
-    """Class k is `classes[k]`, in COCO's files `category_ids[k]`; `test` is None where absent."""
+    """A detection data set. `test` is None if the folder has none.
+
+    Class k has the name `classes[k]` and, in the annotation files, the id `category_ids[k]`.
+    """
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -93,7 +103,7 @@ class _Licence(msgspec.Struct):
 
 
 class _Coco(msgspec.Struct):
-    """What is read of the file; the masks are skipped."""
+    """The parts of an annotation file that are read; masks are not."""
 
     images: list[_Image]
     annotations: list[_Annotation]
@@ -102,15 +112,17 @@ class _Coco(msgspec.Struct):
 
 
 def load_coco(folder: Path) -> DetectionData:
-    """Read `annotations/instances_{train,val,test}*.json`; images lie in `train*/` or `images/`.
+    """Read `annotations/instances_{train,val,test}*.json` and find their images.
 
-    `test` may be absent, as in COCO itself. DataError names the file at fault.
+    The images of `instances_NAME.json` are in `NAME/` or `images/NAME/`. There need not be a
+    `test`: COCO itself has none. DataError names the file that is missing or wrong.
     """
     files = {part: _annotations(folder, part) for part in ("train", "val", "test")}
     if files["train"] is None or files["val"] is None:
         missing = "val" if files["train"] else "train"
         raise DataError(
-            f"{folder} has no annotations/instances_{missing}*.json: it is no COCO-format folder"
+            f"{folder} is not in the format of COCO: it has no "
+            f"annotations/instances_{missing}*.json"
         )
     found = {part: _read(file) for part, file in files.items() if file}
     categories = sorted(found["train"].categories, key=lambda category: category.id)
@@ -131,9 +143,12 @@ def load_coco(folder: Path) -> DetectionData:
 def random_view(
     image: preprocessing.Image, objects: Objects, crop: float, flip: float, rng: np.random.Generator
 ) -> tuple[preprocessing.Image, Objects]:
-    """A random part of the image with the objects whose centre is in it, clipped; perhaps mirrored.
+    """Cut a random part out of the image, and mirror it with probability `flip`.
 
-    `crop`: smallest share of the area. Where there are objects, one at least stays.
+    Objects whose centre is in that part stay, and crowds that reach into it; boxes are clipped to
+    it. `crop`: the smallest share of the area that the part covers. If the image has objects that
+    are not crowds, at least one of them stays: the image is left whole if ten random parts have
+    none.
     """
     height, width = image.shape[:2]
     if crop < 1:
@@ -157,17 +172,19 @@ def random_view(
 
 
 def clip(objects: Objects, hw: tuple[int, int]) -> Objects:
-    """The parts of the boxes that lie in an image of `hw`; those that do not are left out."""
+    """Clip boxes to an image of `hw`; drop those left with less than a pixel of width or height."""
     limits = np.array([hw[1], hw[0]] * 2, np.float32)
     boxes = np.clip(objects.boxes, 0, limits)
-    some = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
-    return Objects(boxes, objects.classes, objects.crowd).take(some)
+    large_enough = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+    return Objects(boxes, objects.classes, objects.crowd).take(large_enough)
 
 
 def _annotations(folder: Path, part: str) -> Path | None:
     found = sorted((folder / "annotations").glob(f"instances_{part}*.json"))
     if len(found) > 1:
-        raise DataError(f"{folder} has {found[0].name} and {found[1].name}: keep one of them")
+        raise DataError(
+            f"{folder}/annotations has {found[0].name} and {found[1].name}: keep one of them"
+        )
     return found[0] if found else None
 
 
@@ -175,26 +192,33 @@ def _read(file: Path) -> _Coco:
     try:
         return msgspec.json.decode(file.read_bytes(), type=_Coco)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is no COCO annotation file: {error}") from error
+        raise DataError(f"{file} is not a COCO annotation file: {error}") from error
 
 
 def _split(folder: Path, file: Path, coco: _Coco, categories: Sequence[int]) -> DetectionSplit:
     name = file.stem.removeprefix("instances_")
     root = next((p for p in (folder / name, folder / "images" / name) if p.is_dir()), None)
     if root is None:
-        raise DataError(f"{folder} has neither {name}/ nor images/{name}/ with the images")
+        raise DataError(
+            f"{folder} has no images for {file.name}: there is neither {name}/ nor images/{name}/"
+        )
     if not coco.images:
-        raise DataError(f"{file} names no image")
+        raise DataError(f"{file} lists no images")
     if [c.id for c in sorted(coco.categories, key=lambda c: c.id)] != list(categories):
-        raise DataError(f"{file} has other categories than those of train")
+        raise DataError(f"{file} has other categories than the training annotations")
     index = {image.id: i for i, image in enumerate(coco.images)}
     classes = {identity: k for k, identity in enumerate(categories)}
     rows: list[list[_Annotation]] = [[] for _ in coco.images]
     for i, annotation in enumerate(coco.annotations):
         if annotation.image_id not in index:
-            raise DataError(f"{file}: annotation {i} is of unknown image {annotation.image_id}")
+            raise DataError(
+                f"{file}: annotation {i} belongs to image {annotation.image_id}, "
+                "which is not listed"
+            )
         if annotation.category_id not in classes:
-            raise DataError(f"{file}: annotation {i} has category {annotation.category_id}")
+            raise DataError(
+                f"{file}: annotation {i} has category {annotation.category_id}, which is not listed"
+            )
         rows[index[annotation.image_id]].append(annotation)
     objects, left_out = [], 0
     for image, row in zip(coco.images, rows, strict=True):
@@ -205,7 +229,9 @@ def _split(folder: Path, file: Path, coco: _Coco, categories: Sequence[int]) -> 
         objects.append(clip(Objects(boxes, kinds, crowd), (image.height, image.width)))
         left_out += len(row) - len(objects[-1].classes)
     if left_out:
-        log.warning("%s: %d boxes without a pixel in their image are left out", file, left_out)
+        log.warning(
+            "%s: left out %d boxes that have less than a pixel in their image", file, left_out
+        )
     return DetectionSplit(
         images=Files([root / image.file_name for image in coco.images]),
         ids=tuple(image.id for image in coco.images),

@@ -1,4 +1,4 @@
-"""The data sets that a recipe can name: files or folder -> Dataset."""
+"""Reads the data sets that a recipe can name, from files or a folder, and splits them."""
 
 from __future__ import annotations
 
@@ -23,39 +23,44 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def load_dataset(name: str, images: SplitSizes, folder: Path | None = None) -> Dataset:
-    """`digits` needs no folder, `fashion` has a default one; DataError says what is missing.
+    """Read a data set by name; DataError says what is missing.
 
-    `images` says how many go to validation and calibration. The splits of a data set do not depend
-    on anything else, so that a supernet is never searched on images that trained it.
+    `digits` needs no `folder`, and `fashion` has a default one. `images` says how many images go to
+    each split. Nothing else decides the splits, so a supernet is never searched on images that
+    trained it.
     """
     if name not in _READERS:
         known = ", ".join(_READERS)
-        raise DataError(f"unknown dataset '{name or 'none'}': known are {known}")
+        raise DataError(f"unknown data set '{name or 'none'}': choose one of {known}")
     return _READERS[name](images, folder)
 
 
 def dataset_of(about: About, folder: Path | None = None) -> Dataset:
-    """The data set, and the splits, that a supernet was trained on.
+    """The data set that a supernet was trained on, in the same splits.
 
-    Imported weights do not say; they are ImageNet's, and `folder` holds it.
+    Imported weights have no recipe. They were trained on ImageNet, so `folder` must hold that.
     """
     recipe = recipe_of(about)
     found = load_dataset(recipe.dataset, recipe.images, folder)
     if len(found.classes) != len(about.classes):
         raise DataError(
-            f"{folder} has {len(found.classes)} classes, the supernet {len(about.classes)}"
+            f"{folder} has {len(found.classes)} classes, but the supernet was trained on "
+            f"{len(about.classes)}: give the data set that it was trained on"
         )
     return found
 
 
 def recipe_of(about: About) -> Recipe:
-    """The recipe that a supernet was trained by; `imagenet` for imported weights."""
+    """The recipe by which a supernet was trained; the recipe `imagenet` for imported weights."""
     if not about.recipe:
         return load_recipe("imagenet")
     try:
         return msgspec.json.decode(about.recipe, type=Recipe)
     except msgspec.DecodeError as error:
-        raise DataError(f"the supernet's recipe is of another version: {error}") from error
+        raise DataError(
+            f"the supernet was trained by another version of ramnas, whose recipe this one cannot "
+            f"read: {error}"
+        ) from error
 
 
 def _digits(images: SplitSizes, folder: Path | None) -> Dataset:
@@ -65,15 +70,17 @@ def _digits(images: SplitSizes, folder: Path | None) -> Dataset:
 
     pixels, labels = load_digits(return_X_y=True)
     grey = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    # ink covers about 30 % of a digit; the same figures for all channels
+    # ink covers about 30 % of a digit; the images are grey, so all channels have the same figures
     norm = Normalisation(mean=(0.3, 0.3, 0.3), std=(0.38, 0.38, 0.38), channels="bgr")
     whole = Split(Arrays(grey), torch.from_numpy(labels.astype(np.int64)), Preprocessing(norm))
     index = {}
     rest = np.arange(len(labels))
     sizes = (("test", 250), ("validation", images.validation), ("calibration", images.calibration))
     for part, size in sizes:
-        if not 10 <= size <= len(rest) - 10:  # at least one of each class, on both sides
-            raise DataError(f"digits: images.{part} {size} is not in 10 to {len(rest) - 10}")
+        if not 10 <= size <= len(rest) - 10:  # at least one image per class on either side
+            raise DataError(
+                f"digits: images.{part} must be between 10 and {len(rest) - 10}, but is {size}"
+            )
         rest, taken = train_test_split(rest, test_size=size, random_state=0, stratify=labels[rest])
         index[part] = taken
     return Dataset(
@@ -90,16 +97,21 @@ def _fashion(images: SplitSizes, folder: Path | None) -> Dataset:
     """Fashion-MNIST (Xiao et al. 2017) from its four IDX files, gzipped or not."""
     folder = folder or DEBIAN_FASHION
     norm = Normalisation(mean=(0.286,) * 3, std=(0.353,) * 3, channels="bgr")
-    how = Preprocessing(norm)
+    preprocessing = Preprocessing(norm)
     parts = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
         pixels = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
         labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
         if len(pixels) != len(labels):
-            raise DataError(f"{folder}: {len(pixels)} {prefix} images but {len(labels)} labels")
+            raise DataError(
+                f"{folder}: the {prefix} files hold {len(pixels)} images but {len(labels)} labels"
+            )
         if labels.max(initial=0) > 9:
-            raise DataError(f"{folder}: {prefix} has a label {labels.max()}, above 9")
-        parts[part] = Split(Arrays(pixels), torch.from_numpy(labels.astype(np.int64)), how)
+            raise DataError(
+                f"{folder}: {prefix} has a label {labels.max()}, but the classes are 0 to 9"
+            )
+        targets = torch.from_numpy(labels.astype(np.int64))
+        parts[part] = Split(Arrays(pixels), targets, preprocessing)
     return Dataset(
         name="fashion",
         classes=(
@@ -114,21 +126,24 @@ def _fashion(images: SplitSizes, folder: Path | None) -> Dataset:
 
 
 def _imagenet(images: SplitSizes, folder: Path | None) -> Dataset:
-    """A folder as ImageNet is published: `train/<class>/*` and `val/<class>/*`."""
+    """A folder in the layout of ImageNet: `train/<class>/*` and `val/<class>/*`."""
     if folder is None:
-        raise DataError("dataset imagenet needs --data DIR with train/<class>/ and val/<class>/")
+        raise DataError("data set imagenet needs --data DIR with train/<class>/ and val/<class>/")
     classes = _subfolders(folder / "train")
-    # as the public AttentiveNAS code evaluates: a 224 crop, then the network's own resolution
-    how = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
+    # as in the evaluation of the public AttentiveNAS code: a crop of 224, then the network's own
+    # resolution
+    preprocessing = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
     if extra := set(_subfolders(folder / "val")) - set(classes):
-        raise DataError(f"{folder / 'val'} has classes that train has not, such as {min(extra)}")
+        raise DataError(
+            f"{folder / 'val'} has classes that are missing from train, such as {min(extra)}"
+        )
     return Dataset(
         name="imagenet",
         classes=classes,
         licence="as that of the images",
         source=f"images of {folder.resolve().name}",
-        test=_of_classes(folder / "val", classes, how),
-        **_held_out(_of_classes(folder / "train", classes, how), images, folder),
+        test=_of_classes(folder / "val", classes, preprocessing),
+        **_held_out(_of_classes(folder / "train", classes, preprocessing), images, folder),
     )
 
 
@@ -140,9 +155,10 @@ _READERS: dict[str, Callable[[SplitSizes, Path | None], Dataset]] = {
 
 
 def _held_out(labelled: Split, images: SplitSizes, folder: Path) -> dict[str, Split]:
-    """Training images -> validation, held out of training; and calibration, a part of training.
+    """Split `labelled` into validation and training, and take calibration out of training.
 
-    BatchNorm takes its statistics from images that trained the weights, as in the public code.
+    The calibration images stay in training: BatchNorm takes its statistics from images that the
+    weights were trained on, as in the public AttentiveNAS code.
     """
     order = np.random.default_rng(0).permutation(len(labelled))
     validation, train = np.split(order, [images.validation])
@@ -150,8 +166,8 @@ def _held_out(labelled: Split, images: SplitSizes, folder: Path) -> dict[str, Sp
     if len(train) < max(1, images.calibration):
         raise DataError(
             f"{folder} has {len(labelled)} training images, too few for images.validation "
-            f"{images.validation} and images.calibration {images.calibration} of images.train "
-            f"{images.train or 'all'}: change these"
+            f"{images.validation}, images.calibration {images.calibration} and images.train "
+            f"{images.train or 'all'}: lower these in the recipe"
         )
     index = {
         "train": train,
@@ -162,7 +178,7 @@ def _held_out(labelled: Split, images: SplitSizes, folder: Path) -> dict[str, Sp
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
-    """An IDX file of unsigned bytes (LeCun's format) -> uint8 array of so many dimensions."""
+    """Read an IDX file of unsigned bytes (LeCun's format) as a uint8 array of `dimensions`."""
     path = folder / name
     if not path.exists():
         path = folder / f"{name}.gz"
@@ -171,32 +187,36 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except FileNotFoundError as error:
         raise DataError(
-            f"{folder} has no {name} or {name}.gz; Debian's package dataset-fashion-mnist puts "
-            f"them into {DEBIAN_FASHION}, or give their folder by --data"
+            f"{folder} has neither {name} nor {name}.gz: install Debian's package "
+            f"dataset-fashion-mnist, which puts them into {DEBIAN_FASHION}, or give their folder "
+            "with --data"
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    # two zero bytes, the type (8: unsigned bytes), the number of dimensions, each big-endian
+    # the header: two zero bytes, the type (8 for unsigned bytes), the number of dimensions, then
+    # the size of each dimension as a big-endian uint32
     head = 4 + 4 * dimensions
     if data[:4] != bytes((0, 0, 8, dimensions)) or len(data) < head:
-        raise DataError(f"{path} is no IDX file of unsigned bytes in {dimensions} dimensions")
+        raise DataError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions")
     shape = np.frombuffer(data, ">u4", dimensions, 4)
     if len(data) - head != shape.prod(dtype=np.int64):
-        raise DataError(f"{path} is cut off: {len(data) - head} bytes for shape {shape.tolist()}")
+        raise DataError(
+            f"{path} has the wrong length: {len(data) - head} bytes for shape {shape.tolist()}"
+        )
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
 def _subfolders(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; an ImageNet-style folder has train/ and val/")
+        raise DataError(f"{folder} is not a folder: a data set like ImageNet has train/ and val/")
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
     if not names:
-        raise DataError(f"{folder} has no subfolders: one is expected for each class")
+        raise DataError(f"{folder} has no subfolders: it needs one for each class")
     return names
 
 
-def _of_classes(folder: Path, classes: tuple[str, ...], how: Preprocessing) -> Split:
-    """Every image file of `folder/<class>/`, in order of name."""
+def _of_classes(folder: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> Split:
+    """All image files in `folder/<class>/`, class by class, in the order of their names."""
     paths, labels = [], []
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
@@ -206,4 +226,4 @@ def _of_classes(folder: Path, classes: tuple[str, ...], how: Preprocessing) -> S
         labels += [label] * len(found)
     if not paths:
         raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
-    return Split(Files(paths), torch.tensor(labels), how)
+    return Split(Files(paths), torch.tensor(labels), preprocessing)

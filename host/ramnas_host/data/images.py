@@ -1,4 +1,4 @@
-"""Labelled images in four splits, and the way from an image to a network's input in evaluation."""
+"""Labelled images in four splits, and how evaluation turns an image into a network's input."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ramnas_models.onnx_graph import Normalisation
 
 log = logging.getLogger(__name__)
 
-_KEEP_BYTES = 2**30  # prepared images of a split that are kept, per resolution
+_KEEP_BYTES = 2**30  # a split's prepared images are kept up to this size, at each resolution
 
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files that are decoded each time they are asked for."""
+    """Image files, decoded anew at every access; SourceError if a file is not an image."""
 
     paths: Sequence[Path]
 
@@ -38,12 +38,13 @@ class Files:
         return preprocessing.read_image(str(self.paths[index]))
 
     def name(self, index: int) -> str:
+        """The path, for messages."""
         return str(self.paths[index])
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Images in memory, uint8 [n, h, w] grey or [n, h, w, 3] in BGR."""
+    """Images in memory: uint8 [n, h, w] in grey, or [n, h, w, 3] in BGR."""
 
     pixels: np.ndarray
 
@@ -55,12 +56,13 @@ class Arrays:
         return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
     def name(self, index: int) -> str:
+        """A name for messages."""
         return f"image {index}"
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, uint8 [h, w, 3] in BGR, of one size or of many; labels int64 [n]."""
+    """Images, uint8 [h, w, 3] in BGR and perhaps of different sizes, with labels int64 [n]."""
 
     images: Arrays | Files
     labels: Tensor
@@ -71,7 +73,7 @@ class Split:
         return len(self.labels)
 
     def take(self, index: np.ndarray) -> Split:
-        """The images at `index`, in that order."""
+        """The images and labels at the positions `index`, in that order."""
         images = self.images
         part = (
             Arrays(images.pixels[index])
@@ -81,15 +83,15 @@ class Split:
         return Split(part, self.labels[torch.from_numpy(index)], self.preprocessing)
 
     def at(self, resolution: int) -> Tensor:
-        """All images as the network sees them: float32 [n, 3, r, r], channels last."""
+        """All images as a network sees them: float32 [n, 3, r, r], channels last."""
         return torch.cat([images for images, _ in self.batches(resolution)])
 
     def batches(self, resolution: int, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images, labels) in order, `size` at a time, prepared as the runtime and its graphs do.
+        """Give (images, labels) in order, `size` at a time, prepared as the runtime prepares them.
 
-        Prepared once for each resolution and kept if they take no more than a GiB; else decoded
-        anew each time, by as many threads as there are processors. A file that is no image is
-        logged and left out; DataError if all are.
+        Images that take no more than a GiB at this resolution are prepared once and kept. More
+        than that are decoded again at each call. Several threads decode. A file that is not an
+        image is logged and left out; DataError if none is an image.
         """
         if resolution not in self._kept:
             keep: list[tuple[Tensor, Tensor]] = []
@@ -102,7 +104,9 @@ class Split:
                 elif len(labels):
                     yield normalise(pixels, self.preprocessing.normalisation), labels
             if not sound:
-                raise DataError(f"none of {len(self)} files is an image: {self.images.name(0)} ...")
+                raise DataError(
+                    f"none of the {len(self)} files is an image, such as {self.images.name(0)}"
+                )
             if not small:
                 return
             images, labels = (torch.cat(part) for part in zip(*keep, strict=True))
@@ -111,7 +115,7 @@ class Split:
             yield normalise(pixels, self.preprocessing.normalisation), labels
 
     def _decoded(self, resolution: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        def prepared(index: int) -> preprocessing.Image | None:
+        def prepare(index: int) -> preprocessing.Image | None:
             try:
                 image = self.images[index]
             except SourceError as error:
@@ -122,7 +126,7 @@ class Split:
         with ThreadPoolExecutor() as pool:  # OpenCV decodes and resizes outside the GIL
             for start in range(0, len(self), size):
                 index = range(start, min(start + size, len(self)))
-                found = list(pool.map(prepared, index))
+                found = list(pool.map(prepare, index))
                 sound = [i for i, image in zip(index, found, strict=True) if image is not None]
                 pixels = [image for image in found if image is not None]
                 shape = (0, resolution, resolution, 3)
@@ -131,12 +135,15 @@ class Split:
 
 
 def normalise(pixels: Tensor, norm: Normalisation) -> Tensor:
-    """uint8 [n, h, w, 3] in BGR -> what a network takes: float [n, 3, h, w], channels last."""
+    """Turn uint8 [n, h, w, 3] in BGR into a network's input: float [n, 3, h, w], channels last."""
     return standardise(pixels.permute(0, 3, 1, 2).to(torch.get_default_dtype()) / 255, norm)
 
 
 def standardise(x: Tensor, norm: Normalisation) -> Tensor:
-    """[n, 3, h, w] in BGR, white is 1 -> channel order, mean and standard deviation of `norm`."""
+    """Bring x into the channel order of `norm`, subtract its mean and divide by its deviation.
+
+    x: [n, 3, h, w] in BGR, with white at 1. The result has channels last.
+    """
     if norm.channels == "rgb":
         x = x.flip(1)
     mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (norm.mean, norm.std))
@@ -147,7 +154,11 @@ def standardise(x: Tensor, norm: Normalisation) -> Tensor:
 
 @dataclass(frozen=True)
 class Dataset:
-    """`train` for the weights, `calibration` for BatchNorm, `validation` for the search."""
+    """A labelled data set in four splits.
+
+    `train` is for the weights, `calibration` for the statistics of BatchNorm, `validation` for the
+    search and for choosing the best weights. `test` is for the report, at the end.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -159,6 +170,7 @@ class Dataset:
     test: Split
 
     def split(self, name: str) -> Split:
+        """A split by its name."""
         split: Split = getattr(self, name)
         return split
 
@@ -166,10 +178,11 @@ class Dataset:
 def load_folder(
     folder: Path, classes: Sequence[str], preprocessing: Preprocessing, most: int
 ) -> Split:
-    """Up to `most` images below `folder`, spread evenly; labels from the names of its subfolders.
+    """Up to `most` images from anywhere below `folder`, taken at even distances.
 
-    A subfolder is a class by its name or, if there are as many as classes, by its place in the
-    order of names, as in ImageNet. Without subfolders the labels are -1: enough to recalibrate.
+    The label comes from the subfolder. If the subfolders do not have the names of classes but are
+    as many as the classes, they stand for the classes in the order of their names, as in ImageNet.
+    Images outside of subfolders have the label -1, which is enough to recalibrate BatchNorm.
     """
     paths = list_images(str(folder))
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)]
@@ -180,15 +193,18 @@ def load_folder(
         index = {name: i for i, name in enumerate(names)}
     else:
         raise DataError(
-            f"{folder} has {len(names)} subfolders, such as '{names[0]}', that are neither names "
-            f"of the {len(classes)} classes nor as many as they"
+            f"{folder} has {len(names)} subfolders, such as '{names[0]}', that do not match the "
+            f"{len(classes)} classes: name each after its class, or have one for each class"
         )
     labels = [index.get(path.relative_to(folder).parts[0], -1) for path in paths]
     return Split(Files(paths), torch.tensor(labels), preprocessing)
 
 
 def write_image_folder(dataset: Dataset, part: str, out: Path) -> int:
-    """Write a split as `out/<class>/<number>.png`, whole or not at all; how many images."""
+    """Write a split as `out/<class>/<number>.png`, whole or not at all.
+
+    Returns the number of images.
+    """
     split = dataset.split(part)
     with new_folder(out) as folder:
         for i, label in enumerate(split.labels.tolist()):

@@ -1,7 +1,8 @@
-"""Training batches: the examples of every step, made in workers, the same after a restart.
+"""Makes the batches of every training step, in worker processes, the same after a restart.
 
-The order of an epoch, and each example, are drawn from the seed, the epoch and the image alone. So
-no position has to be kept, and neither workers nor the number of processes change what is drawn.
+The order of images in an epoch depends on the seed and the epoch, and each example on the seed, the
+epoch and the image. So no position has to be stored, and neither the number of workers nor the
+number of processes changes what is drawn.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from ramnas_host.data.augment import random_crop
 from ramnas_host.data.images import Arrays, Files, Split
 from ramnas_models.errors import DataError, SourceError
 
-Example = tuple[np.ndarray, ...]  # uint8 [h, w, 3] in BGR, then what belongs to it
-Draw = Callable[[int, np.random.Generator], Example]  # by index; SourceError if it is broken
-Item = tuple[Example, list[str]]  # and the names of files that were no images
+Example = tuple[np.ndarray, ...]  # the image, uint8 [h, w, 3] in BGR, then its targets
+# (index of an image, rng) -> a random example made from it; SourceError if the image is broken
+Draw = Callable[[int, np.random.Generator], Example]
+Item = tuple[Example, list[str]]  # an example, and the broken files that it replaces
 
 
 class ImageSource(Protocol):
-    """What can be trained on: so many images with names."""
+    """A set of images to train on. How an example is made from one of them is a `Draw`."""
 
     @property
     def images(self) -> Arrays | Files: ...
@@ -39,7 +41,11 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """uint8 [n, h, w, 3] in BGR; what belongs to them, [n, ...] each; files that were no images."""
+    """The examples of a step.
+
+    `pixels`: uint8 [n, h, w, 3] in BGR. `targets`: tensors [n, ...] that belong to the images.
+    `broken`: names of files that could not be read, and that other images replace.
+    """
 
     pixels: Tensor
     targets: tuple[Tensor, ...]
@@ -47,27 +53,35 @@ class Batch:
 
     @property
     def labels(self) -> Tensor:
-        """The first of `targets`: of classification int64 [n]."""
+        """The first of `targets`; for classification the labels, int64 [n]."""
         return self.targets[0]
 
 
 def steps_per_epoch(split: ImageSource, recipe: Schedule) -> int:
-    """A last, smaller batch of an epoch is left out; DataError if there is no whole one."""
+    """The number of whole batches in an epoch; DataError if there is none.
+
+    The images that are left over at the end of an epoch are not used in it.
+    """
     if len(split) < recipe.batch_size:
         raise DataError(
-            f"batch_size {recipe.batch_size} is more than the {len(split)} training images"
+            f"batch_size {recipe.batch_size} is more than the {len(split)} training images: lower "
+            "it in the recipe"
         )
     return len(split) // recipe.batch_size
 
 
 def default_workers(split: ImageSource, local_world: int) -> int:
-    """One a processor, shared by the processes of this machine; none for images in memory."""
+    """The number of worker processes that decode images, for each training process.
+
+    All training processes of this machine, `local_world`, together get one worker per processor.
+    Images in memory need no workers.
+    """
     in_files = isinstance(split.images, Files)
     return max(1, len(os.sched_getaffinity(0)) // local_world) if in_files else 0
 
 
 def labelled_crops(split: Split, augment: Augment) -> Draw:
-    """A random crop of an image, and its label."""
+    """Makes an example of classification: a random crop of an image, and its label."""
     return partial(_labelled_crop, split, augment)
 
 
@@ -75,7 +89,7 @@ def batches(
     split: Split, recipe: Recipe, first: int, last: int, *,
     rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
-    """`drawn_batches` of labelled crops."""
+    """The batches for classification: `drawn_batches` of labelled crops."""
     draw = labelled_crops(split, recipe.augment)
     return drawn_batches(
         split, draw, recipe, first, last, rank=rank, world=world, workers=workers, pin=pin
@@ -86,30 +100,34 @@ def drawn_batches(
     split: ImageSource, draw: Draw, recipe: Schedule, first: int, last: int, *,
     rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
-    """This rank's share of the batches of steps `first` to `last` - 1; each rank's is as large."""
+    """Give this rank's share of the batch of every step from `first` to `last` - 1.
+
+    All ranks get the same number of examples, so DataError if `world` does not divide the batch.
+    """
     if recipe.batch_size % world:
         raise DataError(
-            f"batch_size {recipe.batch_size} cannot be shared evenly by {world} processes"
+            f"batch_size {recipe.batch_size} cannot be shared evenly by {world} processes: choose "
+            "a multiple of their number"
         )
     steps_per_epoch(split, recipe)  # DataError if there is no whole batch
     loader: data.DataLoader[Item] = data.DataLoader(
-        _Drawn(split, draw, recipe.seed),
-        batch_sampler=_Places(len(split), recipe, first, last, rank, world),
+        _Examples(split, draw, recipe.seed),
+        batch_sampler=_BatchSampler(len(split), recipe, first, last, rank, world),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin,
         worker_init_fn=_one_thread,
     )
     try:
-        for tensors, broken in loader:  # plain tuples: what pin_memory can look into
+        for tensors, broken in loader:  # plain tuples, as pin_memory does not look into a Batch
             yield Batch(tensors[0], tuple(tensors[1:]), tuple(broken))
-    except DataError as error:  # torch puts a worker's traceback before the message
+    except DataError as error:  # torch puts the worker's traceback before the message
         message = str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
         raise DataError(message) from error
 
 
-class _Places(data.Sampler[list[tuple[int, int]]]):
-    """Step by step, the (epoch, index of image) pairs of one rank's share of the batch."""
+class _BatchSampler(data.Sampler[list[tuple[int, int]]]):
+    """For every step, (epoch, index of the image) of each example in this rank's share."""
 
     def __init__(
         self, images: int, recipe: Schedule, first: int, last: int, rank: int, world: int
@@ -124,24 +142,27 @@ class _Places(data.Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         size = self._recipe.batch_size
         per_epoch = self._images // size
-        of, order = -1, np.empty(0, np.int64)
+        current, order = -1, np.empty(0, np.int64)
         for step in self._steps:
-            epoch, place = divmod(step, per_epoch)
-            if epoch != of:
+            epoch, batch = divmod(step, per_epoch)
+            if epoch != current:
                 rng = np.random.default_rng((self._recipe.seed, epoch, 0))
-                of, order = epoch, rng.permutation(self._images)
-            chosen = order[place * size : (place + 1) * size][self._rank :: self._world]
+                current, order = epoch, rng.permutation(self._images)
+            chosen = order[batch * size : (batch + 1) * size][self._rank :: self._world]
             yield [(epoch, index) for index in chosen.tolist()]
 
 
-class _Drawn(data.Dataset[Item]):
-    """(epoch, index) -> an example drawn of that image, and what could not be read."""
+class _Examples(data.Dataset[Item]):
+    """Maps (epoch, index of an image) to an example made from that image.
+
+    If the image is broken, a random other one takes its place.
+    """
 
     def __init__(self, split: ImageSource, draw: Draw, seed: int) -> None:
         self._split, self._draw, self._seed = split, draw, seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Item:
-        epoch, index = place
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, index = key
         rng = np.random.default_rng((self._seed, epoch, index, 1))
         broken: list[str] = []
         while True:
@@ -150,8 +171,10 @@ class _Drawn(data.Dataset[Item]):
             except SourceError:
                 broken.append(self._split.images.name(index))
                 if len(broken) == 100:
-                    raise DataError(f"100 broken images in a row, the last {broken[-1]}") from None
-                index = int(rng.integers(len(self._split)))  # another one takes its place
+                    raise DataError(
+                        f"100 images in a row could not be read, the last one {broken[-1]}"
+                    ) from None
+                index = int(rng.integers(len(self._split)))
 
 
 def _labelled_crop(split: Split, augment: Augment, index: int, rng: np.random.Generator) -> Example:
@@ -164,4 +187,4 @@ def _collate(items: list[Item]) -> tuple[tuple[Tensor, ...], list[str]]:
 
 
 def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the parallelism
+    cv2.setNumThreads(0)  # the workers already use every processor

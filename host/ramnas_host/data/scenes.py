@@ -1,6 +1,6 @@
-"""Images of a labelled data set over real photographs -> detection and segmentation scenes.
+"""Composes scenes for detection and segmentation: images of a labelled data set over photographs.
 
-Written as COCO and as Cityscapes are published, so that any loader of these reads them.
+They are written in the layouts of COCO and of Cityscapes, so any loader for these reads them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
 
 HEIGHT, WIDTH = 240, 320
-ITEMS = (3, 8)  # a scene
-SIDES = (0.15, 0.6)  # of an item's longer side, as shares of the height
-MOST_OVERLAP = 0.3  # IoU of two boxes
-CONTRAST = (60.0, 160.0)  # of an item against the background under it, white is 255
+ITEMS = (3, 8)  # fewest and most items in a scene
+SIDES = (0.15, 0.6)  # an item's longer side, as a share of the scene's height
+MOST_OVERLAP = 0.3  # the largest IoU of two boxes
+CONTRAST = (60.0, 160.0)  # between an item and the background under it, where white is 255
 
-_SOURCES = {"train": "train", "val": "validation", "test": "test"}  # of the items
+_SOURCES = {"train": "train", "val": "validation", "test": "test"}  # split of scenes -> of items
 
 
 @dataclass(frozen=True)
 class Item:
-    """One object: class, box [left, top, width, height] in pixels, and its ink within the box.
+    """One object: its class, its box [left, top, width, height] in pixels, and its ink.
 
-    The box is of the whole item, also where another one covers a part. `ink`: float32 [h, w].
+    The box holds the whole item, even if another item covers a part of it. `ink`: float32 [h, w]
+    from 0 to 1; a pixel of 0.5 or more belongs to the item.
     """
 
     label: int
@@ -44,13 +45,15 @@ class Item:
 
     @property
     def window(self) -> tuple[slice, slice]:
+        """The rows and columns of the box in the scene."""
         left, top, width, height = self.box
         return slice(top, top + height), slice(left, left + width)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """`image` uint8 [240, 320, 3] in BGR; `owner` int [240, 320]: the item seen there, or -1."""
+    """A scene. `image`: uint8 [240, 320, 3] in BGR. `owner`: int [240, 320], the index of the item
+    that is seen at a pixel, or -1 for the background."""
 
     image: Image
     items: tuple[Item, ...]
@@ -61,10 +64,11 @@ def write_scenes(
     dataset: Dataset, out: Path, counts: Mapping[str, int], seed: int,
     *, on_done: Callable[[int], None] = lambda count: None,
 ) -> None:  # fmt: skip
-    """Write `counts` of train, val and test to `out`, whole or not at all; the same by seed.
+    """Write `counts` scenes for each of train, val and test to `out`, whole or not at all.
 
-    `out/coco` and `out/cityscapes` share one set of images; `out/scenes.json` says what they are
-    made of. The three differ in the images that items are cut from and in the backgrounds.
+    The same seed gives the same scenes. `out/coco` and `out/cityscapes` share one set of images,
+    and `out/scenes.json` says what they are made of. No two splits share an item's image or a
+    background.
     """
     done = 0
     with new_folder(out) as folder:
@@ -101,7 +105,7 @@ def write_scenes(
 def compose(
     items: Split, backgrounds: list[Image], rng: np.random.Generator, *, varied: bool = False
 ) -> Scene:
-    """One scene; `rng` decides everything about it. `varied` backgrounds are for training."""
+    """Compose a scene, all of it drawn from `rng`. `varied` backgrounds are for training."""
     image = _background(backgrounds, rng, varied=varied)
     placed: list[Item] = []
     wanted = int(rng.integers(ITEMS[0], ITEMS[1] + 1))
@@ -112,22 +116,24 @@ def compose(
         if len(placed) == wanted:
             break
     if len(placed) < ITEMS[0]:
-        raise DataError(f"no room for {ITEMS[0]} items: are these images almost black?")
-    placed.sort(key=lambda item: -item.ink.size)  # a small one lies on a large one, in sight
+        raise DataError(
+            f"cannot place {ITEMS[0]} items in a scene: are the images of the items almost black?"
+        )
+    placed.sort(key=lambda item: -item.ink.size)  # small items lie on large ones and stay in sight
     canvas = image.astype(np.float32)
     owner = np.full((HEIGHT, WIDTH), -1)
     for i, item in enumerate(placed):
         under = canvas[item.window]
         colour = _colour(float(under.mean()), rng)
-        opacity = (4 * item.ink - 1.5).clip(0, 1)  # half where the mask ends
+        opacity = (4 * item.ink - 1.5).clip(0, 1)  # 0.5 at an ink of 0.5, where the mask ends
         under += opacity[..., None] * (colour - under)
         owner[item.window][item.ink >= 0.5] = i
-    canvas += rng.normal(0, rng.uniform(0, 6), canvas.shape)  # a sensor's noise
+    canvas += rng.normal(0, rng.uniform(0, 6), canvas.shape)  # like the noise of a sensor
     return Scene(canvas.clip(0, 255).round().astype(np.uint8), tuple(placed), owner)
 
 
 def iou(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """Of two boxes [left, top, width, height]."""
+    """The intersection over union of two boxes [left, top, width, height]."""
     overlap = 1
     for axis in (0, 1):
         start = max(one[axis], other[axis])
@@ -136,10 +142,10 @@ def iou(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> flo
 
 
 def _background(photographs: list[Image], rng: np.random.Generator, *, varied: bool) -> Image:
-    """A random window of one, perhaps mirrored, in other colours, darker or brighter.
+    """A random part of a photograph, perhaps mirrored, in other colours, darker or brighter.
 
-    `varied`: also turned, closer, negative, or two of them through each other. There are few
-    photographs to train on; a network that has learnt these by heart sees digits in any other.
+    `varied` backgrounds may also be turned, enlarged, negative, or a mixture of two. There are few
+    photographs to train on, and a network that has learnt them by heart sees digits in any other.
     """
     image = _window(photographs, rng, varied=varied)
     if varied:
@@ -152,13 +158,14 @@ def _background(photographs: list[Image], rng: np.random.Generator, *, varied: b
 
 
 def _window(photographs: list[Image], rng: np.random.Generator, *, varied: bool) -> np.ndarray:
-    """A part of a random one at the size of a scene, float [h, w, 3], colours in random order."""
+    """A random part of a photograph, float [h, w, 3] at the size of a scene, with its colour
+    channels in random order."""
     photograph = photographs[rng.integers(len(photographs))]
-    closest = 0.4
+    smallest = 0.4
     if varied:
-        photograph, closest = np.rot90(photograph, int(rng.integers(4))), 0.1
+        photograph, smallest = np.rot90(photograph, int(rng.integers(4))), 0.1
     height, width = photograph.shape[:2]
-    h = min(height, width * HEIGHT / WIDTH) * rng.uniform(closest, 1)
+    h = min(height, width * HEIGHT / WIDTH) * rng.uniform(smallest, 1)
     w = h * WIDTH / HEIGHT
     top, left = (int(rng.uniform(0, most)) for most in (height - h + 1, width - w + 1))
     window = photograph[top : top + int(h), left : left + int(w)]
@@ -169,7 +176,8 @@ def _window(photographs: list[Image], rng: np.random.Generator, *, varied: bool)
 
 
 def _place(items: Split, rng: np.random.Generator) -> Item | None:
-    """A random item at a random place and scale; None where its ink does not fill the box."""
+    """A random item at a random place and scale; None if its ink does not reach all four edges of
+    its box, or if it becomes too small."""
     index = int(rng.integers(len(items)))
     grey = items.images[index][..., 0].astype(np.float32) / 255
     large = cv2.resize(grey, (128, 128), interpolation=cv2.INTER_CUBIC)
@@ -189,7 +197,7 @@ def _place(items: Split, rng: np.random.Generator) -> Item | None:
 
 
 def _colour(under: float, rng: np.random.Generator) -> np.ndarray:
-    """Brighter or darker than what lies `under`, whichever has room; a little tinted."""
+    """A slightly tinted colour that is brighter or darker than `under`, if there is room for it."""
     contrast = rng.uniform(*CONTRAST)
     signs = [s for s in (-1, 1) if 0 <= under + s * contrast <= 255] or [1 if under < 128 else -1]
     return np.asarray(under + rng.choice(signs) * contrast + rng.uniform(-25, 25, 3), np.float32)
@@ -209,7 +217,10 @@ def _append(coco: dict[str, list[object]], number: int, file: str, scene: Scene)
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed RLE: column by column, lengths of 0s and 1s in turn, 0s first."""
+    """A mask in COCO's uncompressed RLE: the lengths of the runs of 0s and 1s, column by column.
+
+    The first length is that of a run of 0s, so it may be 0.
+    """
     flat = np.concatenate([[False], mask.flatten(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     lengths: list[int] = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()

@@ -1,4 +1,4 @@
-"""What training does to an image, measured on the image."""
+"""Augmentation: what it does to an image is measured on the image."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def only(**changes: float) -> Augment:
 
 
 def grey(n: int = 300, side: int = 24) -> Tensor:
-    """Images that a shift of 0.3 neither blackens nor whitens: uint8 from 90 to 165."""
+    """Images that a brightness shift of 0.3 neither blackens nor whitens: uint8 from 90 to 165."""
     generator = torch.Generator().manual_seed(0)
     shape = (n, side, side, 3)
     return torch.randint(90, 166, shape, generator=generator, dtype=torch.uint8)
 
 
 def change(augment: Augment, pixels: Tensor) -> Tensor:
-    """What was added to each value, white is 1."""
+    """What augmentation added to each value, where white is 1."""
     torch.manual_seed(0)
     return Augmentation(augment, AS_IT_IS)(pixels) - normalise(pixels, AS_IT_IS)
 
 
 def gradient(height: int, width: int) -> np.ndarray:
-    """An image whose pixels say where they are: blue the column, green the row."""
+    """An image whose pixels tell their position: blue is the column, green the row."""
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.arange(width)
     image[..., 1] = np.arange(height)[:, None]
@@ -49,7 +49,7 @@ def gradient(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("share", [0.08, 0.5, 0.9])
 @pytest.mark.parametrize("hw", [(200, 200), (200, 160)])
-def test_a_crop_covers_at_least_the_asked_share(share: float, hw: tuple[int, int]) -> None:
+def test_a_crop_covers_at_least_the_given_share(share: float, hw: tuple[int, int]) -> None:
     height, width = hw
     rng = np.random.default_rng(0)
     boxes = []
@@ -58,8 +58,8 @@ def test_a_crop_covers_at_least_the_asked_share(share: float, hw: tuple[int, int
         assert crop.shape == (256, 256, 3)
         assert crop.dtype == np.uint8
         (left, top), (right, bottom) = crop[0, 0, :2].tolist(), crop[-1, -1, :2].tolist()
-        h, w = bottom - top + 1, right - left + 1  # enlarged, so that the corners stay
-        assert (h + 0.5) * (w + 0.5) >= share * height * width  # sides are rounded
+        h, w = bottom - top + 1, right - left + 1  # enlarging keeps the corners' values
+        assert (h + 0.5) * (w + 0.5) >= share * height * width  # the sides are rounded
         if (h, w) != (height, width):
             assert (w + 0.5) / (h - 0.5) >= 3 / 4
             assert (w - 0.5) / (h + 0.5) <= 4 / 3
@@ -78,7 +78,7 @@ def test_with_crop_1_the_whole_image_is_resized() -> None:
 
 
 @pytest.mark.parametrize("hw", [(8, 250), (250, 8), (1, 1), (600, 500), (256, 256)])
-def test_an_image_of_any_shape_gives_the_asked_square(hw: tuple[int, int]) -> None:
+def test_an_image_of_any_shape_becomes_a_square_of_the_right_size(hw: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for crop in (0.08, 0.9, 1.0):
         for size in (1, 32, 256):
@@ -87,7 +87,7 @@ def test_an_image_of_any_shape_gives_the_asked_square(hw: tuple[int, int]) -> No
             assert found.dtype == np.uint8
 
 
-def test_the_generator_decides_the_crop() -> None:
+def test_the_random_generator_decides_the_crop() -> None:
     crops = [
         random_crop(gradient(200, 160), only(crop=0.2), np.random.default_rng(seed))
         for seed in (0, 0, 1)
@@ -97,12 +97,12 @@ def test_the_generator_decides_the_crop() -> None:
 
 
 @pytest.mark.parametrize("norm", [Normalisation(), AS_IT_IS], ids=["rgb", "bgr"])
-def test_with_everything_off_images_are_normalised_as_in_evaluation(norm: Normalisation) -> None:
+def test_without_augmentation_images_are_normalised_as_in_evaluation(norm: Normalisation) -> None:
     pixels = grey(4)
     assert torch.equal(Augmentation(OFF, norm)(pixels), normalise(pixels, norm))
 
 
-def test_augmented_images_have_the_form_that_networks_take() -> None:
+def test_augmented_images_have_the_shape_and_type_that_networks_take() -> None:
     x = Augmentation(ALL, Normalisation())(grey(4))
     assert x.shape == (4, 3, 24, 24)
     assert x.dtype == torch.float32
@@ -152,18 +152,18 @@ def test_brightness_stays_between_black_and_white() -> None:
     assert (float(x.min()), float(x.max())) == (0, 1)
 
 
-def test_noise_has_the_asked_deviation_on_half_of_the_images() -> None:
+def test_noise_on_half_of_the_images_has_the_right_deviation() -> None:
     added = change(only(noise=0.05), grey()).flatten(1)
     noisy = added[added.abs().amax(1) > 0]
     assert 110 < len(noisy) < 190
     assert float(noisy.std()) == pytest.approx(0.05, rel=0.02)
     assert float(noisy.mean()) == pytest.approx(0, abs=0.001)
     assert float(noisy.std(1).min()) > 0.045
-    assert len(noisy.unique(dim=0)) == len(noisy)  # each image has its own
+    assert len(noisy.unique(dim=0)) == len(noisy)  # each image has noise of its own
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 1.0])
-def test_mask_blackens_a_rectangle_of_at_most_the_asked_share(share: float) -> None:
+def test_mask_blackens_a_rectangle_of_at_most_the_given_share(share: float) -> None:
     white = torch.full((300, 24, 24, 3), 255, dtype=torch.uint8)
     torch.manual_seed(0)
     x = Augmentation(only(mask=share), AS_IT_IS)(white)
@@ -174,7 +174,7 @@ def test_mask_blackens_a_rectangle_of_at_most_the_asked_share(share: float) -> N
         rows, columns = black.any(0).any(1), black.any(0).any(0)
         h, w = int(rows.sum()), int(columns.sum())
         if h:
-            assert int(black.sum()) == 3 * h * w  # in all channels, without holes
+            assert int(black.sum()) == 3 * h * w  # in all channels, and without holes
             assert (h - 0.5) * (w - 0.5) <= share * 24 * 24  # sides are rounded
             areas.append(h * w / (24 * 24))
     assert 110 < len(areas) < 190
@@ -183,7 +183,7 @@ def test_mask_blackens_a_rectangle_of_at_most_the_asked_share(share: float) -> N
 
 
 @pytest.mark.parametrize("augment", [*(only(**{k: v}) for k, v in ON.items()), ALL])
-def test_torchs_seed_decides(augment: Augment) -> None:
+def test_the_seed_of_torch_decides_every_augmentation(augment: Augment) -> None:
     if augment.flip == 1:
         augment = only(flip=0.5)
     augmentation = Augmentation(augment, AS_IT_IS)
@@ -199,6 +199,6 @@ def test_torchs_seed_decides(augment: Augment) -> None:
 
 
 @pytest.mark.parametrize("key", ON)
-def test_each_acts_alone_and_not_at_all_at_0(key: str) -> None:
+def test_each_augmentation_works_alone_and_is_off_at_0(key: str) -> None:
     assert change(only(**{key: ON[key]}), grey()).abs().max() > 0.1
     assert not change(only(**{key: 0.0}), grey()).any()

@@ -1,4 +1,4 @@
-"""Cityscapes-format folders as they are published, with all that is odd in them."""
+"""Folders in the layout of Cityscapes: all oddities of the published ones, and broken ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(folder: Path, labels: np.ndarray, parts: tuple[str, ...] = ("train", "
 
 @pytest.fixture
 def every_id() -> np.ndarray:
-    """All label ids from 0 to 33, and 255, which is what -1 becomes in 8 bits."""
+    """All label ids from 0 to 33, and 255, which is -1 in 8 bits."""
     return np.array([*range(34), 255], np.uint8).reshape(5, 7)
 
 
@@ -65,25 +65,28 @@ def test_labels_json_names_other_classes(tmp_path: Path, every_id: np.ndarray) -
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
-        ([{"name": "a", "id": 0, "trainId": 1}], "trainIds are not 0 to 0"),
-        ([{"name": "a", "id": 0, "trainId": 0}] * 2, "trainIds are not 0 to 1"),
-        ([{"name": "a", "id": 300, "trainId": 0}], "id 300 of a is not in 0 to 255"),
-        ([{"name": "a", "id": 0}], "is no list of labels"),
-        ([], "trainIds"),
+        ([{"name": "a", "id": 0, "trainId": 1}], "trainIds must be 0, 1, 2 and so on, but are 1"),
+        (
+            [{"name": "a", "id": 0, "trainId": 0}] * 2,
+            "trainIds must be 0, 1, 2 and so on, but are 0, 0",
+        ),
+        ([{"name": "a", "id": 300, "trainId": 0}], "id 300 of a is not between 0 and 255"),
+        ([{"name": "a", "id": 0}], "is not a list of labels"),
+        ([], "trainIds must be 0, 1, 2 and so on, but are missing"),
     ],
 )
 def test_a_wrong_labels_json_is_refused(
-    tmp_path: Path, every_id: np.ndarray, labels: list[object], said: str
+    tmp_path: Path, every_id: np.ndarray, labels: list[object], message: str
 ) -> None:
     (write(tmp_path, every_id) / "labels.json").write_text(json.dumps(labels))
-    with pytest.raises(DataError, match=said) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         load_cityscapes(tmp_path)
     assert "labels.json" in str(raised.value)
 
 
-def test_what_is_missing_is_named(tmp_path: Path, every_id: np.ndarray) -> None:
+def test_the_missing_file_or_folder_is_named(tmp_path: Path, every_id: np.ndarray) -> None:
     with pytest.raises(DataError, match="has no leftImg8bit/train/"):
         load_cityscapes(tmp_path)
     write(tmp_path, every_id, ("train",))
@@ -98,14 +101,17 @@ def test_what_is_missing_is_named(tmp_path: Path, every_id: np.ndarray) -> None:
 def test_broken_label_images_are_named(tmp_path: Path, every_id: np.ndarray) -> None:
     data = load_cityscapes(write(tmp_path, every_id))
     path = data.train.labels[0]
-    for content, said in (
-        (b"", "is no 8-bit image of label ids"),
-        (b"no image", "is no 8-bit image of label ids"),
-        (cv2.imencode(".png", np.zeros((5, 7, 3), np.uint8))[1].tobytes(), "is no 8-bit image"),
-        (cv2.imencode(".png", np.zeros((4, 7), np.uint8))[1].tobytes(), "is not of the size of"),
+    for content, message in (
+        (b"", "is not an 8-bit image"),
+        (b"no image", "is not an 8-bit image"),
+        (cv2.imencode(".png", np.zeros((5, 7, 3), np.uint8))[1].tobytes(), "with one channel"),
+        (
+            cv2.imencode(".png", np.zeros((4, 7), np.uint8))[1].tobytes(),
+            "is 7x4, but its image .* is 7x5",
+        ),
     ):
         path.write_bytes(content)
-        with pytest.raises(SourceError, match=said) as raised:
+        with pytest.raises(SourceError, match=message) as raised:
             data.train.read(0)
         assert path.name in str(raised.value)
     path.unlink()
@@ -114,7 +120,7 @@ def test_broken_label_images_are_named(tmp_path: Path, every_id: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_labels_stay_on_their_pixels_through_crop_and_flip(flip: float) -> None:
+def test_crop_and_flip_keep_each_label_on_its_pixel(flip: float) -> None:
     labels = np.random.default_rng(0).integers(0, 255, (60, 90), np.uint8)
     image = np.repeat(labels[..., None], 3, 2)
     shapes = set()
@@ -127,7 +133,7 @@ def test_labels_stay_on_their_pixels_through_crop_and_flip(flip: float) -> None:
     np.testing.assert_array_equal(found, labels[:, ::-1] if flip else labels)
 
 
-def test_resized_labels_are_labels() -> None:
+def test_resizing_invents_no_labels() -> None:
     labels = np.array([[3, 200], [255, 7]], np.uint8).repeat(4, 0).repeat(4, 1)
     assert resize_labels(labels, (2, 2)).tolist() == [[3, 200], [255, 7]]
     odd = resize_labels(labels[:, ::-1], (5, 3))

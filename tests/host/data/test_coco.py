@@ -1,4 +1,4 @@
-"""COCO-format folders as they are published, with all that is odd in them."""
+"""Folders in the layout of COCO: all oddities of the published ones, and broken ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ Change = Callable[[dict[str, Any]], None]
 
 
 def write(folder: Path, change: Change = lambda coco: None) -> Path:
-    """COCO as published: train2017 and val2017, category ids with gaps, ids not in order."""
+    """A folder like the published COCO: train2017 and val2017, ids with gaps and out of order.
+
+    `change` may spoil the training annotations.
+    """
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for part in ("train2017", "val2017"):
         (folder / part).mkdir(exist_ok=True)
@@ -40,7 +43,7 @@ def write(folder: Path, change: Change = lambda coco: None) -> Path:
                 annotation(90, 3, [-10, -10, 30, 30]),  # partly outside
                 annotation(90, 3, [100, 10, 5, 5]),  # wholly outside
                 annotation(89, 3, [0, 0, 40, 60], iscrowd=1),
-            ],  # none in the third
+            ],  # the third image has no objects
         }
         if part == "train2017":
             change(content)
@@ -69,10 +72,10 @@ def test_classes_follow_category_ids_and_boxes_are_clipped_to_their_image(
     assert crowded.crowd.tolist() == [True]
     assert empty.boxes.shape == (0, 4)
     assert data.train.sizes == ((48, 64), (60, 40), (32, 32))
-    assert "instances_train2017.json: 1 boxes without a pixel in their image" in caplog.text
+    assert "instances_train2017.json: left out 1 boxes that have less than a pixel" in caplog.text
 
 
-def test_images_may_lie_below_images(tmp_path: Path) -> None:
+def test_the_images_may_be_in_a_folder_named_images(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "train2017").rename(tmp_path / "images/train2017")
@@ -85,22 +88,22 @@ def refusal(folder: Path) -> str:
     return str(raised.value)
 
 
-def test_what_is_wrong_is_named_with_its_file(tmp_path: Path) -> None:
+def test_an_error_names_the_file_and_what_is_wrong_in_it(tmp_path: Path) -> None:
     assert "has no annotations/instances_train*.json" in refusal(tmp_path)
     write(tmp_path, lambda coco: coco["annotations"].append(annotation(5, 7, [0, 0, 1, 1])))
-    assert "instances_train2017.json: annotation 4 is of unknown image 5" in refusal(tmp_path)
+    assert "json: annotation 4 belongs to image 5, which is not listed" in refusal(tmp_path)
     write(tmp_path, lambda coco: coco["annotations"].append(annotation(90, 4, [0, 0, 1, 1])))
-    assert "instances_train2017.json: annotation 4 has category 4" in refusal(tmp_path)
+    assert "json: annotation 4 has category 4, which is not listed" in refusal(tmp_path)
     write(tmp_path, lambda coco: coco["annotations"].append({"image_id": 90}))
-    assert "instances_train2017.json is no COCO annotation file" in refusal(tmp_path)
+    assert "instances_train2017.json is not a COCO annotation file" in refusal(tmp_path)
     write(tmp_path, lambda coco: coco["categories"].append({"id": 9, "name": "dog"}))
     assert "instances_val2017.json has other categories" in refusal(tmp_path)
     write(tmp_path, lambda coco: coco["images"].clear())
-    assert "unknown image" in refusal(tmp_path) or "names no image" in refusal(tmp_path)
+    assert "instances_train2017.json lists no images" in refusal(tmp_path)
     file = write(tmp_path) / "annotations/instances_train2017.json"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    assert "instances_train2017.json is no COCO annotation file" in refusal(tmp_path)
+    assert "instances_train2017.json is not a COCO annotation file" in refusal(tmp_path)
     file.write_bytes(whole)
     (tmp_path / "annotations/instances_train2014.json").write_bytes(whole)
     assert "keep one of them" in refusal(tmp_path)
@@ -115,12 +118,12 @@ def test_a_broken_image_or_one_of_another_size_is_named(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "train2017/000000000001.jpg"), np.zeros((8, 9, 3), np.uint8))
     with pytest.raises(SourceError, match=r"000000000000.jpg cannot be read"):
         data.train.read(0)
-    with pytest.raises(SourceError, match=r"000000000001.jpg is 9x8, .*json says 40x60"):
+    with pytest.raises(SourceError, match=r"000000000001.jpg is 9x8, but .*json says 40x60"):
         data.train.read(1)
 
 
 def marked(boxes: list[list[int]]) -> tuple[np.ndarray, Objects]:
-    """An image whose pixels say which box they are in (blue: its number), and the boxes."""
+    """An image whose pixels tell which box they are in, counted from 1, and the boxes."""
     image = np.zeros((120, 160, 3), np.uint8)
     for i, (left, top, right, bottom) in enumerate(boxes):
         image[top:bottom, left:right] = i + 1
@@ -129,7 +132,7 @@ def marked(boxes: list[list[int]]) -> tuple[np.ndarray, Objects]:
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_boxes_stay_on_their_objects_through_crop_and_flip(flip: float) -> None:
+def test_crop_and_flip_keep_each_box_on_its_object(flip: float) -> None:
     image, objects = marked([[5, 10, 35, 40], [60, 50, 100, 110], [120, 5, 150, 30]])
     kept = []
     for seed in range(100):
@@ -144,7 +147,7 @@ def test_boxes_stay_on_their_objects_through_crop_and_flip(flip: float) -> None:
     assert min(kept) == 1 and max(kept) == 3
 
 
-def test_a_flip_mirrors_and_no_flip_leaves_as_it_is() -> None:
+def test_a_flip_mirrors_image_and_boxes_and_no_flip_changes_nothing() -> None:
     image, objects = marked([[5, 10, 35, 40]])
     view, found = random_view(image, objects, 1.0, 0.0, np.random.default_rng(0))
     np.testing.assert_array_equal(view, image)
@@ -154,7 +157,7 @@ def test_a_flip_mirrors_and_no_flip_leaves_as_it_is() -> None:
     assert objects.boxes.tolist() == [[5, 10, 35, 40]]
 
 
-def test_images_without_objects_and_with_crowds_alone_are_cropped_too() -> None:
+def test_images_without_objects_or_with_only_crowds_are_cropped_too() -> None:
     image, none = marked([])
     view, found = random_view(image, none, 0.3, 0.0, np.random.default_rng(1))
     assert view.shape != image.shape and len(found.boxes) == 0
@@ -165,7 +168,7 @@ def test_images_without_objects_and_with_crowds_alone_are_cropped_too() -> None:
     assert found.crowd.all()
 
 
-def test_clip_leaves_out_what_has_less_than_a_pixel() -> None:
+def test_clip_drops_boxes_of_less_than_a_pixel() -> None:
     boxes = np.array([[-5, -5, 0.5, 9], [1, 1, 3, 3], [9, 0, 20, 4]], np.float32)
     found = clip(Objects(boxes, np.arange(3), np.zeros(3, bool)), (10, 10))
     assert found.boxes.tolist() == [[1, 1, 3, 3], [9, 0, 10, 4]]

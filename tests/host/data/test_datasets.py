@@ -1,4 +1,4 @@
-"""The data sets, from files that the tests write in the published formats, and their splits."""
+"""Data sets and their splits, read from files that the tests write in the published formats."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, np.ndarray]:
-    """Digits of 28x28 as Fashion-MNIST's four files; the first two pixels number the image."""
+    """Digits of 28x28 in Fashion-MNIST's four files; an image's first two pixels are its number."""
     pixels, labels = load_digits(return_X_y=True)
     small = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     large = np.stack([cv2.resize(image, (28, 28)) for image in small])
@@ -66,13 +66,13 @@ def write_fashion(folder: Path, files: dict[str, np.ndarray], suffix: str = "") 
 
 
 def numbers(split: Split) -> list[int]:
-    """Which of the published images these are."""
+    """The numbers of the images of a split, as `published` wrote them."""
     images = [split.images[i] for i in range(len(split))]
     return [int(image[0, 0, 0]) * 256 + int(image[0, 1, 0]) for image in images]
 
 
 def write_images(folder: Path, counts: dict[str, int]) -> None:
-    """`folder/<class>/<number>.jpg`, of several sizes."""
+    """Write `folder/<class>/<number>.jpg`, in several sizes."""
     rng = np.random.default_rng(len(counts))
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
@@ -84,7 +84,7 @@ def write_images(folder: Path, counts: dict[str, int]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An ImageNet of three classes, made in another order than that of their names."""
+    """A folder like ImageNet with three classes, not made in the order of their names."""
     write_images(tmp_path / "train", {"cat": 12, "ant": 14, "bee": 13})
     write_images(tmp_path / "val", {"bee": 4, "cat": 5, "ant": 3})
     return tmp_path
@@ -112,13 +112,15 @@ def test_splits_hold_every_digit_once(digits: Dataset) -> None:
     assert len(images) > 1790  # a few of the 1,797 images are equal
 
 
-def test_an_unknown_name_says_what_is_known() -> None:
-    with pytest.raises(DataError, match="unknown dataset 'x': known are digits, fashion, imagenet"):
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(
+        DataError, match="unknown data set 'x': choose one of digits, fashion, imagenet"
+    ):
         load_dataset("x", FASHION)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_fashion_is_read_back_as_it_was_written(
+def test_fashion_reads_back_what_was_written(
     published: dict[str, np.ndarray], tmp_path: Path, suffix: str
 ) -> None:
     found = load_dataset("fashion", FASHION, write_fashion(tmp_path, published, suffix))
@@ -143,7 +145,7 @@ def test_fashion_is_read_back_as_it_was_written(
     assert set(calibration) <= set(train)
 
 
-def test_fewer_training_images_leave_the_validation_as_it_is(
+def test_fewer_training_images_do_not_change_the_validation_split(
     published: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     write_fashion(tmp_path, published)
@@ -158,13 +160,13 @@ def test_fewer_training_images_leave_the_validation_as_it_is(
 def test_a_missing_fashion_file_names_debians_package(
     published: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"dataset-fashion-mnist .*--data") as raised:
+    with pytest.raises(DataError, match=r"dataset-fashion-mnist.*--data") as raised:
         load_dataset("fashion", FASHION, tmp_path / "absent")
-    assert f"{tmp_path}/absent has no train-images-idx3-ubyte" in str(raised.value)
+    assert f"{tmp_path}/absent has neither train-images-idx3-ubyte nor" in str(raised.value)
     write_fashion(tmp_path, published)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(
-        DataError, match=r"has no t10k-labels-idx1-ubyte or .*dataset-fashion-mnist"
+        DataError, match=r"has neither t10k-labels-idx1-ubyte nor .*dataset-fashion-mnist"
     ):
         load_dataset("fashion", FASHION, tmp_path)
 
@@ -194,7 +196,9 @@ def test_a_file_with_another_magic_number_is_named(
 ) -> None:
     path = write_fashion(tmp_path, published) / "train-images-idx3-ubyte"
     path.write_bytes(head + path.read_bytes()[4:])
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte is no IDX file .*3 dimensions"):
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte is not an IDX file .*3 dimensions"
+    ):
         load_dataset("fashion", FASHION, tmp_path)
 
 
@@ -202,12 +206,14 @@ def test_images_and_labels_that_differ_in_number_are_refused(
     published: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     one_less = published | {"t10k-labels-idx1-ubyte": published["t10k-labels-idx1-ubyte"][:-1]}
-    with pytest.raises(DataError, match=f"{tmp_path}: 297 t10k images but 296 labels"):
+    with pytest.raises(
+        DataError, match=f"{tmp_path}: the t10k files hold 297 images but 296 labels"
+    ):
         load_dataset("fashion", FASHION, write_fashion(tmp_path, one_less))
 
 
 @pytest.mark.parametrize(("validation", "calibration"), [(1500, 1), (1400, 101), (9999, 1)])
-def test_too_few_images_for_what_is_held_out_are_refused(
+def test_too_few_images_to_hold_some_out_are_refused(
     published: dict[str, np.ndarray], tmp_path: Path, validation: int, calibration: int
 ) -> None:
     write_fashion(tmp_path, published)
@@ -245,19 +251,19 @@ def test_labels_of_val_are_those_of_train_where_val_has_fewer_classes(folder: Pa
     assert set(load_dataset("imagenet", FOLDER, folder).test.labels.tolist()) == {1, 2}
 
 
-def test_a_folder_that_is_no_imagenet_is_refused(folder: Path) -> None:
+def test_a_folder_that_is_not_like_imagenet_is_refused(folder: Path) -> None:
     def refusal(images: SplitSizes = FOLDER, where: Path | None = folder) -> str:
         with pytest.raises(DataError) as raised:
             load_dataset("imagenet", images, where)
         return str(raised.value)
 
     assert "needs --data DIR" in refusal(where=None)
-    assert f"{folder}/val/train is no folder" in refusal(where=folder / "val")
+    assert f"{folder}/val/train is not a folder" in refusal(where=folder / "val")
     assert f"{folder} has 39 training images, too few" in refusal(SplitSizes(0, 32, 8))
     (folder / "val" / "dog").mkdir()
-    assert f"{folder}/val has classes that train has not, such as dog" in refusal()
+    assert f"{folder}/val has classes that are missing from train, such as dog" in refusal()
     (folder / "val").rename(folder / "away")
-    assert f"{folder}/val is no folder" in refusal()
+    assert f"{folder}/val is not a folder" in refusal()
     (folder / "val").mkdir()
     assert f"{folder}/val has no subfolders" in refusal()
     (folder / "val" / "ant").mkdir()
@@ -276,7 +282,7 @@ def test_a_broken_file_is_left_out_with_its_label_and_a_warning(
 ) -> None:
     sound = load_dataset("imagenet", FOLDER, folder).test
     x = sound.at(32)
-    for i in (2, 4, 5):  # the middle of a batch, and a batch as a whole
+    for i in (2, 4, 5):  # one image of a batch, and both of another
         paths(sound)[i].write_bytes(b"no image")
     split = load_dataset("imagenet", FOLDER, folder).test
     with caplog.at_level(logging.WARNING):
@@ -286,17 +292,20 @@ def test_a_broken_file_is_left_out_with_its_label_and_a_warning(
     assert torch.cat([labels for _, labels in found]).equal(sound.labels[kept])
     assert all(len(images) == len(labels) > 0 for images, labels in found)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
-    said = sorted(record.getMessage() for record in caplog.records)  # decoded by several threads
-    for i, message in zip((2, 4, 5), said, strict=True):
+    # several threads decode, so the order of the messages is random
+    messages = sorted(record.getMessage() for record in caplog.records)
+    for i, message in zip((2, 4, 5), messages, strict=True):
         assert f"left out: {paths(sound)[i]} cannot be read" in message
 
 
 @pytest.mark.usefixtures("memory")
-def test_a_split_of_broken_files_alone_is_refused(folder: Path) -> None:
+def test_a_split_with_only_broken_files_is_refused(folder: Path) -> None:
     for path in (folder / "val").glob("*/*"):
         path.write_bytes(b"no image")
     split = load_dataset("imagenet", FOLDER, folder).test
-    with pytest.raises(DataError, match=f"none of 12 files is an image: {folder}/val/ant/000.jpg"):
+    with pytest.raises(
+        DataError, match=f"none of the 12 files is an image, such as {folder}/val/ant/000.jpg"
+    ):
         split.at(32)
 
 
@@ -314,7 +323,7 @@ def seen_by_runtime(
 @pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize("name", ["digits", "imagenet"])
 def test_training_sees_what_the_runtime_sees(name: str, folder: Path) -> None:
-    """Images as tensors equal the edge's resize and the graph's normalisation."""
+    """The tensors equal the edge's resizing followed by the graph's normalisation."""
     images = load_recipe("digits").images if name == "digits" else FOLDER
     split = load_dataset(name, images, folder).test.take(np.arange(12))
     if name == "imagenet":
@@ -351,7 +360,7 @@ def test_a_checkpoint_leads_back_to_the_splits_that_trained_it(
     assert all(same(found.split(part), trained.split(part)) for part in PARTS)
 
 
-def test_imported_weights_are_of_imagenet_with_as_many_classes(tmp_path: Path) -> None:
+def test_imported_weights_need_an_imagenet_with_as_many_classes(tmp_path: Path) -> None:
     for part, count in (("train", 7100), ("val", 1)):
         for name in ("ant", "bee"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -360,5 +369,7 @@ def test_imported_weights_are_of_imagenet_with_as_many_classes(tmp_path: Path) -
     about = About(("ant", "bee"), Preprocessing(Normalisation()), "", "")
     assert len(dataset_of(about, tmp_path).validation) == 10_000
     three = msgspec.structs.replace(about, classes=("ant", "bee", "cat"))
-    with pytest.raises(DataError, match=f"{tmp_path} has 2 classes, the supernet 3"):
+    with pytest.raises(
+        DataError, match=f"{tmp_path} has 2 classes, but the supernet was trained on 3"
+    ):
         dataset_of(three, tmp_path)

@@ -1,4 +1,4 @@
-"""Training batches are the same after a restart, in workers, and shared by several processes."""
+"""Training batches are the same after a restart, in workers, and over several processes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ def recipe(*, crop: float = 0.5, size: int = 12, batch_size: int = 8, seed: int 
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    """Digits, each labelled with its own number."""
+    """Digits, each of them labelled with its index."""
     train = load_dataset("digits", load_recipe("digits").images).train.take(np.arange(IMAGES))
     return Split(train.images, torch.arange(IMAGES), train.preprocessing)
 
 
 @pytest.fixture
 def files(split: Split, tmp_path: Path) -> Split:
-    """The same as files; those of 3 and 7 are no images, one without a byte, one cut off."""
+    """The same in files. Those of 3 and 7 are broken: one is empty, the other is cut off."""
     paths = [tmp_path / f"{i}.jpg" for i in range(IMAGES)]
     for i, path in enumerate(paths):
-        lossless = cv2.imencode(".png", split.images[i])[1].tobytes()  # read by what is inside
+        lossless = cv2.imencode(".png", split.images[i])[
+            1
+        ].tobytes()  # the content decides how it is read
         path.write_bytes({3: b"", 7: lossless[:60]}.get(i, lossless))
     return Split(Files(paths), split.labels, split.preprocessing)
 
@@ -72,7 +74,7 @@ def test_an_epoch_visits_every_image_once_and_drops_the_last_short_batch(split: 
         epochs.append(torch.cat([batch.labels for batch in found]).tolist())
         assert len(set(epochs[-1])) == 48
     assert epochs[0] != epochs[1] != epochs[2]
-    assert set().union(*epochs) == set(range(IMAGES))  # not the same images are always left out
+    assert set().union(*epochs) == set(range(IMAGES))  # each time other images are left out
 
 
 def test_labels_stay_with_their_images(split: Split) -> None:
@@ -81,12 +83,12 @@ def test_labels_stay_with_their_images(split: Split) -> None:
             np.testing.assert_array_equal(pixels.numpy(), split.images[label])
 
 
-def test_an_image_is_cropped_anew_in_every_epoch(split: Split) -> None:
+def test_an_image_is_cropped_differently_in_every_epoch(split: Split) -> None:
     first, second = (crops(batches(split, recipe(), start, start + 6)) for start in (0, 6))
     assert len(first & second) < 5
 
 
-def test_the_seed_decides(split: Split) -> None:
+def test_only_the_seed_decides_the_batches(split: Split) -> None:
     first = list(batches(split, recipe(), 0, 7))
     torch.manual_seed(5)
     np.random.seed(5)
@@ -126,7 +128,7 @@ def test_fewer_images_than_a_batch_are_refused(split: Split) -> None:
         steps_per_epoch(split, recipe(batch_size=IMAGES + 1))
 
 
-def test_another_image_takes_the_place_of_a_broken_one_which_is_named(files: Split) -> None:
+def test_another_image_replaces_a_broken_one_which_is_named(files: Split) -> None:
     assert isinstance(files.images, Files)
     names = {str(files.images.paths[i]) for i in (3, 7)}
     how = recipe(crop=1.0, size=8)
@@ -140,7 +142,7 @@ def test_another_image_takes_the_place_of_a_broken_one_which_is_named(files: Spl
     assert_equal(batches(files, how, 5, 12), whole[5:])
 
 
-def test_broken_files_leave_the_other_images_as_they_are(files: Split, split: Split) -> None:
+def test_broken_files_do_not_change_the_other_examples(files: Split, split: Split) -> None:
     for one, other in zip(
         batches(files, recipe(), 0, 6), batches(split, recipe(), 0, 6), strict=True
     ):
@@ -157,7 +159,9 @@ def test_a_hundred_broken_images_in_a_row_are_refused(
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"\xff\xd8\xff\xe0 no more than the start of a JPEG")
     broken = Split(Files([path] * IMAGES), split.labels, split.preprocessing)
-    with pytest.raises(DataError, match=f"100 broken images in a row, the last {path}"):
+    with pytest.raises(
+        DataError, match=f"100 images in a row could not be read, the last one {path}"
+    ):
         next(batches(broken, recipe(), 0, 1, workers=workers))
 
 

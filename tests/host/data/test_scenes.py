@@ -1,4 +1,4 @@
-"""Scenes are what the ordinary formats say they are, the same by seed, and apart by split."""
+"""Scenes: their formats, what they are made of, their seed, and splits that share nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def digest(folder: Path) -> dict[str, str]:
     }
 
 
-def test_scenes_keep_the_promised_numbers_sizes_and_overlaps(composed: list[Scene]) -> None:
+def test_scenes_have_the_documented_numbers_sizes_and_overlaps(composed: list[Scene]) -> None:
     sides, counts, overlaps = [], [], [0.0]
     for scene in composed:
         assert scene.image.shape == (240, 320, 3)
@@ -72,7 +72,7 @@ def test_scenes_keep_the_promised_numbers_sizes_and_overlaps(composed: list[Scen
     assert {item.label for scene in composed for item in scene.items} == set(range(10))
 
 
-def test_every_item_is_in_sight_and_its_box_is_tight(composed: list[Scene]) -> None:
+def test_every_item_can_be_seen_and_has_a_tight_box(composed: list[Scene]) -> None:
     for scene in composed:
         for i, item in enumerate(scene.items):
             ink = item.ink >= 0.5
@@ -82,8 +82,11 @@ def test_every_item_is_in_sight_and_its_box_is_tight(composed: list[Scene]) -> N
             assert not seen[: item.box[1]].any() and not seen[:, : item.box[0]].any()
 
 
-def test_items_differ_from_what_is_under_them(composed: list[Scene]) -> None:
-    """Mean brightness within an item's mask against its box's background, most by 30 or more."""
+def test_items_stand_out_from_their_background(composed: list[Scene]) -> None:
+    """The mean brightness of an item against that of the background in its box.
+
+    Nine out of ten differ by more than 30.
+    """
     differences = []
     for scene in composed:
         grey = scene.image.mean(2)
@@ -92,13 +95,15 @@ def test_items_differ_from_what_is_under_them(composed: list[Scene]) -> None:
             if len(around):
                 differences.append(abs(grey[scene.owner == i].mean() - around.mean()))
     assert np.quantile(differences, 0.1) > 30
-    assert np.quantile(differences, 0.9) - np.quantile(differences, 0.1) > 40  # not all alike
+    assert (
+        np.quantile(differences, 0.9) - np.quantile(differences, 0.1) > 40
+    )  # and not all by the same
 
 
 # pycocotools 2.0.11 does not yet follow numpy 2
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_coco_and_cityscapes_say_the_same(folder: Path, digits: Dataset) -> None:
-    """Read by pycocotools itself: masks are those of the label images, boxes contain them."""
+    """Masks that pycocotools reads equal the label images, and boxes contain the masks."""
     names = ("background", *digits.classes)
     for part, count in COUNTS.items():
         coco = COCO(str(folder / f"coco/annotations/instances_{part}.json"))
@@ -123,7 +128,7 @@ def test_coco_and_cityscapes_say_the_same(folder: Path, digits: Dataset) -> None
             np.testing.assert_array_equal(rebuilt, truth)
 
 
-def test_our_own_loaders_read_them(folder: Path, digits: Dataset) -> None:
+def test_our_own_loaders_read_the_scenes(folder: Path, digits: Dataset) -> None:
     detection, segmentation = load_coco(folder / "coco"), load_cityscapes(folder / "cityscapes")
     assert detection.classes == digits.classes
     assert segmentation.classes == ("background", *digits.classes)
@@ -136,7 +141,7 @@ def test_our_own_loaders_read_them(folder: Path, digits: Dataset) -> None:
     assert set(np.unique(labels)) <= set(range(11))
 
 
-def test_the_seed_decides_and_stands_in_the_file(
+def test_the_seed_decides_the_scenes_and_is_on_record(
     folder: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     np.random.seed(3)
@@ -150,7 +155,7 @@ def test_the_seed_decides_and_stands_in_the_file(
     assert json.loads(file.read_bytes())["info"]["seed"] == 5
 
 
-def test_more_scenes_leave_the_first_as_they_are(
+def test_more_scenes_do_not_change_the_first_ones(
     folder: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     write_scenes(digits, tmp_path / "more", {"train": 8, "val": 1, "test": 3}, seed=5)
