@@ -46,7 +46,7 @@ def serve(args: argparse.Namespace) -> None:
     def on_status(status: object) -> None:
         used = process.cpu_times()
         threads = {t.id: t.user_time + t.system_time for t in process.threads()}
-        committed = sum(board.done for board in serving.roster.boards.values())
+        committed = sum(board.shown.done for board in serving.roster.boards.values())
         line = (time.monotonic(), committed, used.user + used.system,
                 process.memory_info().rss / 2**20, threads.get(process.pid, 0.0))  # fmt: skip
         print(json.dumps(line), flush=True)

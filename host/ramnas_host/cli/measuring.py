@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ramnas_edge.measuring.request import Request
     from ramnas_host.fleet.authentication import Door
-    from ramnas_host.fleet.status import Status
+    from ramnas_host.fleet.boards import Status
     from ramnas_host.fleet.until_tau import UntilTau
 
 

@@ -1,1 +1,1 @@
-"""Jobs to boards, records back."""
+"""Sends jobs to boards and takes their records back."""

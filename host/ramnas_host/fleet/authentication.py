@@ -1,4 +1,4 @@
-"""The host's door: CURVE on its socket, and who may connect by which key (ZAP)."""
+"""The host's door: encrypts its socket (CURVE), and decides by keys who may connect (ZAP)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_MS = 10_000  # a peer that has not finished its handshake by then is cut off
 _BACKLOG = 1024  # connections that the kernel holds until they are accepted
-LOOK_S = 1.0  # the folder of keys is read no more often than this
+_ENDING_MS = 50  # how often the gate's thread checks whether it should end
+LOOK_S = 1.0  # the folder of keys is not read again before this
 _UNKNOWN_ADDRESS = "an unknown address"
 
 
 @dataclass(frozen=True)
 class Door:
-    """Where a host binds, and whom it lets in: boards with a key in the folder `authorized`.
+    """Where a host binds, and whom it lets in: boards whose key is in the folder `authorized`.
 
     `keys` is the host's `.key_secret`. Without it nothing is encrypted and everybody is let in; on
     a public address that needs `insecure`. `authorized` None means `authorized_keys` beside `keys`.
@@ -68,78 +69,71 @@ class Authorized:
 class Gate:
     """Decides who may connect to a ROUTER, and tells the PeerLog who may not, and why.
 
-    Make it before the ROUTER binds, and close it before the context ends. A thread of its own
-    answers ZeroMQ's questions whom to let in, so that a busy host keeps nobody waiting; that thread
-    never touches the ROUTER.
+    Make it before the ROUTER binds, and close it before the context ends. ZeroMQ asks it about each
+    peer; a thread of its own answers, so that nobody waits for a busy host. That thread never
+    touches the ROUTER.
     """
 
     def __init__(
         self, context: zmq.Context[Any], socket: zmq.Socket[Any], door: Door, peer_log: PeerLog
     ) -> None:
-        """FleetError for a public address without keys, FileError for keys that cannot be used."""
+        """FleetError if the address is public and there are no keys; FileError if the keys cannot
+        be used."""
         own = keys.load_keys(door.keys) if door.keys else None
-        public = keys.is_public(door.endpoint)
-        if public and not own and not door.insecure:
-            raise FleetError(
-                f"{door.endpoint} can be reached from other machines: make keys with `ramnas keys "
-                "new` and give --keys, or let everybody in unencrypted with --insecure"
-            )
-        if public and not own:
+        if keys.is_public(door.endpoint) and not own:
+            if not door.insecure:
+                raise FleetError(
+                    f"{door.endpoint} can be reached from other machines: make keys with `ramnas "
+                    "keys new` and give --keys, or let everybody in unencrypted with --insecure"
+                )
             log.warning("%s lets everybody in, and nothing is encrypted", door.endpoint)
         self._peer_log = peer_log
         self._zap: zmq.Socket[bytes] | None = None
         if door.keys and own:
             keys.server_options(socket, own)
             socket.setsockopt(zmq.ZAP_DOMAIN, b"ramnas")
-            # without this option ZeroMQ lets a client in while nobody answers for ZAP
+            # without this option ZeroMQ lets a client in if nobody answers its question
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
             self._authorized = Authorized(door.authorized or door.keys.parent / "authorized_keys")
             self._zap = context.socket(zmq.REP)
-            self._zap.setsockopt(zmq.LINGER, 0)
             self._zap.bind("inproc://zeromq.zap.01")
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-        # each board takes an open file: have as many as the system allows
+        # each board takes an open file, so allow as many as the system does
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._watch = handshake.Watch(socket)
-        self._arrived: dict[int, tuple[str, int]] = {}  # by file descriptor, until it leaves
+        # file descriptor -> address, and the handshakes that had succeeded when it connected
+        self._arrived: dict[int, tuple[str, int]] = {}
         self._entered = 0  # handshakes that have succeeded
-        self._reason: str | None = None  # of a failure whose connection is about to end
-        stop = f"inproc://ramnas.gate.{id(self)}"
-        self._stop, self._stopped = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
-        self._stop.bind(stop)
-        self._stopped.connect(stop)
+        self._reason: str | None = None  # why the connection that ends next was refused
+        self._ending = False
         self._thread = threading.Thread(target=self._stand, name="gate", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Let nobody in from here on; call it in the thread of the ROUTER."""
-        self._stop.send(b"")
+        """Let nobody in any more; call it in the ROUTER's thread."""
+        self._ending = True
         self._thread.join()
-        for socket in filter(None, (self._stop, self._stopped, self._zap)):
-            socket.close(linger=0)
+        if self._zap:
+            self._zap.close(linger=0)
         self._watch.close()
-
-    # -- the thread --------------------------------------------------------------------------------
 
     def _stand(self) -> None:
         poller = zmq.Poller()
-        for socket in filter(None, (self._stopped, self._watch.monitor, self._zap)):
+        for socket in filter(None, (self._watch.monitor, self._zap)):
             poller.register(socket, zmq.POLLIN)
-        while True:
-            ready = dict(poller.poll())
-            if self._stopped in ready:
-                return
+        while not self._ending:
+            ready = dict(poller.poll(_ENDING_MS))
             if self._zap and self._zap in ready:
                 self._answer(self._zap)
             for event in self._watch.events():
                 self._saw(event)
 
     def _answer(self, zap: zmq.Socket[bytes]) -> None:
-        """Say whether to let one in; the name of its key becomes the `User-Id` of its frames.
+        """Tell ZeroMQ whether to let a peer in (ZAP, https://rfc.zeromq.org/spec/27).
 
-        The frames are those of ZAP, https://rfc.zeromq.org/spec/27.
+        The name of its key becomes the `User-Id` of its frames.
         """
         version, request, _, address, _, mechanism, *credentials = zap.recv_multipart()
         public = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
@@ -153,7 +147,7 @@ class Gate:
             zap.send_multipart([version, request, b"200", b"OK", name.encode(), b""])
 
     def _saw(self, event: handshake.Event) -> None:
-        """ZeroMQ first gives the reason of a failure, then the connection that ends with it."""
+        """Note an event: ZeroMQ reports why a handshake failed before it reports whose it was."""
         if event.kind == zmq.EVENT_ACCEPTED:
             self._arrived[event.value] = _address(event.value), self._entered
         elif event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -161,19 +155,19 @@ class Gate:
         elif event.kind == zmq.EVENT_DISCONNECTED:
             address, entered = self._arrived.pop(event.value, (_UNKNOWN_ADDRESS, -1))
             reason, self._reason = self._reason, None
-            # a connection that ends without a reason may also be a board's that was let in
+            # without a reason it may also be a board that was let in and leaves
             if reason is None and entered == self._entered:
                 reason = "it does not speak ZeroMQ"
             if reason:
                 self._peer_log.refuse(reason, address)
         elif event.kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self._reason = ""  # _answer has refused it, and knows the key
+            self._reason = ""  # _answer has already refused it, by its key
         else:
             self._reason = handshake.refusal(event)
 
 
 def _address(descriptor: int) -> str:
-    """The peer's address; the connection may be over before the event that names it is read."""
+    """The address of a peer, whose connection may already be over."""
     try:
         with sockets.socket(fileno=os.dup(descriptor)) as connection:
             return str(connection.getpeername()[0])

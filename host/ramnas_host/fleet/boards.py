@@ -1,4 +1,4 @@
-"""The boards that take part in a request: who comes, who goes, what each does, how far all is."""
+"""The boards that take part in a request: who joins, who leaves, and what each of them does."""
 
 from __future__ import annotations
 
@@ -6,97 +6,119 @@ import logging
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from ramnas_edge.fleet import wire
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
-from ramnas_host.fleet.dispatch import Lease, Queue
+from ramnas_host.fleet.dispatch import ClassStatus, Lease, Queue
 from ramnas_host.fleet.peer_log import PeerLog, printable
-from ramnas_host.fleet.status import BoardStatus, Status
 from ramnas_models.errors import FleetError
 
 MAX_BOARDS, MAX_CLASSES = 10_000, 32
 MAX_CLASS_NAME = 200
-PATIENCE_S = 60.0  # with a class whose boards have all gone before their first record
-RATE_S = 120.0  # a rate is over this time at most
-LATE_S = 2.5 * wire.HEARTBEAT_S
+PATIENCE_S = 60.0  # how long the host waits for a class that left without a record
+RATE_S = 120.0  # a rate is taken over this time at most
+LATE_S = 2.5 * wire.HEARTBEAT_S  # a board that is silent for longer is shown as silent
+
+
+class BoardStatus(msgspec.Struct):
+    """What is shown of a board; a temperature or power mode of None: it has no such sensor."""
+
+    name: str
+    device_class: str
+    state: str = ""  # measuring, waiting, paused, silent or gone
+    done: int = 0  # records
+    inside: float = 0.0  # archs of its block that are measured but have no record yet
+    rate_per_min: float = 0.0
+    temperature_c: float | None = None
+    power_mode: str | None = None
+    last_error: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How a calibration stands; `done` and `total` count archs."""
+
+    run: str
+    done: int
+    total: int
+    rate_per_min: float = 0.0
+    left_s: float | None = None  # None while nobody can tell
+    refused: dict[str, int] = {}  # how many messages and peers, by reason
+    classes: list[ClassStatus] = []
+    boards: list[BoardStatus] = []
 
 
 @dataclass(eq=False)
 class Board:
-    """One board by its routing id; times are the host's monotonic clock."""
+    """A board as the host sees it; times are those of the host's monotonic clock."""
 
-    name: bytes
+    name: bytes  # its routing id
     queue: Queue  # of its device class
-    came_s: float = 0.0  # first
+    came_s: float = 0.0  # when it came first
     gone: bool = True
     board_id: str = ""
     session: str = ""
     user: str = ""  # the name of its key; empty without CURVE
-    queues: dict[str, Queue] = field(default_factory=dict)  # that it has had: power modes change
-    leases: dict[str, Lease] = field(default_factory=dict)  # by job, the one at work first
+    classes: set[str] = field(default_factory=set)  # all that it had: its power mode may change
+    leases: dict[str, Lease] = field(default_factory=dict)  # by block id, first the one at work
     heard_s: float = 0.0
     sent_s: float = 0.0
-    room: int = 0  # blocks that it would take now
-    inside: float = 0.0  # archs that are measured but have no record yet
-    done: int = 0
-    temperature_c: float | None = None
-    power_mode: str | None = None
-    last_error: str = ""
-    _done_s: deque[float] = field(default_factory=deque)  # of its last records
+    room: int = 0  # how many more blocks it would take
+    _done_s: deque[float] = field(default_factory=deque)  # when its last records came
+
+    def __post_init__(self) -> None:
+        self.shown = BoardStatus(printable(self.name), self.queue.name)
 
     def enter(self, hello: wire.Hello, queue: Queue, user: str, now: float) -> None:
         self.board_id, self.session, self.user = hello.board, hello.session, user
-        self.queue = self.queues[queue.name] = queue
-        self.power_mode = printable(hello.device.power_mode or "") or None
+        self.queue = queue
+        self.classes.add(queue.name)
         self.heard_s = self.sent_s = now
-        self.room, self.inside, self.gone = 0, 0.0, False
-
-    def leave(self, reason: str) -> None:
-        self.room, self.inside, self.gone, self.last_error = 0, 0.0, True, printable(reason, 200)
+        self.room, self.gone = 0, False
+        self.shown.device_class, self.shown.inside = queue.name, 0.0
+        self.shown.power_mode = printable(hello.device.power_mode or "") or None
 
     def beat(self, beat: wire.Heartbeat) -> None:
         self.room = beat.room
-        self.temperature_c = beat.temperature_c
-        self.power_mode = printable(beat.power_mode or "") or self.power_mode
-        self.last_error = printable(beat.error, 200)
+        self.shown.temperature_c = beat.temperature_c
+        self.shown.power_mode = printable(beat.power_mode or "") or self.shown.power_mode
+        self.shown.last_error = printable(beat.error, 200)
 
     def recorded(self, now: float) -> None:
-        self.done += 1
-        self.inside = max(0.0, self.inside - 1.0)
         self._done_s.append(now)
+        self.shown.done += 1
+        self.shown.inside = max(0.0, self.shown.inside - 1.0)
 
     def rate_per_min(self, now: float) -> float:
-        """Records in a minute, over the last RATE_S or since the board came."""
+        """Records per minute over the last RATE_S, or since the board came."""
         while self._done_s and now - self._done_s[0] > RATE_S:
             self._done_s.popleft()
         return 60.0 * len(self._done_s) / min(max(now - self.came_s, 1.0), RATE_S)
 
     def is_another(self, hello: wire.Hello, user: str, now: float) -> bool:
-        """Whether a Hello comes from another board with the same name, while this one is here."""
+        """Whether a Hello with this name comes from another board, while this one is still here."""
         ids = self.board_id and hello.board and self.board_id != hello.board
         return bool(not self.gone and now - self.heard_s < LATE_S and (ids or self.user != user))
 
     def state(self, now: float) -> str:
-        """In a word: gone, silent, paused (`last_error` says why), measuring or waiting."""
+        """The word for what it does; `last_error` says why it is paused."""
         if self.gone:
             return "gone"
         if now - self.heard_s > LATE_S:
             return "silent"
-        if self.last_error and not self.room:
+        if self.shown.last_error and not self.room:
             return "paused"
         return "measuring" if self.leases else "waiting"
 
     def status(self, now: float) -> BoardStatus:
-        return BoardStatus(
-            name=printable(self.name), device_class=self.queue.name, state=self.state(now),
-            done=self.done, inside=self.inside, rate_per_min=self.rate_per_min(now),
-            temperature_c=self.temperature_c, power_mode=self.power_mode,
-            last_error=self.last_error,
-        )  # fmt: skip
+        return msgspec.structs.replace(
+            self.shown, state=self.state(now), rate_per_min=self.rate_per_min(now)
+        )
 
 
 class Roster:
-    """`boards` by routing id, `queues` by device class; `now` is seconds of a monotonic clock."""
+    """Has the boards by routing id, and the queues by device class."""
 
     def __init__(self, request: Request, store: Store, peer_log: PeerLog) -> None:
         self.request, self.store, self.peer_log = request, store, peer_log
@@ -107,7 +129,7 @@ class Roster:
         return [board for board in self.boards.values() if not board.gone]
 
     def admit(self, name: bytes, hello: wire.Hello, user: str, now: float) -> Board:
-        """Take a board in, for the first time or again; FleetError says why it cannot take part."""
+        """Let a board take part, for the first time or again; FleetError says why it cannot."""
         device_class = self._device_class(hello)
         board = self.boards.get(name)
         if board and board.is_another(hello, user, now):
@@ -116,31 +138,35 @@ class Roster:
             )
         if board is None and len(self.boards) >= MAX_BOARDS:
             self._forget_board()
-        queue = self.queues.get(device_class) or self.open(device_class)
+        queue = self.queues.get(device_class)
+        if queue is None:
+            if len(self.queues) >= MAX_CLASSES:
+                self._forget_class()
+            recorded = self.store.keys(self.request.run, device_class)
+            queue = self.queues[device_class] = Queue(self.request, device_class, recorded)
         if board is None:
             board = self.boards[name] = Board(name, queue, now)
         if not board.gone and board.session != hello.session:
-            self.lost(board, "it was started again", now)
+            self.remove(board, "it was started again", now, died=True)
         elif not board.gone and board.queue is not queue:
-            self.left(board, "its device class changed", now)
+            self.remove(board, "its device class changed", now, died=False)
         if board.gone:
             queue.boards += 1
-            self.peer_log.say(logging.INFO, "board %s joined: %s", printable(name), queue.name)
+            self.peer_log.say(logging.INFO, "board %s joined: %s", board.shown.name, queue.name)
         board.enter(hello, queue, user, now)
         return board
 
-    def lost(self, board: Board, reason: str, now: float) -> None:
-        """A board died, or is silent: its blocks go to others, with the one at work in halves."""
-        board.queue.died(board)
-        self._gone(board, reason, now)
-
-    def left(self, board: Board, reason: str, now: float) -> None:
-        """A board said that it leaves: its blocks go to others as they are."""
-        board.queue.left(board)
-        self._gone(board, reason, now)
+    def remove(self, board: Board, reason: str, now: float, *, died: bool) -> None:
+        """Note that a board is gone. `died`: it did not say goodbye."""
+        shown, reason = board.shown, printable(reason, 200)
+        self.peer_log.say(logging.WARNING, "board %s has gone: %s", shown.name, reason)
+        board.queue.release(board, died=died)
+        board.queue.boards -= 1
+        board.queue.gone_s = now
+        board.room, board.gone, shown.inside, shown.last_error = 0, True, 0.0, reason
 
     def done(self, now: float) -> bool:
-        """All is measured. A class that came, left no record and went is not waited for."""
+        """Whether all is measured. A class that left without a record counts for PATIENCE_S."""
         counted = [
             queue
             for queue in self.queues.values()
@@ -160,15 +186,6 @@ class Roster:
             classes=[queue.status() for queue in queues],
             boards=[board.status(now) for board in boards],
         )  # fmt: skip
-
-    def open(self, device_class: str) -> Queue:
-        """The queue of a class that is new, without what was recorded before; a class that has no
-        boards and no records may be forgotten for it."""
-        if len(self.queues) >= MAX_CLASSES:
-            self._forget_class()
-        recorded = self.store.keys(self.request.run, device_class)
-        queue = self.queues[device_class] = Queue(self.request, device_class, recorded)
-        return queue
 
     def _device_class(self, hello: wire.Hello) -> str:
         engines, engine = dict(hello.engines), self.request.target.engine
@@ -194,10 +211,3 @@ class Roster:
         if not empty:
             raise FleetError(f"this host has {MAX_CLASSES} device classes already")
         del self.queues[min(empty, key=lambda queue: queue.gone_s).name]
-
-    def _gone(self, board: Board, reason: str, now: float) -> None:
-        name = printable(board.name)
-        self.peer_log.say(logging.WARNING, "board %s has gone: %s", name, printable(reason, 200))
-        board.leave(reason)
-        board.queue.boards -= 1
-        board.queue.gone_s = now

@@ -1,4 +1,4 @@
-"""Have a request measured by the boards that come, or by an agent started here."""
+"""A request -> its records, measured by the boards that connect, or by an agent started here."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ramnas_edge.fleet.spool import default_path
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet.authentication import Door
+from ramnas_host.fleet.boards import Status
 from ramnas_host.fleet.host import Host
+from ramnas_host.fleet.until_tau import UntilTau
 from ramnas_models.errors import FleetError
 from ramnas_models.files import writing
-
-if TYPE_CHECKING:
-    from ramnas_host.fleet.status import Status
-    from ramnas_host.fleet.until_tau import UntilTau
 
 log = logging.getLogger(__name__)
 LOOPBACK = Door("tcp://127.0.0.1:*")
@@ -36,11 +33,11 @@ def calibrate_boards(
     until_tau: UntilTau | None = None,
     on_status: Callable[[Status], None] = lambda status: None,
 ) -> list[str]:
-    """Measure all archs of `request` on the boards that connect; the device classes that came.
+    """Have all archs of `request` measured; return the device classes that came.
 
-    With `local_agent_log` one agent is started here, a process of its own that logs to that file;
-    FleetError if it dies. With `until_tau` a class ends when its surrogate is good enough. What was
-    recorded before is not measured again. `on_status` is called once a second.
+    With `local_agent_log` one agent is started on this machine, as a process that logs to that
+    file; FleetError if it dies. With `until_tau` a class ends when its surrogate is good enough.
+    Archs that `store` has a record of are not measured again. `on_status` is called once a second.
     """
     with closing(Host(request, store, door, on_status, until_tau=until_tau)) as host:
         if local_agent_log is None:
@@ -54,12 +51,12 @@ def calibrate_boards(
 def _local_agent(
     endpoint: str, log_file: Path, run: str, store: Store
 ) -> Iterator[Callable[[], None]]:
-    """An agent of this machine while the block runs; the call that raises if it has died."""
-    # not beside the store: where that disk is full, the records wait on another
+    """Run an agent on this machine meanwhile; gives a call that raises if it has died."""
+    # not beside the store: if that disk is full, the records wait on another
     spool = default_path(f"local-{zlib.crc32(str(store.path.resolve()).encode()):08x}")
     with writing(log_file), log_file.open("ab") as output:
         agent = subprocess.Popen(
-            # a killed host's agent keeps its spool for as long as it waits for the host
+            # the agent of a host that was killed keeps the spool until it gives up
             [sys.executable, "-m", "ramnas_edge", "agent", "--connect", endpoint, "--name", "local",
              "--give-up-s", "15", "--spool", str(spool), "--spool-patience-s", "30"],
             stdout=output, stderr=output, stdin=subprocess.DEVNULL,
@@ -71,16 +68,15 @@ def _local_agent(
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             recorded = len(store.keys(run))
             raise FleetError(
-                f"the local agent (process {agent.pid}) {how}; {recorded} records of run "
-                f"'{run}' are safe in {store.path}, see {log_file} for its last words; the same "
-                "command continues from there"
+                f"the local agent (process {agent.pid}) {how}: see {log_file}; {recorded} records "
+                f"of run '{run}' are safe in {store.path}: the same command continues from there"
             )
 
     try:
         yield alive
     finally:
         try:
-            agent.wait(timeout=5 if sys.exc_info()[0] is None else 0)  # it has been told to go
+            agent.wait(timeout=5 if sys.exc_info()[0] is None else 0)  # after the host's goodbye
         except subprocess.TimeoutExpired:
             agent.terminate()
             agent.wait()

@@ -1,6 +1,6 @@
-"""Which board measures which archs of a device class: leases, splitting, quarantine.
+"""The archs of a device class -> blocks for its boards: leases, splitting, quarantine.
 
-No sockets, and no clock of its own: `now` is seconds of any monotonic clock.
+This file has neither sockets nor a clock: `now` is in seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -16,36 +16,43 @@ import msgspec
 from ramnas_edge.fleet import wire
 from ramnas_edge.measuring.record import Block, record_key
 from ramnas_edge.measuring.request import BLOCK, Request
-from ramnas_host.fleet.status import ClassStatus
 
 log = logging.getLogger(__name__)
 
-FIRST_ARCH_S = 60.0  # the time that an arch may take before its class has measured any
-FACTOR, GRACE_S = 3.0, 180.0  # a lease lasts FACTOR times the predicted time and GRACE_S more
-DEATHS = 2  # of boards that measured one arch alone, until that arch is quarantined
+FIRST_ARCH_S = 60.0  # predicted for an arch while its class has not measured any
+FACTOR, GRACE_S = 3.0, 180.0  # a lease lasts FACTOR times the predicted time, and GRACE_S more
+DEATHS = 2  # after as many boards died while they measured it alone, an arch is quarantined
 
 
 class Holder(Protocol):
-    """What a queue needs to know of a board."""
+    """What a queue needs of a board."""
 
     name: bytes
-    leases: dict[str, Lease]  # by job, the one at work first
+    leases: dict[str, Lease]  # by block id, first the one that it works on
 
 
 @dataclass(eq=False)
 class Lease:
-    """A block with a board; `left` are the ids of its archs that have no record yet."""
+    """A block that a board has; `unrecorded` are the ids of its archs without a record."""
 
     block: Block
     board: Holder
-    left: list[str]
+    unrecorded: list[str]
     start_s: float
     deadline_s: float
     sent_s: float
 
-    @property
-    def job(self) -> str:
-        return self.block.id
+
+class ClassStatus(msgspec.Struct, frozen=True):
+    """What is shown of a device class; `done`, `total` and `leased` count archs."""
+
+    name: str
+    done: int  # archs that have a record
+    total: int
+    boards: int  # that are here now
+    leased: int = 0  # archs that boards have now
+    quarantined: list[str] = []  # ids of archs that boards died on
+    ended: bool = False  # the surrogate is good enough
 
 
 class Queue:
@@ -54,22 +61,25 @@ class Queue:
     def __init__(self, request: Request, device_class: str, recorded: Collection[wire.Key]) -> None:
         self.request, self.name = request, device_class
         self.archs = {arch.id: arch for arch in request.archs_of(device_class)}
-        self.keys = {  # of their records
+        self.keys = {  # of the record of each arch
             arch_id: record_key(request.run, request.target, arch, device_class)
             for arch_id, arch in self.archs.items()
         }
         ids = [arch_id for arch_id, key in self.keys.items() if key not in recorded]
-        self.missing = set(ids)  # without a record
+        self.missing = set(ids)  # the archs without a record
         self.waiting = deque(ids[i : i + BLOCK] for i in range(0, len(ids), BLOCK))
-        self.leases: dict[str, Lease] = {}  # by job, the id of the block
-        self.deaths: Counter[str] = Counter()  # of boards that measured this arch alone
-        self.boards = 0  # of this class, here now
-        self.gone_s = 0.0  # when the last of them went
-        self.ended = False  # nothing more of this class is wanted
+        self.deaths: Counter[str] = Counter()  # by arch: boards that died while measuring it alone
+        self.boards = 0  # how many are here now
+        self.gone_s = 0.0  # when the last board left
+        self.ended = False  # whether enough is measured
         self._anchors = request.anchors()
-        self._jobs: dict[str, str] = {}  # arch id -> the job that it is leased in
-        self._arch_s: float | None = None  # the time that a board of this class takes for an arch
-        self._blocks = 0  # given so far
+        self._leased: dict[str, Lease] = {}  # by arch id
+        self._arch_s: float | None = None  # what a board needs for an arch
+        self._blocks = 0  # how many were given so far
+
+    @property
+    def leases(self) -> list[Lease]:
+        return list(dict.fromkeys(self._leased.values()))
 
     @property
     def recorded(self) -> int:
@@ -77,7 +87,7 @@ class Queue:
 
     @property
     def quarantined(self) -> list[str]:
-        """Ids of archs on which boards died, until a late record comes all the same."""
+        """Ids of the archs that boards died on. A record that comes after all frees its arch."""
         return [arch_id for arch_id, deaths in self.deaths.items() if deaths >= DEATHS]
 
     @property
@@ -87,15 +97,14 @@ class Queue:
     def status(self) -> ClassStatus:
         return ClassStatus(
             name=self.name, done=self.recorded, total=len(self.archs), boards=self.boards,
-            leased=len(self._jobs), quarantined=self.quarantined, ended=self.ended,
+            leased=len(self._leased), quarantined=self.quarantined, ended=self.ended,
         )  # fmt: skip
 
-    # -- giving ------------------------------------------------------------------------------------
-
     def give(self, board: Holder, now: float) -> Block | None:
-        """The next block for `board`, leased to it; None if there is none.
+        """Lease the next block to `board`; None if there is none for it.
 
-        The last blocks are kept for boards that have none: as a second block they would only wait.
+        When there are no more blocks than boards, a board does not get a second one, which would
+        only wait there.
         """
         held = len(board.leases)
         if held >= wire.WINDOW or (held and len(self.waiting) <= self.boards):
@@ -107,78 +116,72 @@ class Queue:
         return None
 
     def _free(self, arch_ids: Iterable[str]) -> list[str]:
-        """Those that were not recorded since, and that no board came back with."""
-        ids = dict.fromkeys(arch_ids)  # a board may name one twice
-        return [i for i in ids if i in self.missing and i not in self._jobs]
+        """Those that have no record, and that no board has."""
+        ids = dict.fromkeys(arch_ids)  # a board may name the same arch twice
+        return [i for i in ids if i in self.missing and i not in self._leased]
 
-    def _lease(self, left: list[str], board: Holder, now: float, job: str | None = None) -> Block:
-        archs = [self.archs[arch_id] for arch_id in left]
+    def _lease(self, ids: list[str], board: Holder, now: float, job: str | None = None) -> Block:
+        archs = [self.archs[arch_id] for arch_id in ids]
         block = self.request.block(archs, self._anchors, self._blocks)
         if job:
             block = msgspec.structs.replace(block, id=job)
         self._blocks += 1
-        archs_until_done = len(left) + sum(len(lease.left) for lease in board.leases.values())
-        predicted_s = (self._arch_s or FIRST_ARCH_S) * archs_until_done
-        lease = Lease(block, board, left, now, now + FACTOR * predicted_s + GRACE_S, now)
-        self.leases[block.id] = board.leases[block.id] = lease
-        self._jobs.update(dict.fromkeys(left, block.id))
+        archs_ahead = sum(len(lease.unrecorded) for lease in board.leases.values())
+        predicted_s = (self._arch_s or FIRST_ARCH_S) * (archs_ahead + len(ids))
+        lease = Lease(block, board, ids, now, now + FACTOR * predicted_s + GRACE_S, now)
+        board.leases[block.id] = lease
+        self._leased.update(dict.fromkeys(ids, lease))
         return block
 
-    # -- what comes back ---------------------------------------------------------------------------
-
     def record(self, arch_id: str, now: float) -> None:
-        """A record of this arch is committed, whoever sent it."""
+        """Note that a record of this arch is committed, whichever board sent it."""
         self.missing.discard(arch_id)
         del self.deaths[arch_id]
-        job = self._jobs.pop(arch_id, None)
-        if job is None:
+        lease = self._leased.pop(arch_id, None)
+        if lease is None:
             return
-        lease = self.leases[job]
-        lease.left.remove(arch_id)
-        if lease.left:
+        lease.unrecorded.remove(arch_id)
+        if lease.unrecorded:
             return
-        self._take_back(lease)
+        del lease.board.leases[lease.block.id]
         spent_s = (now - lease.start_s) / len(lease.block.archs)
         self._arch_s = spent_s if self._arch_s is None else 0.7 * self._arch_s + 0.3 * spent_s
         for next_lease in lease.board.leases.values():
             next_lease.start_s = now
 
-    def died(self, board: Holder) -> None:
-        """The board is gone: its blocks go to others.
+    def release(self, board: Holder, *, died: bool) -> None:
+        """Take back the blocks of a board that is gone, for other boards.
 
-        The block at work may be what killed the board. It goes on in halves until one arch is
-        alone, and that is quarantined when DEATHS boards have died on it.
+        If it died, the block that it worked on may have killed it. That block is given again in
+        halves, until one arch is alone. When DEATHS boards have died on it, it is quarantined.
         """
         leases = list(board.leases.values())
-        self._put_back(leases[1:])
-        if leases:
-            self._suspect(leases[0])
-
-    def left(self, board: Holder) -> None:
-        """The board said goodbye: its blocks go to others as they are."""
-        self._put_back(list(board.leases.values()))
+        at_work = leases.pop(0) if died and leases else None
+        self._put_back(leases)
+        if at_work:
+            self._suspect(at_work)
 
     def expired(self, now: float) -> list[Lease]:
-        """Take back the leases past their deadline, as if their boards had died."""
-        late = [lease for lease in self.leases.values() if now > lease.deadline_s]
+        """Take back the leases that are past their deadline, as if their boards had died."""
+        late = [lease for lease in self.leases if now > lease.deadline_s]
         for lease in late:
             self._suspect(lease)
         return late
 
     def end(self) -> list[Lease]:
-        """Nothing more of this class is wanted; the leases that end with it."""
+        """Give no more blocks, since enough is measured; returns the leases that this ends."""
         self.ended = True
-        leases = list(self.leases.values())
+        leases = self.leases
         self._put_back(leases)
         return leases
 
     def _suspect(self, lease: Lease) -> None:
         self._take_back(lease)
-        half = len(lease.left) // 2
+        half = len(lease.unrecorded) // 2
         if half:
-            self.waiting.extendleft([lease.left[half:], lease.left[:half]])
+            self.waiting.extendleft([lease.unrecorded[half:], lease.unrecorded[:half]])
             return
-        (alone,) = lease.left
+        (alone,) = lease.unrecorded
         self.deaths[alone] += 1
         if self.deaths[alone] < DEATHS:
             self.waiting.appendleft([alone])
@@ -191,51 +194,49 @@ class Queue:
     def _put_back(self, leases: list[Lease]) -> None:
         for lease in leases:
             self._take_back(lease)
-            self.waiting.appendleft(lease.left)
+            self.waiting.appendleft(lease.unrecorded)
 
     def _take_back(self, lease: Lease) -> None:
-        del self.leases[lease.job], lease.board.leases[lease.job]
-        for arch_id in lease.left:
-            del self._jobs[arch_id]
-
-    # -- what a board says of its blocks -----------------------------------------------------------
+        del lease.board.leases[lease.block.id]
+        for arch_id in lease.unrecorded:
+            del self._leased[arch_id]
 
     def adopt(self, board: Holder, held: wire.Holding, now: float) -> bool:
-        """Let a board go on with a block that it was given before it, or this host, came back.
+        """Lease to a board a block that it had before the connection, or this host, broke off.
 
-        False if nothing of the block is wanted from it.
+        False if nothing of that block is wanted from this board.
         """
-        lease = self.leases.get(held.job)
-        if lease:
-            return lease.board is board
+        if held.job in board.leases:
+            return True
         free = [] if self.ended else self._free(held.archs)
         if free:
             self._lease(free, board, now, held.job)
         return bool(free)
 
-    def lost(
+    def compare(
         self, board: Holder, holding: Collection[str], now: float
     ) -> tuple[list[Block], list[str]]:
-        """Compare the jobs in a heartbeat with the leases: blocks to send again, unknown jobs.
+        """Compare the ids of the blocks that a board has with its leases.
 
-        A block is sent again when the board still does not have it RESEND_S after it was sent.
+        Returns the blocks to send again, because it still lacks them RESEND_S after they were sent,
+        and the ids that no lease has.
         """
         held, again = board.leases, []
         for lease in held.values():
-            if lease.job not in holding and now - lease.sent_s > wire.RESEND_S:
+            if lease.block.id not in holding and now - lease.sent_s > wire.RESEND_S:
                 lease.sent_s = now
-                archs = tuple(self.archs[arch_id] for arch_id in lease.left)
+                archs = tuple(self.archs[arch_id] for arch_id in lease.unrecorded)
                 again.append(msgspec.structs.replace(lease.block, archs=archs))
         return again, [job for job in holding if job not in held]
 
-    def progressed(self, job: str, part: float, now: float) -> float:
-        """A block is measured to this part, 0 to 1: its lease lasts as long as it gets on.
+    def progressed(self, board: Holder, job: str, part: float, now: float) -> float:
+        """Extend the lease of a block of which this part, 0 to 1, is measured.
 
-        How many archs that is which have no record yet.
+        Returns the number of archs that are measured but have no record yet.
         """
-        lease = self.leases.get(job)
+        lease = board.leases.get(job)
         if lease is None or not 0 < part <= 1:
             return 0.0
         left_s = (now - lease.start_s) * (1 - part) / part
         lease.deadline_s = max(lease.deadline_s, now + FACTOR * left_s + GRACE_S)
-        return min(part * len(lease.block.archs), float(len(lease.left)))
+        return min(part * len(lease.block.archs), float(len(lease.unrecorded)))

@@ -1,31 +1,26 @@
-"""A space -> the archs to measure first on a new board, chosen by costs alone, far apart."""
+"""A space -> the archs that every board measures first, as different in cost as possible."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
+from ramnas_edge.measuring.record import Target
 from ramnas_edge.measuring.request import Request, sampled
 from ramnas_models.cost_table import CostTable
-from ramnas_models.errors import SpaceError
+from ramnas_models.space import Arch, Space
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ramnas_edge.measuring.record import Target
-    from ramnas_models.space import Arch, Rows, Space
-
-    Floats = NDArray[np.float64]
-
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]  # encodings [n, slots]
 CANDIDATES_PER_ARCH, MIN_CANDIDATES = 10, 2000
 
 
 def first_request(
     run: str, space: Space, target: Target, samples: int, *, rounds: int, seed: int
 ) -> Request:
-    """What `ramnas calibrate` has every class measure: shared archs far apart in cost, then others
-    of its own, spread in log MACs. SpaceError if the space has not so many."""
+    """What each device class measures for `ramnas calibrate`: archs that all classes share, far
+    apart in cost, then archs of its own, spread in log MACs. SpaceError if the space is too small.
+    """
 
     def apart(n: int) -> list[Arch]:
         table = CostTable(space, input_hw=target.input_hw)
@@ -35,32 +30,23 @@ def first_request(
 
 
 def first_archs(space: Space, table: CostTable, n: int, rng: np.random.Generator) -> list[Arch]:
-    """`n` different archs: min, max, then always the farthest in cost from all so far.
-
-    SpaceError if the space has not so many.
-    """
-    if not 2 <= n <= space.size():
-        raise SpaceError(
-            f"cannot choose {n} different archs of space {space.name}: at least 2 (min and max), "
-            f"at most its size, {space.size()}"
-        )
+    """`n` different archs, at least 2 and at most `space.size()`: min, max, then always the one
+    whose costs are farthest from all chosen so far."""
     rows = _pool(space, n, rng)
     points = _points(table(rows))
-    chosen, distance = [0, 1], np.full(len(rows), np.inf)
-    for latest in chosen:
-        distance = np.minimum(distance, ((points - points[latest]) ** 2).sum(1))
+    chosen, distance = [0, 1], ((points - points[0]) ** 2).sum(1)
     while len(chosen) < n:
-        distance[chosen] = -1  # others may cost the same
-        chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
+        distance[chosen] = -1  # never again, even if all others cost the same
+        chosen.append(int(distance.argmax()))
     return [space.decode(rows[i]) for i in chosen]
 
 
 def _pool(space: Space, n: int, rng: np.random.Generator) -> Rows:
-    """More than `n` different encodings at all costs; min and max are the first two.
+    """At least `n` different encodings, cheap ones and costly ones; min and max are the first two.
 
-    Uniform archs hardly ever are cheap, so each is min or max with a part of its choices drawn
-    anew, from few of them to all.
+    Archs drawn uniformly are hardly ever cheap. So each of these is min or max with some of its
+    choices drawn again: from a tenth of them to all.
     """
     ends = space.encode_all([space.min(), space.max()])
     many = max(MIN_CANDIDATES, CANDIDATES_PER_ARCH * n)
@@ -78,9 +64,10 @@ def _pool(space: Space, n: int, rng: np.random.Generator) -> Rows:
 
 
 def _points(costs: Floats) -> Floats:
-    """[n, columns, figures] -> [n, d]: the logarithms of the totals, and how each is shared out.
+    """Costs [n, columns, figures] -> points [n, d] whose distances say how different archs are.
 
-    Totals together vary as much as shares together, so that either counts.
+    The coordinates are the logarithms of an arch's total costs, and the share of each column in
+    them. Both groups are scaled to the same variance, so that both count.
     """
     totals = costs.sum(1)
     shares = (costs / totals[:, None, :]).reshape(len(costs), -1)

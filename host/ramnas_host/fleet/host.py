@@ -1,37 +1,32 @@
-"""START HERE: jobs to boards, records back by one ROUTER: receive, check, commit, acknowledge."""
+"""START HERE: sends jobs to boards, and receives, checks, commits and acknowledges records."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from ramnas_edge.fleet import wire
 from ramnas_edge.measuring import messages
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet.authentication import Door
-from ramnas_host.fleet.boards import Board, Roster
+from ramnas_host.fleet.boards import Board, Roster, Status
 from ramnas_host.fleet.dispatch import Lease
 from ramnas_host.fleet.peer_log import PeerLog, printable
 from ramnas_host.fleet.records import Intake
 from ramnas_host.fleet.router import Letter, Router
-from ramnas_host.fleet.status import Status
+from ramnas_host.fleet.until_tau import UntilTau
 from ramnas_models.errors import FleetError, WireError
 
-if TYPE_CHECKING:
-    from ramnas_host.fleet.until_tau import UntilTau
-
 log = logging.getLogger(__name__)
-TICK_S, STATUS_S = 0.5, 1.0
-BEAT_S = 3.0  # without a message to a board, until it gets a heartbeat
+TICK_S = 1.0
+BEAT_S = 3.0  # a board that is sent nothing else for this long gets a heartbeat
 
 
 class Host:
-    """Serves one request to any number of boards, at `endpoint`, and commits what they send."""
+    """Serves one request to any number of boards that connect to `endpoint`."""
 
     def __init__(
         self,
@@ -42,61 +37,62 @@ class Host:
         *,
         until_tau: UntilTau | None = None,
     ) -> None:
-        """FleetError if `door` cannot be bound. `on_status` is called once a second. `until_tau`
-        ends the classes of which enough is measured."""
+        """Bind `door`; FleetError if that is impossible.
+
+        `on_status` is called once a second. `until_tau` ends classes that are known well enough.
+        """
         self.request, self.store, self.on_status = request, store, on_status
         self.until_tau = until_tau
         self.peer_log = PeerLog()
         self.roster = Roster(request, store, self.peer_log)
-        self.intake = Intake(request, store)
+        self.intake = Intake(request, store, self.roster.queues)
         self.router = Router(door, self.peer_log)
-        self.endpoint = self.router.endpoint
-        self.now = time.monotonic()  # of this round: one look at the clock for many messages
-        self._asking: list[Board] = []  # for blocks, which they get after the commit
+        self.endpoint, self.close = self.router.endpoint, self.router.close
+        self.now = time.monotonic()
+        self._asking: list[Board] = []  # these get blocks after the next commit
 
     def serve(self, alive: Callable[[], None] = lambda: None) -> list[str]:
-        """Serve until all archs are recorded on every device class that came; those classes.
+        """Serve until every device class that came has a record of every arch; return the classes.
 
-        `alive` is called twice a second and may raise.
+        `alive` is called once a second, and may raise to end this.
         """
-        tick_s = status_s = 0.0
-        with _few_collections():
+        tick_s = 0.0
+        # Records are trees, freed as soon as nobody holds them. Looking for cycles among a thousand
+        # of them took a quarter of the CPU time of each record (tests.benchmarks.bench_fleet).
+        collections = gc.get_threshold()
+        gc.set_threshold(200_000, *collections[1:])
+        try:
             while not self.roster.done(self.now):
-                self.router.poll(TICK_S)
-                self.now = time.monotonic()
-                for letter in self.router.letters():
+                for letter in self.router.letters(TICK_S):
+                    self.now = time.monotonic()
                     self._receive(letter)
+                self.now = time.monotonic()
                 self._commit()
                 self._give()
                 if self.now >= tick_s:
                     tick_s = self.now + TICK_S
                     alive()
                     self._tick()
-                if self.now >= status_s:
-                    status_s = self.now + STATUS_S
                     self.on_status(self.roster.status(self.now))
+        finally:
+            gc.set_threshold(*collections)
         self.on_status(self.roster.status(self.now))
         self.router.farewell(board.name for board in self.roster.here())
         return sorted(self.roster.queues)
-
-    def close(self) -> None:
-        self.router.close()
-
-    # -- messages ----------------------------------------------------------------------------------
 
     def _receive(self, letter: Letter) -> None:
         name, message, board = letter.name, letter.message, self.roster.boards.get(letter.name)
         if isinstance(message, WireError):
             self.peer_log.refuse("not a message", name, str(message))
-            if board is None:  # a known board is not told: somebody else may use its name
+            if board is None:  # somebody else may use the name of a known board
                 self.router.send(name, wire.Refused(str(message)))
             return
         if isinstance(message, (wire.Hello, wire.Bye)):
-            self._commit()  # what a board sent before counts before its blocks go to others
+            self._commit()  # a board's earlier records count before its blocks go to others
         if isinstance(message, wire.Hello):
             self._greeted(name, message, letter.user)
         elif board is None or board.gone:
-            if not isinstance(message, wire.Bye):  # it, or this host, has been started again
+            if not isinstance(message, wire.Bye):  # the board or this host was started again
                 what = type(message).__name__
                 self.peer_log.refuse("a board that has not said Hello", name, what)
                 self.router.send(name, wire.Greet())
@@ -119,10 +115,10 @@ class Host:
         held = hello.holding[: 2 * wire.WINDOW] if hello.run == request.run else ()
         drop = tuple(h.job for h in held if not board.queue.adopt(board, h, self.now))
         if drop:
-            self.router.send(name, wire.Drop(drop, "other boards measure it, or it is measured"))
+            self.router.send(name, wire.Drop(drop, "it is measured, or other boards measure it"))
 
     def _handle(self, board: Board, message: wire.FromBoard, size: int) -> None:
-        """A message, of so many bytes, of a board that takes part."""
+        """Handle a message of `size` bytes from a board that takes part."""
         if isinstance(message, messages.Measured):
             record = message.record
             why_not = self.intake.take(board, record, size)
@@ -131,23 +127,24 @@ class Host:
                 self.router.send(board.name, wire.Rejected((record.key,), why_not))
         elif isinstance(message, messages.Visited):
             part = message.done / max(message.total, 1)
-            board.inside = board.queue.progressed(message.visit.block, part, self.now)
+            board.shown.inside = board.queue.progressed(board, message.visit.block, part, self.now)
         elif isinstance(message, wire.Heartbeat):
             board.beat(message)
-            again, unknown = board.queue.lost(board, message.holding, self.now)
+            again, unknown = board.queue.compare(board, message.holding, self.now)
             for block in again:
                 self.router.send(board.name, messages.Job(block, board.queue.name))
-            if unknown:  # its Hello will say which archs they are
+            if unknown:  # the Hello that answers it says which archs these blocks hold
                 self.router.send(board.name, wire.Greet())
             self._asking.append(board)
         elif isinstance(message, messages.Ready):
             board.room = message.room
             self._asking.append(board)
         elif isinstance(message, wire.Bye):
-            self.roster.left(board, message.reason, self.now)
+            self.roster.remove(board, message.reason, self.now, died=False)
 
     def _commit(self) -> None:
-        """One commit for all that came, then one Ack a board: what is acknowledged is on disk."""
+        """Commit all records that came, then send one Ack to each board: only what is on disk is
+        acknowledged."""
         for board, keys in self.intake.commit(self.now).items():
             board.sent_s = self.now
             self.router.send(board.name, wire.Ack(tuple(keys)))
@@ -162,40 +159,24 @@ class Host:
                 board.room -= 1
                 self.router.send(board.name, messages.Job(block, board.queue.name))
 
-    # -- time --------------------------------------------------------------------------------------
-
     def _tick(self) -> None:
         for board in self.roster.here():
             if self.now - board.sent_s > BEAT_S:
                 board.sent_s = self.now
                 self.router.send(board.name, wire.Heartbeat())
             if self.router.drained and self.now - board.heard_s > wire.SILENCE_S:
-                self.roster.lost(board, f"silent for {wire.SILENCE_S:.0f} s", self.now)
+                silent = f"silent for {wire.SILENCE_S:.0f} s"
+                self.roster.remove(board, silent, self.now, died=True)
         for queue in self.roster.queues.values():
             for lease in queue.expired(self.now):
-                log.warning(
-                    "board %s did not measure its block in time", printable(lease.board.name)
-                )
+                log.warning("board %s took too long for a block", printable(lease.board.name))
                 self._drop(lease, "it took too long")
         if self.until_tau:
             for queue in self.until_tau.step(self.roster.queues.values(), self.store, self.now):
                 log.info("%s: enough is measured", queue.name)
                 for lease in queue.end():
                     self._drop(lease, "enough is measured")
-        self._asking = self.roster.here()  # blocks that came back may be waiting
+        self._asking = self.roster.here()  # blocks may have come back
 
     def _drop(self, lease: Lease, why: str) -> None:
-        self.router.send(lease.board.name, wire.Drop((lease.job,), why))
-
-
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """Collect garbage less often. Records are trees, freed as soon as nobody has them: to look for
-    cycles among a thousand of them took a quarter of the CPU time of each record
-    (tests.benchmarks.bench_fleet)."""
-    before = gc.get_threshold()
-    gc.set_threshold(200_000, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
+        self.router.send(lease.board.name, wire.Drop((lease.block.id,), why))

@@ -1,4 +1,4 @@
-"""Records of boards -> the store: checked one by one, committed together, then acknowledged."""
+"""Records that boards send -> the store: checked one by one, then committed together."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from ramnas_edge.measuring.store import Store, as_text
 from ramnas_host.fleet.boards import Board
 from ramnas_host.fleet.dispatch import Queue
 
-MAX_TEXT = 4096  # characters of a reason
+MAX_TEXT = 4096  # the limit of a record's reason, in characters
 
 
 class Intake:
-    """Takes the records of one request."""
+    """Takes records that one request asks for."""
 
-    def __init__(self, request: Request, store: Store) -> None:
-        self.request, self.store = request, store
+    def __init__(self, request: Request, store: Store, queues: dict[str, Queue]) -> None:
+        """`queues` are those of all device classes, by name."""
+        self.request, self.store, self.queues = request, store, queues
         self._space_hash = request.space.hash
         self._group: list[tuple[Board, Queue, wire.Key, LatencyRecord, bytes]] = []
 
     def take(self, board: Board, record: LatencyRecord, size: int) -> str:
-        """Keep a record, whose message has `size` bytes, for the next commit.
+        """Check a record, whose message has `size` bytes, and keep it for the next commit.
 
-        Why it is not taken, in words, if it is not.
+        Returns why it is refused, or an empty text.
         """
-        queue = board.queues.get(record.device_class)
-        if queue is None or not self._asked(queue, record):
-            return "a record for a job never given"
+        queue = self.queues.get(record.device_class)
+        if queue is None or queue.name not in board.classes or not self._asked(queue, record):
+            return "a record for a job that was never given"
         if size > wire.MAX_RECORD_BYTES:
-            return "a record too large"
+            return "a record that is too large"
         text = as_text(record)
         implausible = _implausible(record, text)
         if implausible:
@@ -42,9 +43,9 @@ class Intake:
         return ""
 
     def commit(self, now: float) -> dict[Board, list[wire.Key]]:
-        """Commit all that was taken, in one transaction; then the keys to acknowledge, by board.
+        """Commit all records that were taken, in one transaction; returns the keys to acknowledge.
 
-        The store ignores a record that it has already.
+        The store ignores a record that it already has.
         """
         group, self._group = self._group, []
         if group:
@@ -52,14 +53,14 @@ class Intake:
         acks: defaultdict[Board, list[wire.Key]] = defaultdict(list)
         for board, queue, key, record, _ in group:
             acks[board].append(key)
-            if record.arch_id in queue.missing:  # not sent twice
+            if record.arch_id in queue.missing:  # the first time that it came
                 queue.record(record.arch_id, now)
                 board.recorded(now)
         return acks
 
     def _asked(self, queue: Queue, record: LatencyRecord) -> bool:
-        """Whether this class was asked for it. Its key then is the queue's and need not be hashed
-        again."""
+        """Whether this class was asked for it; then its key is one of `queue.keys`, and need not be
+        hashed again."""
         return (
             record.arch == queue.archs.get(record.arch_id)
             and record.run == self.request.run
@@ -69,7 +70,7 @@ class Intake:
 
 
 def _implausible(record: LatencyRecord, text: bytes) -> str:
-    """What of a record's values cannot be true, if anything; `text` is as the store keeps it."""
+    """Which of a record's values cannot be true, or an empty text; `text` is its JSON."""
     if record.validity not in (OK, INCONCLUSIVE, FAILED):
         return "an unknown validity"
     if len(record.reason) > MAX_TEXT:
@@ -94,11 +95,11 @@ def _implausible(record: LatencyRecord, text: bytes) -> str:
 
 
 def _reads_back(record: LatencyRecord, text: bytes) -> bool:
-    """Whether `text` decodes to this record. JSON has null for NaN, so that a record with one would
-    come back as another, or not at all.
+    """Whether `text` decodes to this record. JSON writes NaN as null, so a record with a NaN would
+    be read as another record, or not at all.
 
-    Decoding each record would take as long as all else that is done with it. Where the text has no
-    more nulls than the record has fields that are None, none of them stands for a number.
+    Decoding each record would take as long as everything else that is done with it. But if the text
+    has only as many nulls as the record has fields that are None, no null stands for a number.
     """
     parts = (record, record.target, record.device, record.conditions)
     values = [

@@ -1,4 +1,4 @@
-"""The host's one ROUTER socket: messages of boards come in, messages to boards go out."""
+"""The host's one ROUTER socket: receives the messages of all boards, and sends messages to them."""
 
 from __future__ import annotations
 
@@ -17,42 +17,39 @@ from ramnas_host.fleet.peer_log import PeerLog, printable
 from ramnas_models.errors import FleetError, WireError
 
 log = logging.getLogger(__name__)
-QUEUED = 24  # messages of one peer that wait to be received: a thousand peers' fit in memory
-GROUP, GROUP_S = 1000, 0.05  # messages, or seconds of receiving, after which what came is committed
-MAX_OTHER_BYTES = 2**16  # of every message but Measured
+QUEUED = 24  # messages that wait for one peer: few enough that a thousand peers fit in memory
+GROUP, GROUP_S = 1000, 0.05  # after this many messages, or seconds, the host commits what came
+MAX_OTHER_BYTES = 2**16  # the limit of every message but Measured
 FAREWELL_S = 2.0
 
 
 class Letter(NamedTuple):
-    """A message, or why it is none; from the routing id `name` with the key called `user`."""
+    """What came from one peer: a message, or the reason why it is not one."""
 
-    name: bytes
-    user: str  # empty without CURVE
+    name: bytes  # the routing id of the peer
+    user: str  # the name of its key; empty without CURVE
     message: wire.FromBoard | WireError
     size: int  # bytes
 
 
 class Router:
-    """Bound to `endpoint` from the beginning; it waits only in `poll` and `farewell`.
-
-    What is sent to a peer that is gone, or that does not read, is lost.
-    """
+    """Is bound to `endpoint` from the beginning, and waits only in `letters` and `farewell`."""
 
     def __init__(self, door: Door, peer_log: PeerLog) -> None:
-        """FleetError if the door cannot be bound."""
+        """Bind `door`; FleetError if that is impossible."""
         way_out = "use tcp://HOST:PORT with a free port, or with * for any free one"
         if "://" not in door.endpoint:
             raise FleetError(f"cannot bind '{door.endpoint}': {way_out}")
-        self.drained = True  # nothing was left when `letters` ended
+        self.drained = True  # whether the last call of `letters` left nothing behind
         self._keyed = door.keys is not None
         with ExitStack() as opened:
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             opened.callback(context.destroy, linger=1000)
             self._socket = context.socket(zmq.ROUTER)
             self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            # a board may come back on a new connection
+            # a board that comes back on a new connection keeps its name
             self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-            # what is larger than the cap, but not by far, still arrives, so that its sender is told
+            # a message up to twice the cap still arrives, so that its sender can be told
             self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * wire.MAX_BYTES)
             self._socket.setsockopt(zmq.RCVHWM, QUEUED)
             opened.enter_context(closing(Gate(context, self._socket, door, peer_log)))
@@ -62,14 +59,11 @@ class Router:
                 reason = zmq.strerror(error.errno or 0)
                 raise FleetError(f"cannot bind '{door.endpoint}': {reason}; {way_out}") from error
             self.endpoint = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
-            self._opened = opened.pop_all()
+            self.close = opened.pop_all().close
 
-    def poll(self, seconds: float) -> None:
-        """Wait until something has come."""
-        self._socket.poll(int(1000 * seconds))
-
-    def letters(self) -> Iterator[Letter]:
-        """What has come, but not so much that its commit would be late."""
+    def letters(self, wait_s: float) -> Iterator[Letter]:
+        """Wait for letters, and give those that came; not so many that their commit is late."""
+        self._socket.poll(int(1000 * wait_s))
         end_s, receive, self.drained = time.monotonic() + GROUP_S, self._socket.recv, False
         for count in range(GROUP):
             try:
@@ -86,35 +80,35 @@ class Router:
                 return
 
     def send(self, name: bytes, message: wire.FromHost) -> bool:
-        """False if the peer is gone, or does not read."""
+        """Send without waiting; False, and the message is lost, if the peer is gone or does not
+        read."""
         try:
             # two sends take half the time of send_multipart
             self._socket.send(name, zmq.SNDMORE | zmq.DONTWAIT)
             self._socket.send(wire.encode(message), zmq.DONTWAIT)
-        except zmq.ZMQError as error:  # the host will notice that the board is silent
+        except zmq.ZMQError as error:  # the board's silence will show what is wrong
             log.debug("cannot send to %s: %s", printable(name), error)
             return False
         return True
 
     def farewell(self, names: Iterable[bytes]) -> None:
-        """Say goodbye to these boards, again and again until each has answered or FAREWELL_S are
-        over: a socket that is closed with messages unread takes those just sent with it."""
+        """Say goodbye to these boards until each has answered, for FAREWELL_S at most.
+
+        A socket that is closed while messages are unread loses those that it has just sent.
+        """
         here, now = set(names), time.monotonic()
         end_s, again_s = now + FAREWELL_S, now
         while here and (now := time.monotonic()) < end_s:
             if now >= again_s:
                 again_s = now + FAREWELL_S / 4
                 here = {name for name in here if self.send(name, wire.Bye("all is measured"))}
-            self.poll(FAREWELL_S / 20)
-            here -= {one.name for one in self.letters() if isinstance(one.message, wire.Bye)}
-
-    def close(self) -> None:
-        self._opened.close()
+            letters = self.letters(FAREWELL_S / 20)
+            here -= {one.name for one in letters if isinstance(one.message, wire.Bye)}
 
 
 def _decoded(data: bytes, frames: int) -> wire.FromBoard | WireError:
     if frames != 1:
-        return WireError(f"a message of {frames} frames, it should have one")
+        return WireError(f"a message of {frames} frames; it must have one")
     try:
         message = wire.decode_from_board(data)
     except WireError as error:

@@ -1,33 +1,30 @@
-"""Records of a device class -> is it known well enough to stop measuring it?"""
+"""The records of a device class -> whether it is known well enough to stop measuring it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.record import OK, LatencyRecord
 from ramnas_edge.measuring.request import BLOCK
+from ramnas_edge.measuring.store import Store
+from ramnas_host.fleet.dispatch import Queue
 from ramnas_host.surrogates.surrogate import COST, MIN_RECORDS, fit
 from ramnas_models.errors import DataError
 from ramnas_models.space import Space
 
-if TYPE_CHECKING:
-    from ramnas_edge.measuring.store import Store
-    from ramnas_host.fleet.dispatch import Queue
-
 log = logging.getLogger(__name__)
-EVERY_S = 5.0  # at most one fit in this time
+EVERY_S = 5.0  # a fit begins at the earliest this long after the one before
 
 
 class UntilTau:
     """Fits the latency surrogate (family `cost`) of a class again whenever it has more records.
 
-    A class has `finished` when the cross-validated Kendall tau of its last `refits` fits, each on
+    A class has finished when the cross-validated Kendall tau of its last `refits` fits, each on
     more records than the one before, was `target_tau` or more. The first fit needs MIN_RECORDS.
     """
 
@@ -44,10 +41,10 @@ class UntilTau:
         self._seen: dict[str, int] = {}  # class -> records at its last fit
 
     def step(self, queues: Iterable[Queue], store: Store, now: float) -> list[Queue]:
-        """Take the result of a fit, or begin one; the classes that have finished by it.
+        """Take the result of a fit, or begin one; returns the class that has finished, if any.
 
-        A fit takes seconds, and boards do not wait for it. Its thread works on copies: it touches
-        neither the store nor a socket.
+        A fit takes seconds, so it runs in a thread while boards measure on. The thread works on
+        copies of the records, and touches neither the store nor a socket.
         """
         if self._fit and self._fit[1].done():
             queue, fitted = self._fit
@@ -62,11 +59,11 @@ class UntilTau:
         return []
 
     def finished(self, device_class: str, records: Sequence[LatencyRecord]) -> bool:
-        """Whether the target has been held; fits again if there are records of more archs."""
+        """Whether a class has finished; fits again if records of more archs have come."""
         taus = self._taus.setdefault(device_class, {})
         archs = {r.arch_id: r.arch for r in records if r.validity == OK}
         if len(archs) >= MIN_RECORDS and len(archs) > max(taus, default=0):
-            # the drift is seen across all records, the doubtful ones too
+            # all records show the drift, also the doubtful ones
             levels = corrected_ms(records)
             measured = [arch for arch_id, arch in archs.items() if arch_id in levels]
             y = np.array([levels[arch.id] for arch in measured])
@@ -77,11 +74,11 @@ class UntilTau:
             except DataError as error:
                 log.warning("%s: no surrogate of %d archs: %s", device_class, len(y), error)
         last = list(taus.values())[-self._refits :]
-        # a constant prediction has a tau of NaN, which is not at the target either
+        # the tau of a constant prediction is NaN, which does not count as held
         return len(last) == self._refits and all(tau >= self._target for tau in last)
 
     def saved(self, done: int, total: int) -> str:
-        """What stopping after `done` of `total` measurements was good for, in words."""
+        """How many measurements were saved by stopping after `done` of `total`, in words."""
         part = (total - done) / total if total else 0.0
         return (
             f"{done} of {total} measured: tau {self._target:g} held over {self._refits} fits, "

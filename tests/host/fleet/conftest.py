@@ -13,5 +13,4 @@ from ramnas_host.fleet import host
 def frequent_ticks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host, "TICK_S", 0.05)
-        patch.setattr(host, "STATUS_S", 0.05)
         yield

@@ -22,8 +22,8 @@ from ramnas_edge.measuring.record import LatencyRecord, Target, Visit, statistic
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet.authentication import Door
+from ramnas_host.fleet.boards import Status
 from ramnas_host.fleet.host import Host
-from ramnas_host.fleet.status import Status
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, Space, load_space
 

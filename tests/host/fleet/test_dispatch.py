@@ -85,13 +85,13 @@ def test_a_lease_lasts_three_times_the_predicted_time_and_longer_while_it_gets_o
     queue, a, b = opened()
     record(queue, given(queue, a), now=BLOCK * 2.0)  # 2 s an arch
     block = given(queue, a, now=100.0)
-    (lease,) = queue.leases.values()
+    (lease,) = queue.leases
     assert lease.deadline_s == pytest.approx(100 + 3 * 2 * BLOCK + 180)
     assert not queue.expired(lease.deadline_s)
-    assert queue.progressed(block.id, 0.25, now=340.0) == pytest.approx(BLOCK / 4)
+    assert queue.progressed(a, block.id, 0.25, now=340.0) == pytest.approx(BLOCK / 4)
     assert lease.deadline_s == pytest.approx(340 + 3 * 720 + 180)
     (late,) = queue.expired(lease.deadline_s + 1)
-    assert late.job == block.id
+    assert late.block.id == block.id
     assert not queue.quarantined
     again = ids(given(queue, b)) + ids(given(queue, Board(b"c", queue)))
     assert set(again) == set(ids(block))
@@ -101,19 +101,19 @@ def test_the_time_of_a_second_block_begins_when_the_first_is_done() -> None:
     queue, a, _ = opened()
     first, second = given(queue, a), given(queue, a)
     record(queue, first, now=100.0)
-    (lease,) = queue.leases.values()
-    assert (lease.job, lease.start_s) == (second.id, 100.0)
+    (lease,) = queue.leases
+    assert (lease.block.id, lease.start_s) == (second.id, 100.0)
 
 
 def test_a_block_on_which_boards_die_is_halved_until_one_arch_is_alone() -> None:
     queue, a, _ = opened()
     killer = given(queue, a).archs[3].id
-    queue.died(a)
+    queue.release(a, died=True)
     deaths = 1
     while not queue.quarantined:
         block = given(queue, a)
         if killer in ids(block):
-            queue.died(a)
+            queue.release(a, died=True)
             deaths += 1
         else:
             record(queue, block)
@@ -131,7 +131,7 @@ def test_a_late_record_lifts_a_quarantine() -> None:
     queue, a, _ = opened(Request("run", SPACE, REQUEST.target, ARCHS[:1]))
     for _ in range(DEATHS):
         given(queue, a)
-        queue.died(a)
+        queue.release(a, died=True)
     assert queue.done
     queue.record(ARCHS[0].id, 1.0)
     assert not queue.missing
@@ -141,12 +141,12 @@ def test_a_late_record_lifts_a_quarantine() -> None:
 def test_only_the_block_at_work_is_blamed_and_a_goodbye_blames_none() -> None:
     queue, a, _ = opened()
     first, second = given(queue, a), given(queue, a)
-    queue.died(a)
+    queue.release(a, died=True)
     left, right, whole = list(queue.waiting)[:3]
     assert (left + right, whole) == (ids(first), ids(second))
     assert len(left) == len(right) == 6
     block = given(queue, a)
-    queue.left(a)
+    queue.release(a, died=False)
     assert queue.waiting[0] == ids(block)
     assert not queue.deaths
 
@@ -175,30 +175,30 @@ def test_a_board_that_names_an_arch_twice_has_it_once() -> None:
 def test_what_a_board_comes_back_with_is_not_given_to_another() -> None:
     queue, a, b = opened()
     block = given(queue, a)
-    queue.died(a)  # it was only silent
+    queue.release(a, died=True)  # it was only silent
     held = wire.Holding(block.id, tuple(ids(block)))
     assert queue.adopt(a, held, 0.0)
     assert not set(ids(given(queue, b))) & set(ids(block))
-    queue.died(a)
-    queue.died(b)
+    queue.release(a, died=True)
+    queue.release(b, died=True)
     assert {i for piece in queue.waiting for i in piece} == queue.missing
 
 
 def test_a_lost_job_is_sent_again_and_an_unknown_one_is_asked_about() -> None:
     queue, a, _ = opened()
     block = given(queue, a)
-    assert queue.lost(a, [block.id], 100.0) == ([], [])
-    assert queue.lost(a, [], 1.0) == ([], [])  # it may be on its way
-    ((again,), unknown) = queue.lost(a, ["other"], 100.0)
+    assert queue.compare(a, [block.id], 100.0) == ([], [])
+    assert queue.compare(a, [], 1.0) == ([], [])  # it may be on its way
+    ((again,), unknown) = queue.compare(a, ["other"], 100.0)
     assert (again.id, unknown) == (block.id, ["other"])
-    assert queue.lost(a, [], 101.0) == ([], [])
+    assert queue.compare(a, [], 101.0) == ([], [])
 
 
 def test_an_ended_class_gives_nothing() -> None:
     queue, a, b = opened()
     block = given(queue, a)
     (lease,) = queue.end()
-    assert lease.left == ids(block)
+    assert lease.unrecorded == ids(block)
     assert queue.give(b, 0.0) is None
     assert queue.done
 
@@ -221,7 +221,7 @@ def test_a_class_that_came_and_went_without_a_record_is_waited_for_a_minute(
         record(board.queue, block)
     ghost = roster.admit(b"ghost", hello("ghost"), "", 100.0)
     assert not roster.done(1000.0)
-    roster.left(ghost, "so long", 1000.0)
+    roster.remove(ghost, "so long", 1000.0, died=False)
     assert not roster.done(1030.0)
     assert roster.done(1061.0)
     monkeypatch.setattr(boards, "MAX_CLASSES", 2)

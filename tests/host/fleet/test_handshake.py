@@ -253,5 +253,5 @@ def test_a_refusal_is_logged_once_a_minute_and_counted_each_time(
     assert log.refused() == {"it is plain": 7}
     for i in range(10_000):  # a flood fills neither the log nor the memory
         log.refuse("it is plain", f"10.1.{i // 250}.{i % 250}")
-    assert len(caplog.messages) == len(log._said) + 1 == LINES_PER_MINUTE + 1
+    assert len(caplog.messages) == len(log._once) + 1 == LINES_PER_MINUTE + 1
     assert log.refused() == {"it is plain": 10_007}

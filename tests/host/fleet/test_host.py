@@ -21,8 +21,8 @@ from ramnas_edge.measuring.record import MOST_ROUNDS, LatencyRecord
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet.authentication import Door
+from ramnas_host.fleet.boards import Status
 from ramnas_host.fleet.calibration import calibrate_boards
-from ramnas_host.fleet.status import Status
 from ramnas_models.errors import FleetError
 from ramnas_models.sampling import sample_by_macs
 from tests.host.fleet.hostile import CLASS, DEVICE, ENGINES, PATIENCE_S, SPACE, TARGET, Serving

@@ -285,11 +285,11 @@ def test_a_record_for_a_job_never_given_is_refused(serving: Serving, stranger: S
         replace(good, arch=unknown, arch_id=unknown.id),
         replace(good, arch=unknown),  # under the id of one that was asked for
     ]
-    before = serving.refused("job never given")
+    before = serving.refused("job that was never given")
     for record in wrong:
         stranger.send(messages.Measured(record))
         assert "never given" in stranger.receive(wire.Rejected).reason
-    until(lambda: serving.refused("job never given") == before + len(wrong))
+    until(lambda: serving.refused("job that was never given") == before + len(wrong))
     stranger.send(wire.Bye(""))
 
 
