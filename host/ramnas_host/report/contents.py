@@ -30,7 +30,7 @@ FRONTS, RECORDS, BUNDLE, STEPS = (
 class Axis(msgspec.Struct, frozen=True):
     """An objective: `name` is its key in the data, and `label` is what people read.
 
-    `unit` is the unit of its values; those of MACs are single MACs all the same.
+    `unit` is the unit of its values, except that MACs are not stored in millions.
     """
 
     name: str
@@ -96,7 +96,7 @@ class DoneCommand(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All that the page shows. `short_names` has a name for people for each device class."""
+    """All that the page shows; `short_names` maps each device class to the name people read."""
 
     title: str
     space: str
@@ -191,9 +191,9 @@ def build(
 
 
 def arch_text(arch: Arch) -> str:
-    """`48 px; stem 16; 16x1 k3 e1, ...; head 512`: for each stage width x depth, kernel, expansion.
+    """The arch in words, such as `48 px; stem 16; 16x1 k3 e1, 24x2 k3/5 e4/6; head 512`.
 
-    Kernels and expansions of a stage's blocks are separated by slashes.
+    Each stage is width x depth, followed by the kernels (k) and the expansions (e) of its blocks.
     """
     stages = []
     for stage in arch.stages:

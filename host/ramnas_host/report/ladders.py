@@ -1,4 +1,4 @@
-"""A bundle, or the front for one -> for each board the models among which a budget picks."""
+"""A bundle, or a front -> for each board the models among which a latency budget picks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Rung(msgspec.Struct, frozen=True):
 
 
 class Ladder(msgspec.Struct, frozen=True):
-    """The models of a task on one class of board, fast to slow, as measured under `conditions`.
+    """The models of a task on one class of board, fast to slow, as measured in one `setup`.
 
     `whole_calls` says that resize and decode were timed too, as in the p90 that a budget is
     compared with. `unknown` counts the models without a latency here, which a runtime would time
@@ -41,7 +41,7 @@ class Ladder(msgspec.Struct, frozen=True):
     device_class: str
     task: str
     metric: str
-    conditions: str
+    setup: str
     source: str
     whole_calls: bool
     unknown: int
@@ -67,7 +67,7 @@ def of_front(front: Front) -> list[Ladder]:
         front = _taken_as_measured(front)
     try:
         chosen = front_bundle.choose(front)
-    except DataError:  # no candidate has both top-1 and a cost
+    except DataError:  # no candidate has both top-1 and the cost
         return []
     models = tuple(
         Model(
@@ -119,16 +119,14 @@ def _ladders(tasks: tuple[bundles.TaskFront, ...], front: Front, source: str) ->
     return found
 
 
-def _rungs(
-    task: bundles.TaskFront, front: Front, conditions: tuple[object, ...]
-) -> tuple[Rung, ...]:
+def _rungs(task: bundles.TaskFront, front: Front, setup: tuple[object, ...]) -> tuple[Rung, ...]:
     names = {c.arch_id: c.name for c in front.candidates}
-    energy = _energy(front, task.task, str(conditions[0]))
+    energy = _energy(front, task.task, str(setup[0]))
     rungs = []
     for one in combinations([task]):  # in the runtime's order and with its values
         (model,) = one.models
         for latency in model.latency:
-            if bundles.setup_of(latency) == conditions:
+            if bundles.setup_of(latency) == setup:
                 rungs.append(
                     Rung(
                         model.arch_id, names.get(model.arch_id, ""),

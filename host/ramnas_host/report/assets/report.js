@@ -172,7 +172,7 @@ function card(ladder, pick, ms) {
     answer.append(node("p", { class: "quiet" }, `the fastest, ${label(fastest)}, has a p90 of ${digits(fastest.p90_ms)} ms and misses by ${digits(fastest.p90_ms - ms)} ms`));
   }
   made.append(answer, ladderChart(ladder, pick, ms));
-  made.append(node("p", { class: "quiet" }, `${ladder.task}; ${ladder.conditions}; ${ladder.source}`));
+  made.append(node("p", { class: "quiet" }, `${ladder.task}; ${ladder.setup}; ${ladder.source}`));
   if (!ladder.whole_calls) made.append(node("p", { class: "quiet" }, "A budget is compared with whole calls, so add the time of resize and decode."));
   if (ladder.unknown) made.append(node("p", { class: "quiet" }, `${ladder.unknown} more model(s) have no latency on this board.`));
   return made;
