@@ -62,7 +62,7 @@ def _bundle(args: argparse.Namespace) -> None:
 
     verified, loaded = front.load(args.front), checkpoint.load(args.supernet)
     chosen = (
-        front_bundle.named(verified, args.arch) if args.arch
+        front_bundle.pick(verified, args.arch) if args.arch
         else front_bundle.choose(verified, most=args.models)
     )  # fmt: skip
     front_bundle.check_space(loaded, verified)

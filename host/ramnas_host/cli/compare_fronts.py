@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ramnas_edge.measuring.request import Request
     from ramnas_host.data.images import Dataset
     from ramnas_host.search.front import Front
-    from ramnas_host.search.objectives import Known
+    from ramnas_host.search.objectives import Observations
     from ramnas_host.training.checkpoint import Checkpoint
     from ramnas_models.space import Arch
 
@@ -95,12 +95,12 @@ def _compare(args: argparse.Namespace) -> None:
     loaded = checkpoint.load(args.supernet)
     _check_same(args)
     truth = _Truth(args.out / "accuracies.json", loaded, dataset_of(loaded.about, args.data))
-    by_macs = comparison.chosen(_search(args, loaded, truth, "macs", []), truth.top1)
+    by_macs = comparison.own_front(_search(args, loaded, truth, "macs", []), truth.top1)
     found = []
     for batch in args.batches:
         known = _calibrated(args, loaded, batch)
         front = _search(args, loaded, truth, f"latency-{batch}", known)
-        by_latency = comparison.chosen(front, truth.top1)
+        by_latency = comparison.own_front(front, truth.top1)
         archs = {c.arch_id: c.arch for c in (*by_macs, *by_latency)}
         request = _request(args, loaded, f"fronts-{batch}", batch, [*archs.values()])
         records = _recorded(args, request, front.cost.device_class)
@@ -159,7 +159,7 @@ class _Truth:
         return [self.top1[arch.id] for arch in archs]
 
 
-def _calibrated(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> list[Known]:
+def _calibrated(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> list[Observations]:
     import numpy as np
 
     from ramnas_host.search import objectives
@@ -207,7 +207,11 @@ def _recorded(
 
 
 def _search(
-    args: argparse.Namespace, loaded: Checkpoint, truth: _Truth, name: str, known: list[Known]
+    args: argparse.Namespace,
+    loaded: Checkpoint,
+    truth: _Truth,
+    name: str,
+    known: list[Observations],
 ) -> Front:
     import numpy as np
 
@@ -226,8 +230,10 @@ def _search(
         args.population, args.parents, args.generations, seed=args.seed,
         infill_rounds=args.infill_rounds,
     )  # fmt: skip
-    by_macs = [objectives.Known(objectives.Objective(kind)) for kind in ("top1", "macs")]
-    found = infill.find(space, known or by_macs, samples, truth, settings, most=args.candidates)
+    by_macs = [objectives.Observations(objectives.Objective(kind)) for kind in ("top1", "macs")]
+    found = infill.find_front(
+        space, known or by_macs, samples, truth, settings, most=args.candidates
+    )
     front.save(found, path)
     return found
 

@@ -149,13 +149,13 @@ def _search(args: argparse.Namespace) -> None:
     dataset = dataset_of(loaded.about, args.data)
     archs = sample_by_macs(space, np.random.default_rng(args.seed), args.accuracy_samples)
 
-    def measured(new: Sequence[Arch]) -> list[objectives.Known]:
+    def measured(new: Sequence[Arch]) -> list[objectives.Observations]:
         targets = verification.runs(asked, args.measure)
         for run, target in targets.items():
             request = Request(run, space, target, new, args.rounds, args.seed)
             measuring.served(args, request, lambda s: update(note=f"measured {s.done}/{s.total}"))
         store = Store(args.store)
-        # a DataError if a board did not come
+        # raises a DataError if a board did not come
         verification.records_by_objective(store, asked, space.hash, args.measure)
         records = objectives.records_in_runs(store, [*(args.run or ["calibration"]), *targets])
         store.close()
@@ -169,14 +169,14 @@ def _search(args: argparse.Namespace) -> None:
         samples = list(zip(archs, true(archs, update), strict=True))
     generations = args.infill_rounds * args.generations
     with bar("search", generations) as update:
-        found = infill.find(
+        found = infill.find_front(
             space,
             known,
             samples,
             lambda new: true(new, lambda done: update(note=f"true accuracy {done}/{len(new)}")),
             settings,
             constraints=constraints,
-            boards=boards,
+            prior_boards=boards,
             most=args.candidates,
             measure=measured if args.measure else None,
             on_generation=lambda generation: update(generation, "NSGA-II"),
@@ -189,9 +189,10 @@ def _search(args: argparse.Namespace) -> None:
                 f"{labels.objectives[name]}, {kind:4}: tau {score.tau:.3f}, rho {score.rho:.3f}, "
                 f"MAPE {score.mape:.1%}{'  <- chosen' if kind == chosen.family else ''}"
             )
-    print(*labels.legend, sep="\n", end="\n" if labels.legend else "")
+    for line in labels.legend:
+        print(line)
     if args.family is not None:
-        found = family.named(found, args.family)
+        found = family.name_candidates(found, args.family)
         print(family.table(found))
     front_output.write(args, found)
     print(f"front of {len(found.candidates)} candidates: {args.out}")

@@ -1,1 +1,1 @@
-"""Objectives in; a front, a verified front and its bundle out."""
+"""Searches a supernet: from objectives to a front, a verified front and its bundle."""

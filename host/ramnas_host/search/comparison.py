@@ -1,4 +1,4 @@
-"""A front found by MACs and one by latency, as measured -> which is the better one (Fig. 4)."""
+"""Compares a front searched by MACs with one searched by latency, both as measured (Fig. 4)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Point(msgspec.Struct, frozen=True):
-    """A model: MACs at batch 1, drift-corrected median of a batch (ms), true top-1 (0 to 1)."""
+    """A model: MACs at batch 1, drift-corrected median of a batch in ms, true top-1 (0 to 1)."""
 
     arch_id: str
     macs: int
@@ -29,12 +29,13 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """Both fronts at one batch on one class of board.
+    """Both fronts at one batch size on one device class.
 
-    Hypervolumes are in the box around the points of both, latency in log, reference 1.1. `*_beaten`
-    is the share of a front's models that a model of the other one dominates. `macs_tau`: Kendall's,
-    of MACs and latency over the models of both; None where there is no order. `unmeasured` models
-    have no valid record and are left out.
+    The hypervolumes are in units of the box around the points of both fronts, with logarithmic
+    latency and the reference point at 1.1. `*_beaten` is the share of a front's models that a model
+    of the other front dominates. `macs_tau` is Kendall's tau between MACs and latency over all
+    models, or None if all have the same MACs or the same latency. `unmeasured` counts the models
+    that are left out because they have no valid record.
     """
 
     batch: int
@@ -49,8 +50,11 @@ class Comparison(msgspec.Struct, frozen=True):
     unmeasured: int
 
 
-def chosen(front: Front, top1: Mapping[str, float]) -> list[Candidate]:
-    """The front by its own cost, as predicted, and the true top-1 (by arch id)."""
+def own_front(front: Front, top1: Mapping[str, float]) -> list[Candidate]:
+    """The candidates that are non-dominated by the front's own cost, as predicted, and true top-1.
+
+    `top1` is by arch id.
+    """
     cost = front.cost.name
     values = np.array([[c.predicted[cost].value, -top1[c.arch_id]] for c in front.candidates])
     return [front.candidates[i] for i in non_dominated(values)]
@@ -63,54 +67,59 @@ def compare(
     top1: Mapping[str, float],
     records: Sequence[LatencyRecord],
 ) -> Comparison:
-    """`records` are of all these models, of one run on one class of board; DataError if none is
-    valid for one of the fronts."""
+    """Compare two sets of models at one batch size.
+
+    `records` hold the measurements of all these models in one run on one device class. DataError if
+    one of the two sets has no valid record.
+    """
     valid = [record for record in records if record.validity == OK]
     ms = corrected_ms(valid) if valid else {}
-    known = {record.arch_id for record in valid}
+    measured = {record.arch_id for record in valid}
 
     def points(models: Sequence[Candidate]) -> tuple[Point, ...]:
-        found = [
+        unsorted = [
             Point(c.arch_id, c.macs, ms[c.arch_id], top1[c.arch_id])
             for c in models
-            if c.arch_id in known
+            if c.arch_id in measured
         ]
-        return tuple(sorted(found, key=lambda p: p.ms))
+        return tuple(sorted(unsorted, key=lambda p: p.ms))
 
-    one, other = points(by_macs), points(by_latency)
-    if not (one and other):
-        raise DataError(
-            f"batch {batch}: no valid record of a front; ramnas records show says why, measure "
-            "again on a quieter board"
-        )
-    a, b = _values(one), _values(other)
-    both = np.concatenate([a, b])
-    low, extent = both.min(0), np.maximum(np.ptp(both, axis=0), 1e-12)
-    volume = HV(ref_point=np.array([1.1, 1.1]))
+    macs_points, latency_points = points(by_macs), points(by_latency)
+    for driver, front in (("MACs", macs_points), ("latency", latency_points)):
+        if not front:
+            raise DataError(
+                f"batch {batch}: no model of the front searched by {driver} has a valid record; "
+                "ramnas records show says why. Measure again on a quieter board"
+            )
+    macs_values, latency_values = _values(macs_points), _values(latency_points)
+    all_values = np.concatenate([macs_values, latency_values])
+    low, extent = all_values.min(0), np.maximum(np.ptp(all_values, axis=0), 1e-12)
+    hypervolume = HV(ref_point=np.array([1.1, 1.1]))
     models = {c.arch_id for c in (*by_macs, *by_latency)}
     return Comparison(
-        batch,
-        valid[0].device_class,
-        one,
-        other,
-        float(volume((a - low) / extent)),
-        float(volume((b - low) / extent)),
-        _beaten(a, b),
-        _beaten(b, a),
-        _macs_tau({*one, *other}),
-        len(models - known),
+        batch=batch,
+        device_class=valid[0].device_class,
+        by_macs=macs_points,
+        by_latency=latency_points,
+        hypervolume_by_macs=float(hypervolume((macs_values - low) / extent)),
+        hypervolume_by_latency=float(hypervolume((latency_values - low) / extent)),
+        by_macs_beaten=_beaten(macs_values, latency_values),
+        by_latency_beaten=_beaten(latency_values, macs_values),
+        macs_tau=_macs_tau({*macs_points, *latency_points}),
+        unmeasured=len(models - measured),
     )
 
 
-def table(found: Sequence[Comparison]) -> str:
-    """Markdown, one row a batch."""
+def table(comparisons: Sequence[Comparison]) -> str:
+    """A Markdown table with one row for each batch size."""
     lines = [
-        "| batch | hypervolume, MACs-driven | latency-driven | ratio "
-        "| MACs-driven models dominated by latency-driven ones | the other way "
+        "| batch | hypervolume, MACs-driven | hypervolume, latency-driven | ratio "
+        "| MACs-driven models dominated by latency-driven ones "
+        "| latency-driven models dominated by MACs-driven ones "
         "| tau of MACs and latency | unmeasured |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for c in found:
+    for c in comparisons:
         ratio = c.hypervolume_by_latency / c.hypervolume_by_macs
         tau = "-" if c.macs_tau is None else f"{c.macs_tau:.2f}"
         lines.append(
@@ -131,11 +140,14 @@ def _macs_tau(points: Set[Point]) -> float | None:
 
 
 def _values(points: Sequence[Point]) -> Floats:
-    """To minimise; what the drift's correction rounds off differently is as fast."""
+    """Log latency and negative top-1, [n, 2], to be minimised.
+
+    Rounding makes latencies equal that differ only by the rounding errors of the drift correction.
+    """
     return np.array([[round(np.log(p.ms), 9), -p.top1] for p in points])
 
 
 def _beaten(values: Floats, others: Floats) -> float:
-    """Share of the rows that a row of `others` dominates (all to minimise)."""
+    """The share of the rows of `values` that a row of `others` dominates; all are minimised."""
     beaten = [((others <= row).all(1) & (others < row).any(1)).any() for row in values]
     return float(np.mean(beaten))

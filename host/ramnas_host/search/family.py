@@ -1,4 +1,4 @@
-"""A front -> N of its models named A0, A1, ... in rising cost, beside published networks."""
+"""Names models of a front A0, A1, ... by rising cost and lists them beside published networks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from ramnas_host.search.front import Candidate, Front, ObjectiveValue
 from ramnas_host.search.infill import spread
+from ramnas_host.search.labels import labels_of
 from ramnas_host.search.nsga2 import non_dominated
 from ramnas_host.search.objectives import MACS, TOP1, UNITS
 from ramnas_models.errors import DataError
@@ -32,24 +33,28 @@ PUBLISHED = (
     ("EfficientNet-B1", 700, 79.1),
     ("EfficientNet-B2", 1000, 80.1),
 )
-BANDS = (0, 200, 400, 600, 800, float("inf"))  # millions of MACs; below 200 beyond the paper's
+# Millions of MACs. The paper's table begins at 200; the band below it is ours.
+BANDS = (0, 200, 400, 600, 800, float("inf"))
 
 
-def named(front: Front, n: int) -> Front:
-    """Name `n` candidates, spread evenly in log over the front of top-1 and cost, ends included.
+def name_candidates(front: Front, n: int) -> Front:
+    """Name `n` candidates, evenly spread in log cost along the front of top-1 and cost.
 
-    As measured where the front is verified, else as predicted. DataError if that front has fewer.
+    Both ends of that front get a name. Values are the measured ones if the front is verified, and
+    else the predicted ones. DataError if `n` is below 1 or above the number of models there.
     """
-    costs = np.array([_figure(c, front.cost.name).budgeted for c in front.candidates])
-    top1 = np.array([_figure(c, TOP1).value for c in front.candidates])
+    costs = np.array([_value(c, front.cost.name).budgeted for c in front.candidates])
+    top1 = np.array([_value(c, TOP1).value for c in front.candidates])
     best = non_dominated(np.column_stack([costs, -top1]))
     if not 1 <= n <= len(best):
+        cost = labels_of([front.cost]).objectives[front.cost.name]
         raise DataError(
-            f"a family of {n}: the front of top1 and {front.cost.name} has {len(best)} models; "
-            "ask for fewer, or search with more --candidates"
+            f"--family {n}: the front of top-1 and {cost} has {len(best)} models; ask for 1 to "
+            f"{len(best)}, or search with more --candidates"
         )
-    chosen = best[spread(np.log(np.column_stack([costs[best], 1 / costs[best]])), n)[0]]
-    name_of = {int(i): f"A{rank}" for rank, i in enumerate(chosen[np.argsort(costs[chosen])])}
+    log_costs = np.log(costs[best])
+    members = best[spread(np.column_stack([log_costs, -log_costs]), n)[0]]
+    name_of = {int(i): f"A{rank}" for rank, i in enumerate(members[np.argsort(costs[members])])}
     candidates = tuple(
         msgspec.structs.replace(candidate, name=name_of.get(i, ""))
         for i, candidate in enumerate(front.candidates)
@@ -58,29 +63,31 @@ def named(front: Front, n: int) -> Front:
 
 
 def table(front: Front) -> str:
-    """The named models by MACs in the bands of Table III, published networks in between.
+    """The named models in Table III's bands of MACs, among the published networks.
 
-    Theirs is top-1 on ImageNet; ours is on the validation split of the front.
+    The top-1 of published networks is on ImageNet, that of the named models on the validation split
+    of the front.
     """
     cost = front.cost
     rows = [(float(macs), name, f"{top1:.1f}%", "") for name, macs, top1 in PUBLISHED]
     for c in front.candidates:
         if c.name:
-            value = _figure(c, cost.name).budgeted
-            of_cost = "" if cost.kind == MACS else f"{value:.3f} {UNITS[cost.kind]}"
-            top1 = f"{100 * _figure(c, TOP1).value:.1f}%"
-            rows.append((c.macs / 1e6, f"{c.name} {c.arch_id}", top1, of_cost))
+            value = _value(c, cost.name).budgeted
+            cost_cell = "" if cost.kind == MACS else f"{value:.3f} {UNITS[cost.kind]}"
+            top1 = f"{100 * _value(c, TOP1).value:.1f}%"
+            rows.append((c.macs / 1e6, f"{c.name} {c.arch_id}", top1, cost_cell))
     lines = [f"{'MMACs':>9}  {'model':18}  {'top-1':>6}  {cost.kind}"]
     for low, high in pairwise(BANDS):
         inside = sorted(row for row in rows if low <= row[0] < high)
         if inside:
             lines.append(f"-- {low:g} to {high:g} M" if high < BANDS[-1] else f"-- above {low:g} M")
         lines += [
-            f"{macs:9.2f}  {name:18}  {top1:>6}  {of_cost}".rstrip()
-            for macs, name, top1, of_cost in inside
+            f"{macs:9.2f}  {name:18}  {top1:>6}  {cost_cell}".rstrip()
+            for macs, name, top1, cost_cell in inside
         ]
     return "\n".join(lines)
 
 
-def _figure(candidate: Candidate, objective: str) -> ObjectiveValue:
+def _value(candidate: Candidate, objective: str) -> ObjectiveValue:
+    """The measured value if there is one, and else the predicted one."""
     return candidate.measured.get(objective) or candidate.predicted[objective]

@@ -1,4 +1,4 @@
-"""Fine-tuned networks -> the bundle that a robot runs, one front a task."""
+"""Writes the bundle of fine-tuned networks, with one front of models for each task."""
 
 from __future__ import annotations
 
@@ -15,30 +15,36 @@ from ramnas_models.head_plan import SSDLitePlan
 
 
 def write(path: Path, runs: Sequence[Path]) -> Bundle:
-    """Bundle what the folders of `ramnas finetune` hold, whole or not at all.
+    """Write the networks in the folders `runs` of `ramnas finetune` as one bundle to `path`.
 
-    Networks of one task make its front, fast to slow by MACs. DataError if a run is not over, or if
-    the networks do not belong together: one space, and in a task the same classes, the same
-    preprocessing and no arch twice.
+    The networks of a task make its front, from few to many MACs. Nothing is written, and a
+    DataError raised, if a run has not ended or if the networks do not belong together: all must
+    come from the same space, and those of one task must have the same classes, the same
+    preprocessing and different archs.
     """
-    found = [_load(run) for run in runs]
-    spaces = {one.space.hash: one.space for one in found}
+    networks = [_load(run) for run in runs]
+    spaces = {network.space.hash: network.space for network in networks}
     if len(spaces) > 1:
         names = ", ".join(space.name for space in spaces.values())
-        raise DataError(f"a bundle is of one space, these networks are of {names}")
+        raise DataError(
+            f"the networks of a bundle must come from one space, and these come from {names}"
+        )
     files: dict[str, bytes] = {}
     fronts = []
-    for task in dict.fromkeys(one.about.task for one in found):
-        nets = [one for one in found if one.about.task == task]
-        shared = {(one.about.classes, one.about.preprocessing) for one in nets}
+    for task in dict.fromkeys(network.about.task for network in networks):
+        for_task = [network for network in networks if network.about.task == task]
+        shared = {(network.about.classes, network.about.preprocessing) for network in for_task}
         if len(shared) > 1:
-            raise DataError(f"the networks for {task} differ in classes or preprocessing")
-        models = [_model(one, files) for one in nets]
+            raise DataError(
+                f"the networks for {task} differ in classes or preprocessing; write one bundle for "
+                "each kind"
+            )
+        models = [_model(network, files) for network in for_task]
         models.sort(key=lambda model: model.cost.macs)
         ((classes, preprocessing),) = shared
         fronts.append(TaskFront(task, classes, preprocessing, tuple(models)))
     licence, source = (
-        "; ".join(dict.fromkeys(getattr(one.about, name) for one in found))
+        "; ".join(dict.fromkeys(getattr(network.about, name) for network in networks))
         for name in ("licence", "source")
     )
     space = next(iter(spaces.values()))
@@ -48,19 +54,24 @@ def write(path: Path, runs: Sequence[Path]) -> Bundle:
 def _load(run: Path) -> Finetuned:
     file = run / FINETUNED if run.is_dir() else run
     if run.is_dir() and not file.exists():
-        raise DataError(f"{run} has no {FINETUNED}: ramnas finetune writes it when all is over")
+        raise DataError(
+            f"{run} has no {FINETUNED}, which ramnas finetune writes when a run has ended; run the "
+            "same ramnas finetune command again to resume it"
+        )
     return saved_network.load(file)
 
 
-def _model(found: Finetuned, files: dict[str, bytes]) -> Model:
-    """The entry of one network; its graph is added to `files`."""
-    about, plan = found.about, found.net.plan
+def _model(network: Finetuned, files: dict[str, bytes]) -> Model:
+    """The manifest's entry for one network, whose ONNX graph is added to `files`."""
+    about, plan = network.about, network.net.plan
     file = f"models/{about.task}-{plan.arch_id}.onnx"
     if file in files:
-        raise DataError(f"arch {plan.arch_id} is there twice for {about.task}")
+        raise DataError(
+            f"two of the networks for {about.task} have the arch {plan.arch_id}; keep one of them"
+        )
     files[file] = onnx_graph.build(
         plan,
-        found.net.numpy_weights(),
+        network.net.numpy_weights(),
         image_input=True,
         batch=None,
         normalisation=about.preprocessing.normalisation,
@@ -69,7 +80,7 @@ def _model(found: Finetuned, files: dict[str, bytes]) -> Model:
         arch_id=plan.arch_id,
         arch=about.arch,
         file=file,
-        sha256="",  # write_bundle sets it
+        sha256="",  # write_bundle fills it in
         input_hw=plan.input_hw,
         accuracies=about.accuracies,
         cost=Cost(plan.macs, plan.macs_bn, plan.params),

@@ -1,4 +1,4 @@
-"""The front as a file: candidates, and of each objective what was predicted and measured."""
+"""Writes and reads a front: the candidates of a search with predicted and measured values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ramnas_host.search.objectives import (
     TOP1,
     Constraint,
     Objective,
-    cost_of,
+    main_cost,
 )
 from ramnas_host.surrogates.surrogate import Score
 from ramnas_models.errors import DataError
@@ -25,13 +25,13 @@ from ramnas_models.named import find_arch
 from ramnas_models.space import Arch, Space
 
 FORMAT = 3
-READABLE = (2, FORMAT)  # 2 has no held-out predictions
+READABLE = (2, FORMAT)  # format 2 has no held-out predictions
 
 
 class ObjectiveValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """top-1 on the validation split (0 to 1), MACs, energy (mJ) or latency (ms).
+    """A value in the unit of its objective: top-1 (0 to 1, validation split), MACs, ms or mJ.
 
-    A latency's `value` is the drift-corrected median, and `p90` the raw p90.
+    For a latency `value` is the drift-corrected median and `p90` the raw p90.
     """
 
     value: float
@@ -39,14 +39,15 @@ class ObjectiveValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def budgeted(self) -> float:
-        """What a budget is compared with: a latency's p90, of all else the value."""
+        """What is compared with a budget: the p90 of a latency, and the value of anything else."""
         return self.value if self.p90 is None else self.p90
 
 
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Figures by the name of their objective; `measured` has those that were, MACs are counted.
+    """An arch of a front with its `predicted` and `measured` values by the name of the objective.
 
-    `name`: A0, A1, ... within the family, if it is one of it.
+    `measured` is empty until the front is verified, and lacks what could not be measured. MACs are
+    counted, so that both hold the same number. `name` is A0, A1, ... for members of the family.
     """
 
     arch: Arch
@@ -57,10 +58,11 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
 
 
-class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which family predicts an objective, out of which, by cross-validation.
+class ChosenSurrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The family of surrogates chosen for an objective, and the cross-validated score of each.
 
-    `held_out`: of each sample the truth, and what the chosen one said of it without having seen it.
+    `held_out` has a pair for each observation: the true value, and the chosen family's prediction
+    without having seen it.
     """
 
     family: str
@@ -69,7 +71,10 @@ class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Algorithm 1: P, top-K, T, p_m (the defaults are the paper's), once an infill round."""
+    """The settings of Algorithm 1 (P, top-K, T and p_m), with the paper's values as defaults.
+
+    Each of the `infill_rounds` runs the algorithm once.
+    """
 
     population: int = 5120
     parents: int = 2560
@@ -80,10 +85,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Front(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Candidates for the front, cheap to costly as predicted, and all that led to them.
+    """The candidates of a search, from cheap to costly as predicted, and how they were found.
 
-    `surrogates` are by the name of their objective; MACs need none. `hypervolumes`: of all that was
-    tried, before the first infill round and after each.
+    `surrogates` has an entry for each objective but MACs, which need none. `hypervolumes` are those
+    of all evaluated archs, before the first infill round and after each round.
     """
 
     format: int
@@ -91,89 +96,101 @@ class Front(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     space_hash: str
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
-    surrogates: dict[str, Chosen]
+    surrogates: dict[str, ChosenSurrogate]
     settings: Settings
     hypervolumes: tuple[float, ...]
     candidates: tuple[Candidate, ...]
 
     @property
     def cost(self) -> Objective:
-        return cost_of(self.objectives)
+        """The objective that orders the candidates."""
+        return main_cost(self.objectives)
 
     @property
     def family(self) -> dict[str, Arch]:
-        """The archs that have a name, by it."""
+        """The archs that have a name, by their name."""
         return {c.name: c.arch for c in self.candidates if c.name}
 
     def non_dominated(self, objectives: Sequence[Objective] = ()) -> tuple[Candidate, ...]:
-        """The verified candidates that no other beats in all `objectives` (none: all), by cost.
+        """The verified candidates that no other one dominates in `objectives`, cheapest first.
 
-        As measured, latencies by p90. DataError if none is verified.
+        Without `objectives`, all of the front's count. Values are the measured ones, latencies by
+        their p90. DataError if no candidate has measured values of all these objectives.
         """
-        wanted = objectives or self.objectives
-        verified = [c for c in self.candidates if all(one.name in c.measured for one in wanted)]
+        objectives = objectives or self.objectives
+        verified = [c for c in self.candidates if all(o.name in c.measured for o in objectives)]
         if not verified:
-            raise DataError("no candidate of this front is verified yet: ramnas verify")
+            raise DataError("no candidate of this front is verified yet; run ramnas verify first")
         values = np.array(
-            [[one.sign * c.measured[one.name].budgeted for one in wanted] for c in verified]
+            [[o.sign * c.measured[o.name].budgeted for o in objectives] for c in verified]
         )
         best = [verified[i] for i in nsga2.non_dominated(values)]
         return tuple(sorted(best, key=lambda c: c.measured[self.cost.name].budgeted))
 
 
 def save(front: Front, path: Path) -> None:
+    """Write `front` to `path` as JSON."""
     write_file(path, msgspec.json.format(msgspec.json.encode(front), indent=1))
 
 
 def arch_of(space: Space, wanted: str, path: Path | None) -> Arch:
-    """An arch as people name it, by the front in file `path` too, if there is one; SpaceError."""
+    """Find an arch by min, max, name, id or YAML file, also among the candidates in `path`.
+
+    SpaceError if there is no such arch.
+    """
     front = load(path) if path else None
-    known = [c.arch for c in front.candidates] if front else []
-    return find_arch(space, wanted, known, front.family if front else None)
+    archs = [c.arch for c in front.candidates] if front else []
+    return find_arch(space, wanted, archs, front.family if front else None)
 
 
 class _Version(msgspec.Struct):
     candidates: list[object]
-    format: int = 1
+    format: int = 1  # the first format did not name itself
 
 
 def load(path: Path) -> Front:
-    """Read a front; DataError if it is none, of an earlier ramnas, or does not hold together."""
+    """Read a front. DataError if the file is no front, is too old, or contradicts itself."""
     try:
         content = path.read_bytes()
         version = msgspec.json.decode(content, type=_Version).format
         if version not in READABLE:
-            known = " and ".join(map(str, READABLE))
+            readable = " and ".join(map(str, READABLE))
             raise DataError(
-                f"{path} is a front of format {version}, this ramnas reads {known}: search again"
+                f"{path} is a front of format {version}, and this version of ramnas reads formats "
+                f"{readable}; run ramnas search again"
             )
         front = msgspec.json.decode(content, type=Front)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no front of ramnas: {error}") from error
+        raise DataError(f"{path} is not a front of ramnas: {error}") from error
     for fault in _faults(front):
-        raise DataError(f"{path} is no front of ramnas: {fault}")
+        raise DataError(f"{path} is not a valid front: {fault}")
     return front
 
 
 def _faults(front: Front) -> Iterator[str]:
-    """What a front of the right types may still get wrong."""
+    """Contradictions that a file may have although all its types are right."""
     names = [objective.name for objective in front.objectives]
     for objective in front.objectives:
         if objective.kind not in (TOP1, MACS, LATENCY, ENERGY):
             yield f"objective '{objective.kind}' is unknown"
-        if (objective.target is None) != (objective.kind in (TOP1, MACS)):
-            yield f"objective {objective.name} does not go with its target"
-    if TOP1 not in names or len(set(names)) < max(2, len(names)):
-        yield f"its objectives are {', '.join(names) or 'none'}"
+        if objective.target is None and objective.kind in (LATENCY, ENERGY):
+            yield f"objective {objective.name} has no target"
+        if objective.target is not None and objective.kind in (TOP1, MACS):
+            yield f"objective {objective.name} has a target, but is not measured on a board"
+    if TOP1 not in names or len(names) < 2 or len(set(names)) < len(names):
+        listed = ", ".join(names) or "none"
+        yield f"it needs top1 and at least one other objective, each once, and has: {listed}"
     for constraint in front.constraints:
         if constraint.objective not in names:
-            yield f"a constraint on '{constraint.objective}', which is no objective"
+            yield f"there is a constraint on '{constraint.objective}', which is not an objective"
     for candidate in front.candidates:
         where = f"candidate {candidate.arch_id}"
         if candidate.arch.id != candidate.arch_id:
-            yield f"{where} is arch {candidate.arch.id}"
-        if set(candidate.predicted) != set(names) or not set(candidate.measured) <= set(names):
-            yield f"{where} has figures of other objectives"
+            yield f"the arch of {where} has the id {candidate.arch.id}"
+        if set(candidate.predicted) != set(names):
+            yield f"{where} does not have one predicted value for each objective"
+        if not set(candidate.measured) <= set(names):
+            yield f"{where} has measured values of other objectives"
     named = [candidate.name for candidate in front.candidates if candidate.name]
     if len(set(named)) < len(named):
-        yield f"two candidates have one name: {', '.join(named)}"
+        yield f"two candidates have the same name: {', '.join(named)}"

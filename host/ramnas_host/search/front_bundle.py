@@ -1,4 +1,4 @@
-"""Archs + the supernet's weights + what was measured -> the bundle that a robot runs."""
+"""Chooses models of a verified front and writes them, with the supernet's weights, as a bundle."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ from ramnas_models.bundle import Accuracy, Bundle, Cost, Latency, Manifest, Mode
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch
 
-# Two models closer than this in p90 cannot be told apart on a board that does other work too.
+# Two models whose p90 differs by less than this factor cannot be told apart on a busy board.
 MIN_RATIO = 1.15
 
 
 def choose(front: Front, least: int = 4, most: int = 8) -> list[Candidate]:
-    """`least` to `most` of the front of top-1 and `front.cost`, fast to slow; all if fewer.
+    """Choose `least` to `most` models of the front of top-1 and `front.cost`, fast to slow.
 
-    Each costs at least MIN_RATIO times what the one before it does: more where that would be too
-    many. Where it would be too few, those join them that differ most in cost from all chosen.
+    Each model costs at least MIN_RATIO times as much as the one before it. If more than `most`
+    models are left, the ratio is raised. If fewer than `least` are left, the models whose cost
+    differs most from all chosen ones join them. A front with fewer than `least` models is taken
+    whole.
     """
     best = front.non_dominated([Objective(TOP1), front.cost])
     costs = [candidate.measured[front.cost.name].budgeted for candidate in best]
     ratio = MIN_RATIO
-    while len(kept := _apart(costs, ratio)) > most:
+    while len(chosen := _apart(costs, ratio)) > most:
         ratio *= 1.02
-    while len(kept) < min(least, len(best)):
-        others = [i for i in range(len(best)) if i not in kept]
-        kept.append(max(others, key=lambda i: min(_ratio(costs[i], costs[k]) for k in kept)))
-    return [best[i] for i in sorted(kept)]
+    while len(chosen) < min(least, len(best)):
+        others = [i for i in range(len(best)) if i not in chosen]
+        chosen.append(max(others, key=lambda i: min(_ratio(costs[i], costs[k]) for k in chosen)))
+    return [best[i] for i in sorted(chosen)]
 
 
 def _ratio(a: float, b: float) -> float:
@@ -44,7 +46,7 @@ def _ratio(a: float, b: float) -> float:
 
 
 def _apart(costs: Sequence[float], ratio: float) -> list[int]:
-    """Indices of rising costs: from the last downwards, the next that costs less by `ratio`."""
+    """Indices of costs that lie at least `ratio` apart, rising; the highest cost is always kept."""
     kept: list[int] = []
     ceiling = float("inf")
     for i in reversed(range(len(costs))):
@@ -54,22 +56,30 @@ def _apart(costs: Sequence[float], ratio: float) -> list[int]:
     return kept[::-1]
 
 
-def named(front: Front, wanted: Sequence[str]) -> list[Candidate]:
-    """The candidates of these names or ids, fast to slow; DataError for one that is not there."""
-    for name in wanted:
+def pick(front: Front, names: Sequence[str]) -> list[Candidate]:
+    """The candidates with these names or arch ids, fast to slow.
+
+    DataError if there is no such candidate, or if it is not verified.
+    """
+    for name in names:
         if not any(name in (c.name, c.arch_id) for c in front.candidates):
-            known = ", ".join(front.family) or "none has a name: ramnas search --family N"
-            raise DataError(f"the front has no candidate '{name}'; by name: {known}")
-    found = [c for c in front.candidates if {c.name, c.arch_id} & set(wanted)]
-    for c in found:
+            family = ", ".join(front.family)
+            hint = f"named are {family}" if family else "ramnas search --family N gives names"
+            raise DataError(f"the front has no candidate '{name}'; {hint}")
+    picked = [c for c in front.candidates if {c.name, c.arch_id} & set(names)]
+    for c in picked:
         if front.cost.name not in c.measured:
-            raise DataError(f"candidate {c.arch_id} is not verified: ramnas verify")
-    return sorted(found, key=lambda c: c.measured[front.cost.name].budgeted)
+            raise DataError(_unverified(c))
+    return sorted(picked, key=lambda c: c.measured[front.cost.name].budgeted)
+
+
+def _unverified(candidate: Candidate) -> str:
+    return f"candidate {candidate.arch_id} is not verified; run ramnas verify first"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network of the bundle to be, with what is known of it."""
+    """One model of the bundle, with its measured accuracy and latencies."""
 
     arch: Arch
     accuracy: Accuracy | None = None
@@ -77,41 +87,47 @@ class Entry:
 
 
 def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
-    """What a verified front knows of its `models`: top-1, and the latencies of classifiers."""
-    found = []
+    """The bundle's entries for `models`: the measured top-1 and every latency of the classifier.
+
+    DataError if a model is not verified.
+    """
+    entries = []
     for candidate in models:
         if TOP1 not in candidate.measured:
-            raise DataError(f"candidate {candidate.arch_id} is not verified: ramnas verify")
+            raise DataError(_unverified(candidate))
         latencies = tuple(
             _latency(objective, candidate.measured[objective.name])
             for objective in front.objectives
-            if objective.of_classifier and objective.name in candidate.measured
+            if objective.is_classifier_latency and objective.name in candidate.measured
         )
         accuracy = Accuracy("top1", candidate.measured[TOP1].value, "validation")
-        found.append(Entry(candidate.arch, accuracy, latencies))
-    return found
+        entries.append(Entry(candidate.arch, accuracy, latencies))
+    return entries
 
 
-def _latency(objective: Objective, figure: ObjectiveValue) -> Latency:
+def _latency(objective: Objective, measured: ObjectiveValue) -> Latency:
     target = objective.target
-    assert target is not None  # a latency has both
-    assert figure.p90 is not None
-    return latency_file.in_manifest(objective.device_class, target, figure.p90, figure.value)
+    assert target is not None  # a measured latency has a target and a p90
+    assert measured.p90 is not None
+    return latency_file.in_manifest(objective.device_class, target, measured.p90, measured.value)
 
 
 def write(
     path: Path, entries: Sequence[Entry], checkpoint: Checkpoint, calibration: Split
 ) -> Bundle:
-    """Cut out, recalibrate on `calibration`, build and write, whole or not at all."""
+    """Cut the archs of `entries` out of the supernet and write them as a bundle to `path`.
+
+    Their BatchNorm is recalibrated on `calibration`. If anything fails, nothing is written.
+    """
     net, about = checkpoint.net, checkpoint.about
     files: dict[str, bytes] = {}
     models = []
     for entry in entries:
         subnet = recalibrated_subnet(net, entry.arch, calibration)
-        layout = subnet.plan
-        file = f"models/{layout.arch_id}.onnx"
+        plan = subnet.plan
+        file = f"models/{plan.arch_id}.onnx"
         files[file] = onnx_graph.build(
-            layout,
+            plan,
             subnet.numpy_weights(),
             image_input=True,
             batch=None,
@@ -119,13 +135,13 @@ def write(
         ).SerializeToString()
         models.append(
             Model(
-                arch_id=layout.arch_id,
+                arch_id=plan.arch_id,
                 arch=entry.arch,
                 file=file,
-                sha256="",  # write_bundle sets it
-                input_hw=layout.input_hw,
+                sha256="",  # write_bundle fills it in
+                input_hw=plan.input_hw,
                 accuracies=(entry.accuracy,) if entry.accuracy else (),
-                cost=Cost(layout.macs, layout.macs_bn, layout.params),
+                cost=Cost(plan.macs, plan.macs_bn, plan.params),
                 latency=entry.latency,
             )
         )
@@ -135,10 +151,10 @@ def write(
 
 
 def check_space(checkpoint: Checkpoint, front: Front) -> None:
-    """DataError if the weights are not of the space that was searched."""
+    """DataError if the supernet has another space than the one that was searched."""
     space = checkpoint.net.space
     if space.hash != front.space_hash:
         raise DataError(
-            f"the supernet is of space {space.name}, the front of {front.space}: "
-            "search with the supernet that you want to bundle"
+            f"the supernet has space {space.name}, but the front was searched in {front.space}; "
+            "use the supernet of that search, or search again with this one"
         )

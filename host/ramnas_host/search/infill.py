@@ -1,4 +1,4 @@
-"""Surrogates -> search -> true evaluations -> better surrogates, until the front grows no more."""
+"""Finds a front by rounds of search and true evaluations that improve the surrogates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pymoo.indicators.hv import HV
 
 from ramnas_host.search import nsga2
 from ramnas_host.search.front import FORMAT, Candidate, Front, ObjectiveValue, Settings
-from ramnas_host.search.objectives import TOP1, Constraint, Known, cost_of
+from ramnas_host.search.objectives import TOP1, Constraint, Observations, main_cost
 from ramnas_host.search.predictors import Predictors
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch, Space
@@ -20,42 +20,46 @@ if TYPE_CHECKING:
     from ramnas_host.search.nsga2 import Floats, Indices, Rows
     from ramnas_host.surrogates.surrogate import Surrogate
 
-# the hypervolume has stopped growing: by less than this in so many rounds; what one round tries in
-# vain the next one has learnt from
+# The rounds end when the hypervolume has grown by less than MIN_GROWTH in PATIENCE rounds. A single
+# round without gain is not the end, because the next one has learnt from what it tried in vain.
 MIN_GROWTH, PATIENCE = 1e-3, 2
 
 
-def find(
+def find_front(
     space: Space,
-    known: Sequence[Known],
+    observations: Sequence[Observations],
     samples: Sequence[tuple[Arch, float]],
     evaluate: Callable[[Sequence[Arch]], Sequence[float]],
     settings: Settings,
     *,
     constraints: Sequence[Constraint] = (),
-    boards: Mapping[tuple[str, str], Surrogate] = {},
+    prior_boards: Mapping[tuple[str, str], Surrogate] = {},
     most: int,
-    measure: Callable[[Sequence[Arch]], Sequence[Known]] | None = None,
+    measure: Callable[[Sequence[Arch]], Sequence[Observations]] | None = None,
     on_generation: Callable[[int], None] = lambda number: None,
 ) -> Front:
-    """Fit surrogates on what is `known`, search, and keep at most `most` candidates.
+    """Fit surrogates to the `observations`, search, and keep at most `most` candidates.
 
-    `samples` are archs with their true top-1, `evaluate` gives that of others. Each infill round
-    tries at most `most` new archs, the most promising at all costs, and the surrogate of top-1
-    learns from them; with `measure`, which has them measured and gives what is known of all
-    objectives then, so do those of the costs. The rounds end when the hypervolume of all tried,
-    before each by what is known now, grows no more.
-    Kept is the non-dominated set, by true top-1 and all else predicted, and the next ranks until
-    there are `most` / 2: which of them is better only a measurement can tell. DataError if no arch
-    meets the `constraints`. `boards`: measured before, see `Predictors`. `on_generation` hears
-    how many generations are done.
+    `samples` are archs with their true top-1, and `evaluate` gives the true top-1 of further ones.
+    Each infill round evaluates at most `most` new archs, the most promising ones at every cost, and
+    fits the surrogate of top-1 again. `measure`, if given, also has these archs measured; it
+    returns all observations so far, to which the surrogates of the costs are then fitted again. The
+    rounds end when the hypervolume of the evaluated archs no longer grows. Earlier hypervolumes are
+    recomputed with the latest surrogates, so that all can be compared.
+
+    The candidates are the non-dominated set by true top-1 and predicted costs. If they are fewer
+    than `most` / 2, the next ranks follow: which of them is better, only a measurement can tell.
+
+    For `prior_boards` see `Predictors`. `on_generation` is called with the number of generations
+    done. DataError if no arch meets the `constraints`.
     """
-    predictors = Predictors(space, known, constraints, boards)
-    true = dict(samples)
-    predicted = dict(zip(true, _learn(predictors, true).tolist(), strict=True))
-    reached = predictors.values(list(true), list(true.values()))
-    volume = _Hypervolume(predictors, reached)
-    volumes, tried = [volume(reached)], [len(true)]
+    predictors = Predictors(space, observations, constraints, prior_boards)
+    evaluated = dict(samples)
+    cross_validated = _fit_top1(predictors, evaluated).tolist()
+    expected = dict(zip(evaluated, cross_validated, strict=True))  # top-1, predicted unseen
+    values = predictors.values(list(evaluated), list(evaluated.values()))
+    hypervolume = _Hypervolume(predictors, values)
+    hypervolumes, counts = [hypervolume(values)], [len(evaluated)]
     generation = 0
 
     def count(_: int) -> None:
@@ -64,9 +68,9 @@ def find(
         on_generation(generation)
 
     for number in range(settings.infill_rounds):
-        rows, reached = nsga2.search(
+        rows, values = nsga2.search(
             space,
-            predictors.objectives,
+            predictors.functions,
             limits=predictors.limits,
             population=settings.population,
             parents=settings.parents,
@@ -75,149 +79,162 @@ def find(
             seed=settings.seed + number,
             on_generation=count,
         )
-        chosen = _promising(predictors, rows, reached, list(true), most)
-        if not len(chosen):
+        promising = _promising(predictors, rows, values, list(evaluated), most)
+        if not len(promising):
             break
-        new = [space.decode(row) for row in rows[chosen]]
-        predicted.update(zip(new, (-reached[chosen, predictors.top1]).tolist(), strict=True))
-        true.update(zip(new, evaluate(new), strict=True))
-        _learn(predictors, true)
+        new = [space.decode(row) for row in rows[promising]]
+        expected.update(zip(new, (-values[promising, predictors.top1]).tolist(), strict=True))
+        evaluated.update(zip(new, evaluate(new), strict=True))
+        _fit_top1(predictors, evaluated)
         if measure:
             predictors.learn_costs(measure(new))
-        tried.append(len(true))
-        values = predictors.values(list(true), list(true.values()))
-        volumes = [volume(values[:n]) for n in tried]
-        if number + 1 >= PATIENCE and volumes[-1] <= (1 + MIN_GROWTH) * volumes[-1 - PATIENCE]:
+        counts.append(len(evaluated))
+        current = predictors.values(list(evaluated), list(evaluated.values()))
+        hypervolumes = [hypervolume(current[:n]) for n in counts]
+        if (
+            number + 1 >= PATIENCE
+            and hypervolumes[-1] <= (1 + MIN_GROWTH) * hypervolumes[-1 - PATIENCE]
+        ):
             break
     return Front(
         format=FORMAT,
         space=space.name,
         space_hash=space.hash,
-        objectives=tuple(one.objective for one in predictors.known),
+        objectives=tuple(predictors.objectives),
         constraints=tuple(constraints),
-        surrogates=predictors.chosen(),
+        surrogates=predictors.chosen_surrogates(),
         settings=settings,
-        hypervolumes=tuple(volumes),
-        candidates=_front_candidates(predictors, true, predicted, reached, most),
+        hypervolumes=tuple(hypervolumes),
+        candidates=_candidates(predictors, evaluated, expected, values, most),
     )
 
 
-def _learn(predictors: Predictors, true: Mapping[Arch, float]) -> Floats:
-    return predictors.learn_top1(list(true), list(true.values()))
+def _fit_top1(predictors: Predictors, evaluated: Mapping[Arch, float]) -> Floats:
+    return predictors.learn_top1(list(evaluated), list(evaluated.values()))
 
 
 class _Hypervolume:
-    """Of what meets the constraints, in units of the box around the samples' front (costs in log).
+    """The hypervolume of the feasible archs, in units of the box around the samples' front.
 
-    The box of all samples would be so large that what is gained near the front does not show.
+    Costs are logarithmic. The box around all samples would be so large that a gain near the front
+    would not show.
     """
 
     def __init__(self, predictors: Predictors, samples: Floats) -> None:
         front = predictors.scaled(samples[nsga2.non_dominated(samples)])
-        everything = np.ptp(predictors.scaled(samples), axis=0)
+        all_extents = np.ptp(predictors.scaled(samples), axis=0)
         self._predictors, self._low = predictors, front.min(0)
-        extent = np.ptp(front, axis=0)
-        self._range = np.maximum(np.where(extent > 0, extent, everything), 1e-12)
+        extents = np.ptp(front, axis=0)
+        self._extents = np.maximum(np.where(extents > 0, extents, all_extents), 1e-12)
         self._indicator = HV(ref_point=np.full(samples.shape[1], 1.1))
 
     def __call__(self, values: Floats) -> float:
-        feasible = values[self._predictors.within(values)]
+        feasible = values[self._predictors.feasible(values)]
         if not len(feasible):
             return 0.0
         front = feasible[nsga2.non_dominated(feasible)]
-        return float(self._indicator((self._predictors.scaled(front) - self._low) / self._range))
+        return float(self._indicator((self._predictors.scaled(front) - self._low) / self._extents))
 
 
 def _promising(
-    predictors: Predictors, rows: Rows, values: Floats, tried: Sequence[Arch], most: int
+    predictors: Predictors, rows: Rows, values: Floats, evaluated: Sequence[Arch], most: int
 ) -> Indices:
-    """Indices of at most `most` new rows: of each part of the costs the most promising one.
+    """Indices of at most `most` new feasible rows: the most promising one of each region of costs.
 
-    That is the best top-1 that may be (mean + std), so that doubt counts for an arch. All parts of
-    the costs are tried: what a wrong surrogate takes for dominated is never corrected otherwise.
+    The most promising arch has the highest mean + std of the predicted top-1, so that uncertainty
+    counts in its favour. Every region is tried, also those that the surrogate takes for dominated,
+    because otherwise a wrong surrogate would never be corrected there.
     """
     seen = nsga2.Seen(predictors.space)
-    seen.fresh(predictors.space.encode_all(tried))
-    fresh = np.intersect1d(seen.fresh(rows), predictors.within(values))
-    if not len(fresh):
-        return fresh
-    costs = np.delete(predictors.scaled(values[fresh]), predictors.top1, axis=1)
-    _, part = spread(costs, most)
-    may_be = -values[fresh, predictors.top1] + predictors.uncertainty(rows[fresh])
-    order = np.argsort(-may_be, kind="stable")
-    _, first = np.unique(part[order], return_index=True)
-    return fresh[order[first]]
+    seen.fresh(predictors.space.encode_all(evaluated))
+    new = np.intersect1d(seen.fresh(rows), predictors.feasible(values))
+    if not len(new):
+        return new
+    costs = np.delete(predictors.scaled(values[new]), predictors.top1, axis=1)
+    _, region = spread(costs, most)
+    optimistic = -values[new, predictors.top1] + predictors.top1_std(rows[new])
+    order = np.argsort(-optimistic, kind="stable")
+    _, first = np.unique(region[order], return_index=True)
+    return new[order[first]]
 
 
 def spread(points: Floats, most: int) -> tuple[Indices, Indices]:
-    """At most `most` of the points [n, m], far from each other, and which is nearest to each [n].
+    """Choose at most `most` of the points [n, m] far from each other.
 
-    The lowest in each dimension come first, then always the farthest from all so far.
+    The lowest point in each dimension comes first, and then always the point farthest from all
+    chosen so far. Returns the indices of the chosen points, and for each of the n points which
+    chosen one is nearest.
     """
     unit = (points - points.min(0)) / np.maximum(np.ptp(points, axis=0), 1e-12)
     centres: list[int] = []
     nearest, distance = np.zeros(len(points), dtype=np.intp), np.full(len(points), np.inf)
     lowest = unit.argmin(0).tolist()
     while len(centres) < most and distance.max() > 0:
-        chosen = lowest.pop(0) if lowest else int(distance.argmax())
-        if distance[chosen] > 0:
-            away = np.linalg.norm(unit - unit[chosen], axis=1)
-            nearest[away < distance] = len(centres)
-            distance = np.minimum(distance, away)
-            centres.append(chosen)
+        centre = lowest.pop(0) if lowest else int(distance.argmax())
+        if distance[centre] > 0:
+            to_centre = np.linalg.norm(unit - unit[centre], axis=1)
+            nearest[to_centre < distance] = len(centres)
+            distance = np.minimum(distance, to_centre)
+            centres.append(centre)
     return np.array(centres, dtype=np.intp), nearest
 
 
-def _front_candidates(
+def _candidates(
     predictors: Predictors,
-    true: Mapping[Arch, float],
+    evaluated: Mapping[Arch, float],
     expected: Mapping[Arch, float],
-    reached: Floats,
+    searched: Floats,
     most: int,
 ) -> tuple[Candidate, ...]:
-    archs = list(true)
-    values = predictors.values(archs, list(true.values()))
-    within = predictors.within(values)
-    if not len(within):
-        raise DataError(_nearest(predictors, np.concatenate([values, reached])))
-    # top-1 is counted on few images and all else predicted: close calls stay
-    kept = within[:0]
-    for rank in nsga2.ranks(values[within], most // 2):
-        centres, _ = spread(predictors.scaled(values[within][rank]), most - len(kept))
-        kept = np.concatenate([kept, within[rank][centres]])
-    cost = predictors.names.index(cost_of([one.objective for one in predictors.known]).name)
-    found = []
+    """The candidates of the front, cheapest first.
+
+    `expected` is the top-1 that was predicted before the true one was known. `searched` are the
+    values of the last search, for the error message.
+    """
+    archs = list(evaluated)
+    values = predictors.values(archs, list(evaluated.values()))
+    feasible = predictors.feasible(values)
+    if not len(feasible):
+        raise DataError(_nearest_feasible(predictors, np.concatenate([values, searched])))
+    # close calls stay, because top-1 is counted on few images and all else is only predicted
+    kept = feasible[:0]
+    for rank in nsga2.ranks(values[feasible], most // 2):
+        centres, _ = spread(predictors.scaled(values[feasible][rank]), most - len(kept))
+        kept = np.concatenate([kept, feasible[rank][centres]])
+    cost = predictors.names.index(main_cost(predictors.objectives).name)
+    candidates = []
     for i in kept[np.argsort(values[kept, cost], kind="stable")].tolist():
         arch, predicted = archs[i], {}
-        for name, one, value in zip(
-            predictors.names, predictors.known, values[i].tolist(), strict=True
+        for name, observed, value in zip(
+            predictors.names, predictors.observations, values[i].tolist(), strict=True
         ):
-            p90 = None if one.p90_ratio is None else value * one.p90_ratio
+            p90 = None if observed.p90_ratio is None else value * observed.p90_ratio
             predicted[name] = ObjectiveValue(value, p90)
         predicted[TOP1] = ObjectiveValue(min(1.0, max(0.0, expected[arch])))
         macs = int(predictors.macs(predictors.space.encode(arch)[None])[0])
-        found.append(Candidate(arch, arch.id, macs, predicted))
-    return tuple(found)
+        candidates.append(Candidate(arch, arch.id, macs, predicted))
+    return tuple(candidates)
 
 
-def _nearest(predictors: Predictors, values: Floats) -> str:
-    """What to say where no arch meets the constraints."""
+def _nearest_feasible(predictors: Predictors, values: Floats) -> str:
+    """The error message for constraints that no arch meets, with looser ones that one arch meets.
+
+    Both are written as on the command line, so that they can be copied.
+    """
     best = values[nsga2.violation(values, predictors.limits).argmin()]
-    wanted, nearest = [], []
+    asked, feasible = [], []
     for i in np.flatnonzero(np.isfinite(predictors.limits)).tolist():
-        objective = predictors.known[i].objective
+        objective, limit = predictors.objectives[i], float(predictors.limits[i])
         sign = "<=" if objective.sign > 0 else ">="
-        wanted.append(f"{objective.name}{sign}{abs(predictors.limits[i]):g}")
-        nearest.append(
-            f"{objective.name}{sign}{abs(_loosened(max(best[i], predictors.limits[i]))):g}"
-        )
+        asked.append(f"{objective.name}{sign}{abs(limit):g}")
+        feasible.append(f"{objective.name}{sign}{abs(_loosened(max(best[i], limit))):g}")
     return (
-        f"no arch of space {predictors.space.name} meets {' and '.join(wanted)}; the nearest "
-        f"feasible value: {' and '.join(nearest)}"
+        f"no arch of space {predictors.space.name} meets {' and '.join(asked)}; the nearest "
+        f"constraint that an arch meets: {' and '.join(feasible)}"
     )
 
 
 def _loosened(value: float) -> float:
-    """Up to the next number of three digits, so that it is feasible as it is written."""
+    """`value` rounded up to three significant digits, so that the printed limit can be met."""
     step = 10.0 ** (math.floor(math.log10(max(abs(value), 1e-12))) - 2)
     return math.ceil(value / step) * step

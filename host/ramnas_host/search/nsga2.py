@@ -1,4 +1,4 @@
-"""NSGA-II as in Algorithm 1: objectives -> every arch that was tried, the front among them."""
+"""NSGA-II as in Algorithm 1: takes objectives and returns every evaluated arch with its values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Objective = Callable[["Rows"], "Floats"]  # encodings [n, slots] -> values [n] to minimise
 
-TRIES = 20  # of a generation for new children: near its end a small space has few left
+TRIES = 20  # attempts to fill a generation: towards the end a small space has few new archs left
 
 
 def search(
@@ -35,12 +35,13 @@ def search(
     seed: int = 0,
     on_generation: Callable[[int], None] = lambda number: None,
 ) -> tuple[Rows, Floats]:
-    """Algorithm 1: encodings [n, slots] and objectives [n, m] of every arch evaluated, each once.
+    """Run Algorithm 1; return encodings [n, slots] and values [n, m] of all evaluated archs.
 
-    Each generation keeps the best `parents` by non-dominated rank and crowding and makes
-    `population` children, half by crossover, half by mutation. The front is `non_dominated` of
-    what comes back: of all archs ever evaluated, not of the last population. An arch above one of
-    `limits` (inf: none) comes after all within them, by how far it is above.
+    Each arch is evaluated once. A generation keeps the best `parents` by non-dominated rank and
+    crowding distance and makes `population` children, half by crossover and half by mutation.
+    `limits` are upper limits on the objectives (inf for none). Archs that exceed one rank after all
+    archs within the limits, ordered by how far they exceed them. The front is `non_dominated` of
+    the returned values, so it takes in all archs ever evaluated and not only the last population.
     """
     rng = np.random.default_rng(seed)
     bounds = np.full(len(objectives), np.inf) if limits is None else np.array(limits, dtype=float)
@@ -48,11 +49,11 @@ def search(
     children = _with_extremes(space, population, rng)
     children = children[seen.fresh(children)]
     kept, kept_values = children[:0], np.empty((0, len(objectives)))
-    tried, tried_values = [], []
+    evaluated, evaluated_values = [], []
     for generation in range(1, generations + 1):
         values = np.column_stack([objective(children) for objective in objectives])
-        tried.append(children)
-        tried_values.append(values)
+        evaluated.append(children)
+        evaluated_values.append(values)
         pool, pool_values = np.concatenate([kept, children]), np.concatenate([kept_values, values])
         best = _survivors(pool_values, bounds, parents, rng)
         kept, kept_values = pool[best], pool_values[best]
@@ -61,37 +62,40 @@ def search(
             children = _children(space, kept, population, p_mutation, rng, seen)
             if not len(children):  # the space is exhausted
                 break
-    return np.concatenate(tried), np.concatenate(tried_values)
+    return np.concatenate(evaluated), np.concatenate(evaluated_values)
 
 
 def non_dominated(values: Floats) -> Indices:
-    """Indices of the rows of [n, m] (to minimise) that no other row dominates."""
+    """Indices of the rows of `values` [n, m], to be minimised, that no other row dominates."""
     front: Indices = find_non_dominated(values)
     return front
 
 
 def ranks(values: Floats, least: int | None = None) -> list[Indices]:
-    """Indices of the rows of [n, m] (to minimise) rank by rank, the non-dominated first.
+    """Indices of the rows of `values` [n, m], to be minimised, by rank; non-dominated rows first.
 
-    No further ranks once they hold `least` rows.
+    With `least`, ranks are added only until they hold at least that many rows.
     """
     fronts: list[Indices] = NonDominatedSorting().do(values, n_stop_if_ranked=least)
     return fronts
 
 
 def violation(values: Floats, limits: Floats) -> Floats:
-    """[n, m] -> [n]: how far above the limits, relative to them, summed; 0 within all."""
+    """By how much each row of `values` [n, m] exceeds `limits` [m]: [n], 0 if it meets them all.
+
+    It is the sum over the objectives of the excess relative to the limit.
+    """
     bound = np.isfinite(limits)
-    above = np.maximum(values[:, bound] - limits[bound], 0)
-    total: Floats = (above / np.maximum(np.abs(limits[bound]), 1e-12)).sum(1)
+    excess = np.maximum(values[:, bound] - limits[bound], 0)
+    total: Floats = (excess / np.maximum(np.abs(limits[bound]), 1e-12)).sum(1)
     return total
 
 
 class Seen:
-    """Which encodings have come before, by a 64-bit hash of each.
+    """Remembers which encodings have come before, by a 64-bit hash of each.
 
-    Multilinear with random odd factors: two of a million archs meet in one search of 10^7 or so,
-    and then one arch is left out.
+    The hash is multilinear with random odd factors. If two archs have the same hash, one of them
+    is left out; that happens in about one of 10^7 searches over a million archs.
     """
 
     def __init__(self, space: Space) -> None:
@@ -102,7 +106,7 @@ class Seen:
         self._hashes = np.empty(0, dtype=np.uint64)  # sorted
 
     def fresh(self, rows: Rows) -> Indices:
-        """Indices of the rows that are new, each once, in their order; from now on they are not."""
+        """Indices of the rows not seen before, each once and in order; they count as seen now."""
         hashes = (rows.astype(np.uint64) * self._factors).sum(1, dtype=np.uint64)  # modulo 2^64
         hashes, first = np.unique(hashes, return_index=True)
         at = np.searchsorted(self._hashes, hashes)
@@ -113,23 +117,23 @@ class Seen:
 
 
 def _with_extremes(space: Space, n: int, rng: np.random.Generator) -> Rows:
-    """Random archs, the smallest and the largest among them."""
+    """`n` random archs, with the smallest and the largest arch of the space among them."""
     rows = space.sample_rows(n, rng)
     rows[0], rows[-1] = space.encode(space.min()), space.encode(space.max())
     return rows
 
 
 def _survivors(values: Floats, limits: Floats, n: int, rng: np.random.Generator) -> Indices:
-    """Indices of the best `n` rows, best first: within the limits, by rank, the least crowded."""
-    too_much = violation(values, limits)
-    within = np.flatnonzero(too_much == 0)
+    """Indices of the best `n` rows, best first: by violation, rank and crowding distance."""
+    excess = violation(values, limits)
+    within = np.flatnonzero(excess == 0)
     if len(within) < n:
-        beyond = np.argsort(too_much, kind="stable")[len(within) : n]
+        beyond = np.argsort(excess, kind="stable")[len(within) : n]
         return np.concatenate([within, beyond])
     kept: list[Indices] = []
     room = n
     for front in ranks(values[within], n):
-        front = rng.permutation(front)  # equally crowded ones have equal chances
+        front = rng.permutation(front)  # so that equally crowded rows have equal chances
         crowding = calc_crowding_distance(values[within][front])
         front = front[np.argsort(-crowding, kind="stable")[:room]]
         kept.append(within[front])
@@ -140,20 +144,20 @@ def _survivors(values: Floats, limits: Floats, n: int, rng: np.random.Generator)
 def _children(
     space: Space, parents: Rows, n: int, p_mutation: float, rng: np.random.Generator, seen: Seen
 ) -> Rows:
-    """`n` new archs, half by crossover, half by mutation.
+    """`n` new archs, half by crossover and half by mutation; fewer if the space has no more.
 
-    Parents are drawn by binary tournament, as NSGA-II does: of two, the one that stands first.
+    Parents are chosen by NSGA-II's binary tournament: of two drawn at random, the better one.
     """
     made, missing = [parents[:0]], n
 
-    def drawn(count: int) -> Rows:
-        rows: Rows = parents[rng.integers(len(parents), size=(2, count)).min(0)]
-        return rows
+    def tournament(count: int) -> Rows:
+        winners: Rows = parents[rng.integers(len(parents), size=(2, count)).min(0)]
+        return winners
 
     for _ in range(TRIES):
         half = -(-missing // 2)
-        crossed = space.crossover_rows(drawn(half), drawn(half), rng)
-        mutated = space.mutate_rows(drawn(missing - half), p_mutation, rng)
+        crossed = space.crossover_rows(tournament(half), tournament(half), rng)
+        mutated = space.mutate_rows(tournament(missing - half), p_mutation, rng)
         children = np.concatenate([crossed, mutated])
         made.append(children[seen.fresh(children)])
         missing -= len(made[-1])

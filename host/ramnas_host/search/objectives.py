@@ -1,9 +1,9 @@
-"""What a search optimises: `latency@DEVICE:TASK` and the like -> objectives and what is known."""
+"""Turns `latency@DEVICE:TASK` and the like into objectives, with the records that measured them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,15 +18,16 @@ from ramnas_models.space import Arch, Space
 
 TOP1, MACS, LATENCY, ENERGY = "top1", "macs", "latency", "energy"
 UNITS = {TOP1: "top-1", MACS: "MMACs", LATENCY: "ms", ENERGY: "mJ"}
-_GRAMMAR = re.compile(rf"({TOP1}|{MACS})|({LATENCY}|{ENERGY})(?:@([^@:]*))?(?::(\w+))?")
+_OBJECTIVE = re.compile(rf"({TOP1}|{MACS})|({LATENCY}|{ENERGY})(?:@([^@:]*))?(?::(\w+))?")
 _CONSTRAINT = re.compile(r"(.+?)\s*(<=|>=)\s*([0-9.eE+-]+)")
 
 
 class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """top-1 (0 to 1, to maximise), MACs, latency (ms) or energy (mJ), the last two of a board.
+    """What a search optimises: top-1 (0 to 1, maximised), MACs, latency (ms) or energy (mJ).
 
-    `target`: what was measured there; its task says of which network around the arch. `runs`: of
-    the store, whose records the surrogate learns from.
+    A latency or an energy belongs to a board. `target` says what was measured there; its task is
+    the task of the network around the arch. `runs` are the runs of the store whose records the
+    surrogate learns from.
     """
 
     kind: str
@@ -36,7 +37,7 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        """As it is written on the command line, the device class in full."""
+        """The objective as written on the command line, with the full device class."""
         if self.target is None:
             return self.kind
         task = "" if self.target.task == CLASSIFICATION else f":{self.target.task}"
@@ -44,36 +45,40 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def sign(self) -> int:
-        """Times the value gives what a search minimises."""
+        """1 or -1; times the value, it gives what the search minimises."""
         return -1 if self.kind == TOP1 else 1
 
     @property
-    def of_classifier(self) -> bool:
-        """Whether it is the latency of the very graph that `ramnas bundle` writes."""
+    def is_classifier_latency(self) -> bool:
+        """Whether it is the latency of exactly the graph that `ramnas bundle` writes."""
         return (
             self.kind == LATENCY and self.target is not None and self.target.task == CLASSIFICATION
         )
 
 
 class Constraint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An upper limit of an objective by name, a lower one of top-1; latency: of the median."""
+    """A limit on an objective, given by its name: a lower limit for top-1, else an upper one.
+
+    A latency is limited by its median, not its p90.
+    """
 
     objective: str
     limit: float
 
 
-def cost_of(objectives: Sequence[Objective]) -> Objective:
-    """What models are ordered by: the first latency of a classifier, else the first cost."""
+def main_cost(objectives: Sequence[Objective]) -> Objective:
+    """The cost that orders the models: the first latency of a classifier, else the first cost."""
     costs = [objective for objective in objectives if objective.kind != TOP1]
-    return next((one for one in costs if one.of_classifier), costs[0])
+    return next((cost for cost in costs if cost.is_classifier_latency), costs[0])
 
 
 @dataclass(frozen=True)
-class Known:
-    """An objective, and what was measured of it: values of `archs`, in its unit.
+class Observations:
+    """An objective and what was measured of it: the `values` of `archs`, in the objective's unit.
 
-    Empty for top-1, which the supernet tells, and for MACs, which are counted. `p90_ratio`: of a
-    latency, p90 over median by what the records show; the p90 is too noisy to be learnt.
+    There are none for top-1, which the supernet is evaluated for, and for MACs, which are counted.
+    `p90_ratio` is the records' median ratio of p90 to median latency. It predicts the p90, which
+    is too noisy to learn directly.
     """
 
     objective: Objective
@@ -83,153 +88,185 @@ class Known:
 
 
 def records_in_runs(store: Store, runs: Sequence[str]) -> list[LatencyRecord]:
-    """All records of `runs`; DataError for a run that the store has not."""
+    """All records of `runs`, each once; DataError if the store has no such run."""
     for run in runs:
         if run not in store.runs():
-            known = ", ".join(store.runs()) or "none"
+            existing = ", ".join(store.runs()) or "none"
             raise DataError(
-                f"{store.path} holds no record of run '{run}'; calibrate first, or name another "
-                f"by --run (there: {known})"
+                f"{store.path} holds no record of run '{run}'; calibrate first, or choose another "
+                f"run with --run (the store has: {existing})"
             )
     return [record for run in dict.fromkeys(runs) for record in store.records(run)]
 
 
-def read_objectives(asked: str, records: Sequence[LatencyRecord], space: Space) -> list[Known]:
-    """`top1,latency@DEVICE[:TASK],...` -> what to optimise, DataError naming what is unclear.
+def read_objectives(
+    text: str, records: Sequence[LatencyRecord], space: Space
+) -> list[Observations]:
+    """Read `top1,latency@DEVICE[:TASK],...` and pick the records of each objective.
 
-    DEVICE is a device class of the records or a part of its name, from the start of a word, that no
-    other has; `any`, or nothing: the only one. TASK: classification, if it is left out.
+    DEVICE is a device class of the records, or a part of its name that no other class has and that
+    begins at the start of a word. `any`, or no DEVICE at all, stands for the only device class.
+    TASK is classification if it is left out. DataError says what is unknown or ambiguous.
     """
-    found = [_read(part.strip(), records, space) for part in asked.split(",")]
-    names = [known.objective.name for known in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f"objective {name} stands there twice")
+    parts = [part.strip() for part in text.split(",")]
+    observations = [_read(part, records, space) for part in parts]
+    names = [one.objective.name for one in observations]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            first = parts[names.index(name)]
+            raise DataError(
+                f"objectives '{text}': '{first}' and '{parts[i]}' are the same; remove one"
+            )
     if TOP1 not in names or len(names) < 2:
         raise DataError(
-            f"objectives '{asked}': top1 and one more at least, else the answer is the smallest "
-            "network or the largest"
+            f"objectives '{text}': name top1 and at least one other; with a single objective the "
+            "best network is simply the smallest or the largest"
         )
-    return found
+    return observations
 
 
 def read_constraint(
-    text: str, known: Sequence[Known], records: Sequence[LatencyRecord], space: Space
+    text: str,
+    observations: Sequence[Observations],
+    records: Sequence[LatencyRecord],
+    space: Space,
 ) -> Constraint:
-    """`latency@DEVICE<=20`, of one of the objectives; DataError if it is none."""
+    """Read a constraint such as `latency@DEVICE<=20` on one of the objectives.
+
+    DataError if the text has another form, or if no objective goes by that name.
+    """
     match = _CONSTRAINT.fullmatch(text.strip())
     try:
-        asked, sign, limit = match.groups() if match else ("", "", "")
-        value = float(limit)
+        name, sign, number = match.groups() if match else ("", "", "")
+        limit = float(number)
     except ValueError:
-        raise DataError(f"constraint '{text}' is not like latency@DEVICE<=20") from None
-    objective = _read(asked, records, space).objective
-    if objective.name not in (one.objective.name for one in known):
-        raise DataError(f"constraint '{text}' is on no objective: add {asked} to --objectives")
+        raise DataError(f"constraint '{text}' does not have the form latency@DEVICE<=20") from None
+    objective = _read(name, records, space).objective
+    if objective.name not in (one.objective.name for one in observations):
+        raise DataError(f"constraint '{text}': {name} is not an objective; add it to --objectives")
     if sign != (">=" if objective.kind == TOP1 else "<="):
-        raise DataError(f"constraint '{text}': top1 has a least value (>=), all else a most (<=)")
-    return Constraint(objective.name, value)
+        raise DataError(
+            f"constraint '{text}': write >= for top1, which is maximised, and <= for everything "
+            "else"
+        )
+    return Constraint(objective.name, limit)
 
 
-def _read(asked: str, records: Sequence[LatencyRecord], space: Space) -> Known:
-    match = _GRAMMAR.fullmatch(asked)
+def _read(text: str, records: Sequence[LatencyRecord], space: Space) -> Observations:
+    match = _OBJECTIVE.fullmatch(text)
     if not match:
         raise DataError(
-            f"unknown objective '{asked}': known are top1, macs, latency@DEVICE[:TASK] and "
+            f"unknown objective '{text}': known are top1, macs, latency@DEVICE[:TASK] and "
             "energy@DEVICE[:TASK]"
         )
-    plain, kind, device, task = match.groups()
-    if plain:
-        return Known(Objective(plain))
-    return _measured(
-        asked, kind, _pick(asked, device or "", task or CLASSIFICATION, records, space)
-    )
+    unmeasured, kind, device, task = match.groups()
+    if unmeasured:
+        return Observations(Objective(unmeasured))
+    return _observed(text, kind, _pick(text, device or "", task or CLASSIFICATION, records, space))
 
 
 def _pick(
-    asked: str, device: str, task: str, records: Sequence[LatencyRecord], space: Space
+    text: str, device: str, task: str, records: Sequence[LatencyRecord], space: Space
 ) -> list[LatencyRecord]:
     """The valid records of one device class and one target."""
     if not records:
-        raise DataError(f"{asked}: no records; name a --store that ramnas calibrate has filled")
+        raise DataError(
+            f"{text}: there are no records; name a --store that ramnas calibrate has filled"
+        )
     runs = _listed({r.run for r in records})
-    of_task = [r for r in records if r.target.task == task]
-    if not of_task:
+    for_task = [r for r in records if r.target.task == task]
+    if not for_task:
         tasks = _listed({r.target.task for r in records})
         raise DataError(
-            f"{asked}: run {runs} has no record of task {task}, only of {tasks}; name the task "
-            f"(latency@DEVICE:TASK), or measure it: ramnas calibrate --task {task}"
+            f"{text}: run {runs} has no record for task {task}, only for {tasks}; name the task "
+            f"(latency@DEVICE:TASK), or measure it with ramnas calibrate --task {task}"
         )
-    classes = {r.device_class for r in of_task}
-    if device not in classes:
-        # from the start of a word: nx is in every onnxruntime
-        wanted = "" if device == "any" else rf"(?<![a-z0-9]){re.escape(device)}"
-        fitting = {name for name in classes if re.search(wanted, name, re.IGNORECASE)}
-        if not fitting:
-            raise DataError(
-                f"{asked}: run {runs} has no device class '{device}' for task {task}; known are "
-                f"{_listed(classes)}"
-            )
-        if len(fitting) > 1:
-            raise DataError(f"{asked}: name one device class of {_listed(fitting)}")
-        (device,) = fitting
-    chosen = [r for r in of_task if r.validity == OK and r.device_class == device]
-    foreign = [r.arch_id for r in chosen if r.space_hash != space.hash]
+    device_class = _device_class(text, device, task, runs, {r.device_class for r in for_task})
+    picked = [r for r in for_task if r.validity == OK and r.device_class == device_class]
+    foreign = [r.arch_id for r in picked if r.space_hash != space.hash]
     if foreign:
         raise DataError(
-            f"{asked}: run {runs} holds {len(foreign)} records of another space than {space.name}, "
-            f"such as {foreign[0]}; use runs that were calibrated for this space"
+            f"{text}: run {runs} holds {len(foreign)} records of a space other than {space.name}, "
+            f"such as that of arch {foreign[0]}; choose runs that were calibrated for this space"
         )
-    mixed = _mixed([r.target for r in chosen])
-    if mixed:
-        raise DataError(f"{asked}: run {runs} mixes records of {mixed}; name runs that agree")
-    return chosen
+    differences = _differences([r.target for r in picked])
+    if differences:
+        raise DataError(
+            f"{text}: the records of run {runs} were measured under different conditions "
+            f"({differences}); choose runs that agree"
+        )
+    return picked
 
 
-def _mixed(targets: Sequence[Target]) -> str:
-    """In which fields the targets differ, with their values; empty if they are all the same."""
+def _device_class(text: str, device: str, task: str, runs: str, classes: set[str]) -> str:
+    """The device class that `device` names, in full or in part.
+
+    An error lists the full classes, because each of them can be copied to the command line.
+    """
+    if device in classes:
+        return device
+    # only from the start of a word: "nx" is a part of every "onnxruntime"
+    part = "" if device == "any" else rf"(?<![a-z0-9]){re.escape(device)}"
+    matching = {name for name in classes if re.search(part, name, re.IGNORECASE)}
+    if not matching:
+        raise DataError(
+            f"{text}: run {runs} has no device class '{device}' for task {task}; known are "
+            f"{_listed(classes)}"
+        )
+    if len(matching) > 1:
+        raise DataError(
+            f"{text}: several device classes match; name one of them, or a part that only one "
+            f"has: {_listed(matching)}"
+        )
+    return matching.pop()
+
+
+def _differences(targets: Sequence[Target]) -> str:
+    """The fields in which the targets differ, with their values; "" if all are the same."""
     return "; ".join(
         f"{field} {_listed(values)}"
         for field in Target.__struct_fields__
-        for values in [{_plain(getattr(target, field)) for target in targets}]
+        for values in [{_readable(getattr(target, field)) for target in targets}]
         if len(values) > 1
     )
 
 
-def _plain(value: object) -> str:
-    if value is None:
-        return "of each arch"  # an input size
+def _readable(value: object) -> str:
+    if value is None:  # an input size
+        return "each arch's own"
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _listed(names: set[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _measured(asked: str, kind: str, records: Sequence[LatencyRecord]) -> Known:
+def _observed(text: str, kind: str, records: Sequence[LatencyRecord]) -> Observations:
     if not records:
-        raise DataError(f"{asked}: none of its records is valid: ramnas records show says why")
+        raise DataError(f"{text}: none of its records is valid; ramnas records show says why")
     first = records[0]
     runs = tuple(dict.fromkeys(r.run for r in records))
     objective = Objective(kind, first.device_class, first.target, runs)
     archs = {r.arch_id: r.arch for r in records}
-    ratio = None
-    if kind == LATENCY:  # all runs together: the same anchors link their blocks
+    p90_ratio = None
+    if kind == LATENCY:  # the anchors that all blocks share link the runs, so correct them together
         value_of = corrected_ms(records)
         ratios = [r.p90_ms / value_of[r.arch_id] for r in records if r.p90_ms]
-        ratio = float(np.median(ratios)) if ratios else None
+        p90_ratio = float(np.median(ratios)) if ratios else None
     else:
         value_of = energy_mj(records)
         if not value_of:
-            raise DataError(f"{asked}: no record carries energy; the board showed no power")
-    known = [arch_id for arch_id in archs if arch_id in value_of]
-    return Known(
-        objective, tuple(archs[i] for i in known), tuple(value_of[i] for i in known), ratio
+            raise DataError(
+                f"{text}: no record carries an energy; only boards whose power can be read have one"
+            )
+    ids = [arch_id for arch_id in archs if arch_id in value_of]
+    return Observations(
+        objective, tuple(archs[i] for i in ids), tuple(value_of[i] for i in ids), p90_ratio
     )
 
 
 def energy_mj(records: Sequence[LatencyRecord]) -> dict[str, float]:
-    """Arch id -> energy of one inference above idle (mJ), the mean of several runs."""
+    """Arch id -> the energy of one inference above idle in mJ, averaged over an arch's records."""
     by_arch: dict[str, list[float]] = {}
     for record in records:
         if record.energy:

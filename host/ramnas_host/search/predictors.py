@@ -1,4 +1,4 @@
-"""Objectives and what is known of them -> predictions of all of them for a whole population."""
+"""Fits a surrogate to the observations of each objective and predicts whole populations."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ramnas_host.search import nsga2
-from ramnas_host.search.front import Chosen
-from ramnas_host.search.objectives import LATENCY, MACS, TOP1, Constraint, Known, Objective
+from ramnas_host.search.front import ChosenSurrogate
+from ramnas_host.search.labels import labels_of
+from ramnas_host.search.objectives import (
+    LATENCY,
+    MACS,
+    TOP1,
+    Constraint,
+    Objective,
+    Observations,
+)
 from ramnas_host.surrogates import surrogate
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch, Space
@@ -20,98 +28,112 @@ if TYPE_CHECKING:
 
 
 class Predictors:
-    """Columns are in the order of the objectives; values are to minimise (top-1 negative)."""
+    """The predictors of all objectives, in the order of the objectives.
+
+    Arrays of values [n, m] have a column for each objective and are to be minimised, so that top-1
+    is negative in them.
+    """
 
     def __init__(
         self,
         space: Space,
-        known: Sequence[Known],
+        observations: Sequence[Observations],
         constraints: Sequence[Constraint],
-        boards: Mapping[tuple[str, str], Surrogate] = {},
+        prior_boards: Mapping[tuple[str, str], Surrogate] = {},
     ) -> None:
-        """`boards`: others' latencies by (device class, task), which the same task starts from."""
-        self.space, self.boards = space, boards
-        self.names = [one.objective.name for one in known]
+        """`prior_boards` are latency surrogates of other boards by (device class, task).
+
+        The latency of a task starts from those for the same task.
+        """
+        self.space, self.prior_boards = space, prior_boards
+        self.names = [one.objective.name for one in observations]
         self.top1 = self.names.index(TOP1)
-        self.signs = np.array([one.objective.sign for one in known])
-        self.limits = np.full(len(known), np.inf)
+        self.signs = np.array([one.objective.sign for one in observations])
+        self.limits = np.full(len(observations), np.inf)
         for constraint in constraints:
             i = self.names.index(constraint.objective)
             self.limits[i] = min(self.limits[i], self.signs[i] * constraint.limit)
         self.macs = surrogate.cost_table(space).macs
         self.fitted: dict[str, tuple[Surrogate, dict[str, Score]]] = {}
         self.truth: dict[str, Sequence[float]] = {}
-        self.learn_costs(known)
+        self.learn_costs(observations)
 
-    def learn_costs(self, known: Sequence[Known]) -> None:
-        """Fit the costs anew on what is known of the same objectives now."""
-        self.known = known
-        for name, one in zip(self.names, known, strict=True):
+    def learn_costs(self, observations: Sequence[Observations]) -> None:
+        """Fit the costs again, to new observations of the same objectives in the same order."""
+        self.observations = observations
+        for one in observations:
             if one.archs:
-                self._learn(
-                    name, one.archs, one.values, log=True,
+                self._fit(
+                    one.objective, one.archs, one.values, log=True,
                     input_hw=one.objective.target.input_hw if one.objective.target else None,
-                    priors=_others(one.objective, self.boards),
+                    priors=_same_task(self.prior_boards, one.objective),
                 )  # fmt: skip
 
     def learn_top1(self, archs: Sequence[Arch], truth: Sequence[float]) -> Floats:
-        """Fit it anew; the cross-validated prediction of each arch."""
-        return self._learn(TOP1, archs, truth, log=False).held_out
+        """Fit top-1 again; returns the cross-validated prediction of each arch, [n]."""
+        return self._fit(self.objectives[self.top1], archs, truth, log=False).held_out
 
-    def _learn(
-        self, name: str, archs: Sequence[Arch], y: Sequence[float], *, log: bool,
+    def _fit(
+        self, objective: Objective, archs: Sequence[Arch], y: Sequence[float], *, log: bool,
         input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
     ) -> Surrogate:  # fmt: skip
         try:
-            rows = self.space.encode_all(archs)
-            self.fitted[name] = surrogate.fit_best(
-                self.space, rows, np.array(y), log=log, input_hw=input_hw, priors=priors
-            )
+            self.fitted[objective.name] = surrogate.fit_best(
+                self.space, self.space.encode_all(archs), np.array(y), log=log,
+                input_hw=input_hw, priors=priors,
+            )  # fmt: skip
         except DataError as error:
-            raise DataError(f"objective {name}: {error}") from error
-        self.truth[name] = y
-        return self.fitted[name][0]
+            label = labels_of([objective]).objectives[objective.name]
+            raise DataError(f"{label}: {error}") from error
+        self.truth[objective.name] = y
+        return self.fitted[objective.name][0]
 
     @property
-    def objectives(self) -> list[nsga2.Objective]:
-        """Encodings -> values to minimise, of each."""
-        return [self._minimised(i) for i in range(len(self.names))]
+    def objectives(self) -> list[Objective]:
+        """The objectives, in the order of the columns."""
+        return [one.objective for one in self.observations]
 
-    def _minimised(self, i: int) -> nsga2.Objective:
+    @property
+    def functions(self) -> list[nsga2.Objective]:
+        """For each objective a function from encodings to predicted values to minimise."""
+        return [self._function(i) for i in range(len(self.names))]
+
+    def _function(self, i: int) -> nsga2.Objective:
         if self.names[i] == MACS:
             return self.macs
         predictor, sign = self.fitted[self.names[i]][0], self.signs[i]
         return lambda rows: sign * predictor.predict(rows)[0]
 
-    def uncertainty(self, rows: Rows) -> Floats:
-        """[n]: standard deviation of top-1, the objective that an evaluation tells."""
+    def top1_std(self, rows: Rows) -> Floats:
+        """The standard deviation [n] of the predicted top-1."""
         std: Floats = self.fitted[TOP1][0].predict(rows)[1]
         return std
 
     def values(self, archs: Sequence[Arch], top1: Sequence[float]) -> Floats:
-        """[n, m]: the true top-1, all else as predicted."""
+        """Values [n, m] of archs whose true top-1 is known; the other objectives are predicted."""
         rows = self.space.encode_all(archs)
         columns = [
-            -np.array(top1) if i == self.top1 else objective(rows)
-            for i, objective in enumerate(self.objectives)
+            -np.array(top1) if i == self.top1 else function(rows)
+            for i, function in enumerate(self.functions)
         ]
         return np.column_stack(columns)
 
     def scaled(self, values: Floats) -> Floats:
-        """Costs in log, so that twice as much is as far everywhere."""
+        """Values [n, m] with logarithmic costs: equal ratios of a cost become equal distances."""
         scaled = values.copy()
         for i, name in enumerate(self.names):
             if name != TOP1:
                 scaled[:, i] = np.log(np.maximum(values[:, i], 1e-12))
         return scaled
 
-    def within(self, values: Floats) -> Indices:
-        """Indices of the rows that meet all constraints."""
+    def feasible(self, values: Floats) -> Indices:
+        """Indices of the rows of `values` [n, m] that meet all constraints."""
         return np.flatnonzero(nsga2.violation(values, self.limits) == 0)
 
-    def chosen(self) -> dict[str, Chosen]:
+    def chosen_surrogates(self) -> dict[str, ChosenSurrogate]:
+        """What the front file says about the surrogate of each objective."""
         return {
-            name: Chosen(
+            name: ChosenSurrogate(
                 best.family,
                 scores,
                 tuple(zip(self.truth[name], best.held_out.tolist(), strict=True)),
@@ -120,12 +142,14 @@ class Predictors:
         }
 
 
-def _others(objective: Objective, boards: Mapping[tuple[str, str], Surrogate]) -> list[Surrogate]:
-    """Of other device classes, the same task."""
+def _same_task(
+    boards: Mapping[tuple[str, str], Surrogate], objective: Objective
+) -> list[Surrogate]:
+    """The surrogates of other device classes for the task of a latency; none for other kinds."""
     if objective.kind != LATENCY or objective.target is None:
         return []
     return [
         board
-        for (device, task), board in boards.items()
-        if device != objective.device_class and task == objective.target.task
+        for (device_class, task), board in boards.items()
+        if device_class != objective.device_class and task == objective.target.task
     ]

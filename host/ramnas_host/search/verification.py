@@ -1,4 +1,4 @@
-"""A front + true accuracies + records of its candidates -> the front as it was measured."""
+"""Completes a front with true accuracies and with the records of its candidates on the boards."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.record import OK, LatencyRecord, Target
 from ramnas_edge.measuring.store import Store
 from ramnas_host.search.front import Front, ObjectiveValue
+from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import LATENCY, MACS, TOP1, Objective, energy_mj
 from ramnas_models.errors import DataError
 
-MIN_TAU = 0.8  # below it the order that was predicted is a poor guide
+MIN_TAU = 0.8  # below this tau the predicted order is a poor guide
 
 
 def runs(objectives: Sequence[Objective], run: str) -> dict[str, Target]:
-    """What to measure: a run for each target, `run` itself for the first."""
-    targets = dict.fromkeys(one.target for one in objectives if one.target)
+    """The runs to measure, with a target each: `run` for the first target, `run`-2 for the second.
+
+    Objectives that share a target share its run.
+    """
+    targets = dict.fromkeys(objective.target for objective in objectives if objective.target)
     return {run if i == 0 else f"{run}-{i + 1}": target for i, target in enumerate(targets)}
 
 
 def verification_records(store: Store, front: Front, run: str) -> dict[str, list[LatencyRecord]]:
-    """The valid records of each objective that a board measures, by its name.
+    """The valid records of each objective that a board measures, by the name of the objective.
 
-    DataError if no board of its class has measured it.
+    `run` is the name that was given to `runs`. DataError if no board of the objective's device
+    class has measured it.
     """
     return records_by_objective(store, front.objectives, front.space_hash, run)
 
@@ -33,9 +38,9 @@ def verification_records(store: Store, front: Front, run: str) -> dict[str, list
 def records_by_objective(
     store: Store, objectives: Sequence[Objective], space_hash: str, run: str
 ) -> dict[str, list[LatencyRecord]]:
-    """The same of the objectives of a search that has no front yet."""
+    """`verification_records` for a search that has no front yet."""
     run_of = {target: name for name, target in runs(objectives, run).items()}
-    found = {}
+    by_objective = {}
     for objective in objectives:
         if objective.target is None:
             continue
@@ -46,42 +51,46 @@ def records_by_objective(
             if r.space_hash == space_hash and r.target == objective.target
         ]
         if not records:
-            classes = ", ".join(sorted({r.device_class for r in store.records(name)})) or "none"
+            measured = {r.device_class for r in store.records(name)}
+            labels = labels_of([objective], sorted(measured))
+            boards = "; ".join(labels.boards[device_class] for device_class in sorted(measured))
             raise DataError(
-                f"no board has measured {objective.name}; in run '{name}' of {store.path} are "
-                f"records of {classes}: connect a board of that class and say the same command "
-                "again, what is measured stays"
+                f"no board has measured {labels.objectives[objective.name]}. Run '{name}' of "
+                f"{store.path} has records of these boards: {boards or 'none'}. Connect a board "
+                "of the missing class and give the same command again; it keeps what is measured"
             )
-        found[objective.name] = [r for r in records if r.validity == OK]
-    return found
+        by_objective[objective.name] = [r for r in records if r.validity == OK]
+    return by_objective
 
 
 def verified(
     front: Front, top1: Sequence[float], records: Mapping[str, Sequence[LatencyRecord]]
 ) -> Front:
-    """The same front with measured figures, `top1` in the order of the candidates.
+    """The front with its candidates' measured values; `top1` is in the order of the candidates.
 
-    A candidate without a valid record of an objective has no figure of it.
+    A candidate without a valid record for an objective has no measured value of it.
     """
-    figures = {
-        objective.name: _figures(objective, records[objective.name])
+    values = {
+        objective.name: _measured(objective, records[objective.name])
         for objective in front.objectives
         if objective.target is not None
     }
     candidates = []
-    for candidate, value in zip(front.candidates, top1, strict=True):
+    for candidate, true_top1 in zip(front.candidates, top1, strict=True):
         measured = {
-            name: of[candidate.arch_id] for name, of in figures.items() if candidate.arch_id in of
+            name: by_arch[candidate.arch_id]
+            for name, by_arch in values.items()
+            if candidate.arch_id in by_arch
         }
-        measured[TOP1] = ObjectiveValue(value)
+        measured[TOP1] = ObjectiveValue(true_top1)
         if MACS in candidate.predicted:
             measured[MACS] = candidate.predicted[MACS]
         candidates.append(msgspec.structs.replace(candidate, measured=measured))
     return msgspec.structs.replace(front, candidates=tuple(candidates))
 
 
-def _figures(objective: Objective, records: Sequence[LatencyRecord]) -> dict[str, ObjectiveValue]:
-    """By arch id."""
+def _measured(objective: Objective, records: Sequence[LatencyRecord]) -> dict[str, ObjectiveValue]:
+    """Arch id -> the measured value."""
     if objective.kind != LATENCY:
         return {arch_id: ObjectiveValue(mj) for arch_id, mj in energy_mj(records).items()}
     median = corrected_ms(records)
@@ -93,23 +102,24 @@ def _figures(objective: Objective, records: Sequence[LatencyRecord]) -> dict[str
 
 
 def unmeasured(front: Front) -> dict[str, list[str]]:
-    """Objective -> the arch ids of candidates that have no figure of it, where there are any."""
-    found = {
-        one.name: [c.arch_id for c in front.candidates if one.name not in c.measured]
-        for one in front.objectives
-        if one.target is not None
+    """The objectives that lack measured values, each with the ids of candidates that have none."""
+    missing = {
+        objective.name: [c.arch_id for c in front.candidates if objective.name not in c.measured]
+        for objective in front.objectives
+        if objective.target is not None
     }
-    return {name: arch_ids for name, arch_ids in found.items() if arch_ids}
+    return {name: arch_ids for name, arch_ids in missing.items() if arch_ids}
 
 
 def agreement(front: Front) -> dict[str, tuple[float | None, int]]:
-    """Objective -> Kendall tau of predicted and measured values, and over how many candidates.
+    """Objective -> Kendall's tau between predicted and measured values, and how many it compares.
 
-    None where there is no order: fewer than two, or all alike. MACs are exact and left out.
+    tau is None if there is no order to compare: fewer than two values, or all of them equal. MACs
+    are left out, because they are exact.
     """
     from scipy.stats import kendalltau
 
-    found: dict[str, tuple[float | None, int]] = {}
+    agreements: dict[str, tuple[float | None, int]] = {}
     for objective in front.objectives:
         if objective.kind == MACS:
             continue
@@ -122,5 +132,5 @@ def agreement(front: Front) -> dict[str, tuple[float | None, int]]:
         sides = [set(side) for side in zip(*pairs, strict=True)]
         ordered = bool(sides) and min(map(len, sides)) > 1
         tau = float(kendalltau(*zip(*pairs, strict=True)).statistic) if ordered else None
-        found[name] = (tau, len(pairs))
-    return found
+        agreements[name] = (tau, len(pairs))
+    return agreements

@@ -20,7 +20,7 @@ from ramnas_host.cli import main
 from ramnas_host.report import contents
 from ramnas_host.report.html import in_html
 from ramnas_host.search import front as fronts
-from ramnas_host.search.front import Chosen, Front, ObjectiveValue
+from ramnas_host.search.front import ChosenSurrogate, Front, ObjectiveValue
 from ramnas_host.search.objectives import ENERGY, TOP1, Objective
 from ramnas_host.surrogates.surrogate import Score
 from ramnas_models.errors import DataError
@@ -130,7 +130,7 @@ def test_the_verb_writes_one_page_and_two_plots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, page = tmp_path / "run", tmp_path / "report.html"
-    chosen = Chosen("gp", {"gp": Score(0.9, 0.9, 0.1)}, ((1.0, 1.1), (2.0, 2.1)))
+    chosen = ChosenSurrogate("gp", {"gp": Score(0.9, 0.9, 0.1)}, ((1.0, 1.1), (2.0, 2.1)))
     fronts.save(
         msgspec.structs.replace(VERIFIED, surrogates={BOARD.name: chosen, TOP1: chosen}),
         run / "verified.json",
@@ -149,7 +149,7 @@ def test_the_verb_writes_one_page_and_two_plots(
     ("argv", "message"),
     [
         (["."], "has neither verified.json nor front.json: ramnas search makes a front"),
-        (["missing.json"], "missing.json is no front of ramnas"),
+        (["missing.json"], "missing.json is not a front of ramnas"),
         (["front.json", "--store", "none.sqlite"], "none.sqlite does not exist"),
         (["front.json", "--bundle", "none"], "none is not a bundle"),
     ],
@@ -174,5 +174,5 @@ def test_a_front_of_the_previous_format_is_read(tmp_path: Path) -> None:
     found = contents.read(tmp_path / "front.json")
     assert found.scatters[0].held_out == ()
     (tmp_path / "front.json").write_text(json.dumps({**content, "format": 4}))
-    with pytest.raises(DataError, match="format 4, this ramnas reads 2 and 3"):
+    with pytest.raises(DataError, match="format 4, .* reads formats 2 and 3"):
         fronts.load(tmp_path / "front.json")

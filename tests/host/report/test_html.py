@@ -18,7 +18,7 @@ from ramnas_edge.runtime.combinations import combinations
 from ramnas_edge.runtime.expected_latency import ExpectedLatencies
 from ramnas_host.report import contents, html
 from ramnas_host.report.contents import Report, arch_text
-from ramnas_host.search.front import Chosen, Front, ObjectiveValue
+from ramnas_host.search.front import ChosenSurrogate, Front, ObjectiveValue
 from ramnas_host.search.objectives import LATENCY, MACS, TOP1, Objective
 from ramnas_host.surrogates.surrogate import Score
 from ramnas_models import bundle as bundles
@@ -177,7 +177,7 @@ def whole(device_class: str = "board", model: str = "A0", title: str = "run") ->
     found = msgspec.structs.replace(
         found,
         surrogates=dict.fromkeys(
-            (board.name, TOP1), Chosen("gp", score, ((1.0, 1.1), (2.0, 1.9)))
+            (board.name, TOP1), ChosenSurrogate("gp", score, ((1.0, 1.1), (2.0, 1.9)))
         ),
         hypervolumes=(0.5, 0.7, 0.71),
         candidates=tuple(

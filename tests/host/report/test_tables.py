@@ -1,4 +1,4 @@
-"""Tables for people: short names of boards, which a legend explains."""
+"""A front as a table for people and as the rows of a CSV file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,10 @@ pytest.importorskip("pymoo")
 from ramnas_edge.measuring.record import Target
 from ramnas_host.report import tables
 from ramnas_host.search.front import ObjectiveValue
-from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import ENERGY, LATENCY, MACS, TOP1, Objective
-from tests.host.search.fronts import front
+from tests.host.search.fronts import BOARD, front
 
 XEON = "intel-r-xeon-r-processor_2c_24gib_linux-x86-64_onnxruntime-cpu-1.32"
-
-
-def test_objectives_are_labelled_with_short_names_that_a_legend_explains() -> None:
-    detection = Objective(LATENCY, XEON, Target(task="detection"))
-    objectives = (Objective(TOP1), Objective(ENERGY, XEON, Target()), detection, Objective(MACS))
-    labels = labels_of(objectives, ["board"])
-    assert list(labels.objectives.values()) == [
-        "top-1", "energy on xeon 2c, onnxruntime-cpu",
-        "detection latency on xeon 2c, onnxruntime-cpu", "MACs",
-    ]  # fmt: skip
-    assert labels.boards == {XEON: "xeon 2c, onnxruntime-cpu", "board": "board"}
-    assert labels.legend == [f"xeon 2c, onnxruntime-cpu = {XEON}"]
 
 
 def test_a_table_names_each_device_class_in_full_once() -> None:
@@ -36,3 +23,32 @@ def test_a_table_names_each_device_class_in_full_once() -> None:
     ]  # fmt: skip
     assert tables.table(found).count(XEON) == 1
     assert f"latency@{XEON} measured" in tables.rows(found)[0]
+
+
+def test_a_table_has_a_line_for_each_candidate_and_a_dash_for_each_missing_value() -> None:
+    found = front(
+        {TOP1: ObjectiveValue(0.915), BOARD.name: ObjectiveValue(1.234, 2.345)},
+        {TOP1: ObjectiveValue(0.9)},
+        objectives=(Objective(TOP1), BOARD, Objective(ENERGY, "board", Target()), Objective(MACS)),
+    )
+    latency, energy, _, first, second = tables.table(found).splitlines()
+    assert latency == "[1] latency on board"
+    assert energy == "[2] energy on board"
+    assert first.split() == [
+        found.candidates[0].arch_id, "1.00", "50.0%", "91.5%", "0.500", "1.234", "-", "2.345",
+        "0.500", "-",
+    ]  # fmt: skip
+    assert second.split()[5:] == ["-", "-", "-", "0.500", "-"]
+
+
+def test_rows_have_every_value_of_every_objective() -> None:
+    measured = {TOP1: ObjectiveValue(0.9), BOARD.name: ObjectiveValue(1.0, 2.0)}
+    objectives = (Objective(TOP1), BOARD, Objective(MACS))
+    first, second = tables.rows(front(measured, {}, objectives=objectives))
+    assert list(first) == list(second)
+    assert first["latency@board measured"] == 1.0
+    assert first["latency@board p90 measured"] == 2.0
+    assert first["top1 predicted"] == 0.5
+    assert second["latency@board measured"] is None
+    assert "macs predicted" in first
+    assert "macs p90 predicted" not in first

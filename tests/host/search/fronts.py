@@ -1,4 +1,4 @@
-"""Records and fronts of the micro space, made for tests: figures by hand, everything else real."""
+"""Records and fronts of the space `micro` for tests, with values chosen by hand."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def record(
     arch: Arch, ms: float, *, run: str = "run", device: str = "board", mj: float | None = None,
     space: str = SPACE.hash, validity: str = "ok", **target: object,
 ) -> LatencyRecord:  # fmt: skip
-    """Measured in two visits of a block of its own run; p90 is 1.2 times the median."""
-    of = msgspec.structs.replace(Target(), **target)
+    """A record of two visits whose p90 is 1.2 times the median `ms`; each run has one block."""
+    full_target = msgspec.structs.replace(Target(), **target)
     position = int(arch.id, 16)
     visits = tuple(Visit(arch.id, f"{run}-b", i, position, (ms, ms), float(i)) for i in range(2))
     return LatencyRecord(
-        run, of, arch, arch.id, space, of.hw(arch), device, "1", (), validity,
+        run, full_target, arch, arch.id, space, full_target.hw(arch), device, "1", (), validity,
         visits=visits, p50_ms=ms, p90_ms=1.2 * ms,
         energy=None if mj is None else Energy(mj, 100.0, 900.0, "VDD_IN", 10, 1.0),
     )  # fmt: skip
 
 
 def ms_of(arch: Arch) -> float:
-    """A latency that is not just MACs: blocks cost too."""
+    """A made-up latency that grows with the number of blocks and with the MACs."""
     layout = plan(SPACE, arch)
     return 0.02 * len(layout.blocks) + layout.macs / 2e7
 
@@ -46,7 +46,7 @@ def records(n: int = 60, seed: int = 0, **what: object) -> list[LatencyRecord]:
 
 
 def top1_of(archs: Sequence[Arch]) -> list[float]:
-    """Rises with the widths and the resolution, less and less."""
+    """A made-up top-1 that rises with the widths and the resolution, ever more slowly."""
     low, high = (SPACE.encode(a)[:10] for a in (SPACE.min(), SPACE.max()))
     share = (SPACE.encode_all(archs)[:, :10] - low) / (high - low)
     return (0.9 + 0.09 * np.sqrt(share.mean(1))).tolist()
@@ -56,19 +56,19 @@ def front(
     *measured: Mapping[str, ObjectiveValue],
     objectives: Sequence[Objective] = (Objective(TOP1), BOARD),
 ) -> Front:
-    """Candidates with these measured figures, all predicted alike."""
+    """A front of candidates with these measured values and equal predicted ones."""
     archs = sample_by_macs(SPACE, np.random.default_rng(0), len(measured) + 2)
     candidates = tuple(
         Candidate(
-            arch, arch.id, 10**6, {o.name: ObjectiveValue(0.5) for o in objectives}, dict(figures)
+            arch, arch.id, 10**6, {o.name: ObjectiveValue(0.5) for o in objectives}, dict(values)
         )
-        for arch, figures in zip(archs, measured, strict=False)
+        for arch, values in zip(archs, measured, strict=False)
     )
     return Front(FORMAT, "micro", SPACE.hash, tuple(objectives), (), {}, Settings(), (), candidates)
 
 
 def timed(*pairs: tuple[float, float]) -> Front:
-    """A front of (p90 in ms on the board, top-1) pairs."""
+    """A verified front from pairs of p90 in ms on the board and top-1."""
     return front(
         *(
             {TOP1: ObjectiveValue(top1), BOARD.name: ObjectiveValue(ms / 1.2, ms)}

@@ -1,4 +1,4 @@
-"""`ramnas compare-fronts`: which front is better, and the command from a supernet to a figure."""
+"""Which of two fronts is better, and `ramnas compare-fronts` from a supernet to a plot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ramnas_host.cli import main
 from ramnas_host.config import load_recipe
 from ramnas_host.data.about import describe
 from ramnas_host.data.datasets import load_dataset
-from ramnas_host.search.comparison import chosen, compare, table
+from ramnas_host.search.comparison import compare, own_front, table
 from ramnas_host.search.front import Candidate
 from ramnas_host.training import checkpoint
 from ramnas_models.errors import DataError
@@ -30,48 +30,50 @@ def models(n: int) -> list[Candidate]:
     return list(timed(*((1.0, 0.9),) * n).candidates)
 
 
-def test_the_better_front_has_the_larger_volume_and_beats_the_other() -> None:
+def test_the_better_front_has_the_larger_hypervolume_and_dominates_the_other() -> None:
     a, b, c, d = models(4)
     top1 = {a.arch_id: 0.8, b.arch_id: 0.9, c.arch_id: 0.85, d.arch_id: 0.95}
     ms = {a.arch_id: 1.0, b.arch_id: 3.0, c.arch_id: 1.0, d.arch_id: 4.0}
-    measured = [record(one.arch, ms[one.arch_id]) for one in (a, b, c, d)]
-    found = compare(8, [a, b], [d, c], top1, measured)
-    assert [p.arch_id for p in found.by_latency] == [c.arch_id, d.arch_id]  # by latency
-    assert (found.by_macs_beaten, found.by_latency_beaten) == (0.5, 0.0)  # a by c; b is not
-    assert (found.batch, found.device_class, found.unmeasured) == (8, "board", 0)
-    assert found.macs_tau is None  # all of as many MACs
-    # the box: log ms 0 to log 4, top-1 0.8 to 0.95
+    measured = [record(model.arch, ms[model.arch_id]) for model in (a, b, c, d)]
+    comparison = compare(8, [a, b], [d, c], top1, measured)
+    assert [p.arch_id for p in comparison.by_latency] == [c.arch_id, d.arch_id]  # fast to slow
+    # c dominates a, and nothing else is dominated
+    assert (comparison.by_macs_beaten, comparison.by_latency_beaten) == (0.5, 0.0)
+    assert (comparison.batch, comparison.device_class, comparison.unmeasured) == (8, "board", 0)
+    assert comparison.macs_tau is None  # all models have the same MACs
+    # the box spans log ms from 0 to log 4 and top-1 from 0.8 to 0.95
     x = np.log(3) / np.log(4)
     by_macs = (1.1 - 0) * (1.1 - 1) + (1.1 - x) * (1 - 1 / 3)
     by_latency = 1.1 * (1.1 - 2 / 3) + 0.1 * (2 / 3)
-    assert found.hypervolume_by_macs == pytest.approx(by_macs)
-    assert found.hypervolume_by_latency == pytest.approx(by_latency)
-    row = table([found]).splitlines()[-1]
+    assert comparison.hypervolume_by_macs == pytest.approx(by_macs)
+    assert comparison.hypervolume_by_latency == pytest.approx(by_latency)
+    row = table([comparison]).splitlines()[-1]
     assert row.startswith(f"| 8 | {by_macs:.3f} | {by_latency:.3f} |")
     assert "50% of 2 | 0% of 2" in row
 
 
-def test_the_order_of_macs_is_compared_with_that_of_latency() -> None:
-    found = [msgspec.structs.replace(c, macs=10**i) for i, c in enumerate(models(3))]
-    top1 = {c.arch_id: 0.9 for c in found}
-    measured = [record(c.arch, ms) for c, ms in zip(found, (1.0, 3.0, 2.0), strict=True)]
-    assert compare(1, found[:2], found[2:], top1, measured).macs_tau == pytest.approx(1 / 3)
+def test_macs_tau_compares_the_orders_of_macs_and_latency() -> None:
+    rising = [msgspec.structs.replace(c, macs=10**i) for i, c in enumerate(models(3))]
+    top1 = {c.arch_id: 0.9 for c in rising}
+    measured = [record(c.arch, ms) for c, ms in zip(rising, (1.0, 3.0, 2.0), strict=True)]
+    assert compare(1, rising[:2], rising[2:], top1, measured).macs_tau == pytest.approx(1 / 3)
 
 
-def test_equal_models_beat_nobody_and_what_was_not_measured_is_left_out() -> None:
+def test_equal_models_do_not_dominate_and_unmeasured_models_are_left_out() -> None:
     a, b, c = models(3)
     top1 = dict.fromkeys((a.arch_id, b.arch_id, c.arch_id), 0.9)
     measured = [record(a.arch, 2.0), record(b.arch, 2.0), record(c.arch, 1.0, validity="failed")]
-    found = compare(1, [a, c], [b, a], top1, measured)
-    assert (found.by_macs_beaten, found.by_latency_beaten, found.unmeasured) == (0, 0, 1)
-    with pytest.raises(DataError, match="batch 1: no valid record of a front"):
+    comparison = compare(1, [a, c], [b, a], top1, measured)
+    assert (comparison.by_macs_beaten, comparison.by_latency_beaten) == (0, 0)
+    assert comparison.unmeasured == 1
+    with pytest.raises(DataError, match="batch 1: no model of the front searched by MACs has a"):
         compare(1, [c], [a], top1, measured)
 
 
-def test_a_front_by_its_own_cost_leaves_close_calls_out() -> None:
-    found = timed((1, 0.9), (2, 0.8), (3, 0.95))  # all predicted alike
-    top1 = {c.arch_id: c.measured["top1"].value for c in found.candidates}
-    assert [top1[c.arch_id] for c in chosen(found, top1)] == [0.95]
+def test_a_fronts_own_models_are_non_dominated_by_predicted_cost_and_true_top1() -> None:
+    front = timed((1, 0.9), (2, 0.8), (3, 0.95))  # the predicted latencies are equal
+    top1 = {c.arch_id: c.measured["top1"].value for c in front.candidates}
+    assert [top1[c.arch_id] for c in own_front(front, top1)] == [0.95]
 
 
 SMALL = {
@@ -82,7 +84,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def argv(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A supernet of random weights, and a store that holds this board's calibrations already."""
+    """The command for a supernet with random weights and a store that holds the calibrations."""
     import onnxruntime
 
     folder = tmp_path_factory.mktemp("comparison")
@@ -93,8 +95,8 @@ def argv(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     board = this_device().class_key("onnxruntime-cpu", onnxruntime.__version__)
     store = Store(folder / "records.sqlite")
     for batch in (1, 4):
-        what = {"run": f"calibration-{batch}", "device": board, "batch": batch, "num_classes": 10}
-        for one in records(40, **what):
+        run = {"run": f"calibration-{batch}", "device": board, "batch": batch, "num_classes": 10}
+        for one in records(40, **run):
             store.add(one)
     store.close()
     return [
@@ -105,20 +107,20 @@ def argv(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.alone
-def test_both_fronts_are_searched_measured_and_drawn_and_nothing_twice(
+def test_both_fronts_are_searched_measured_and_plotted_and_nothing_is_done_twice(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = Path(argv[argv.index("--out") + 1])
     assert main.main(argv) == 0
     first = capsys.readouterr().out
-    found = json.loads((out / "comparison.json").read_bytes())
-    assert [one["batch"] for one in found] == [1, 4]
-    for one in found:
+    comparisons = json.loads((out / "comparison.json").read_bytes())
+    assert [one["batch"] for one in comparisons] == [1, 4]
+    for one in comparisons:
         assert one["by_macs"]
         assert one["by_latency"]
         assert 0 <= one["by_macs_beaten"] <= 1
     store = Store(Path(argv[argv.index("--store") + 1]))
-    for one in found:
+    for one in comparisons:
         measured = store.records(f"fronts-{one['batch']}")
         assert {r.target.batch for r in measured} == {one["batch"]}
         shown = {p["arch_id"] for p in (*one["by_macs"], *one["by_latency"])}
@@ -130,19 +132,19 @@ def test_both_fronts_are_searched_measured_and_drawn_and_nothing_twice(
     (out / "comparison.json").unlink()
     assert main.main(argv) == 0
     again = capsys.readouterr().out
-    assert json.loads((out / "comparison.json").read_bytes()) == found
+    assert json.loads((out / "comparison.json").read_bytes()) == comparisons
     assert again.count("already done") == 3
     assert again.count("already measured") == 4
     assert again.splitlines()[-4:] == first.splitlines()[-4:]
 
 
-def test_other_settings_do_not_go_on_in_the_same_folder(
+def test_a_folder_with_other_settings_is_refused(
     argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {"seed": 1, "batches": [1, 4]}
     (tmp_path / "settings.json").write_text(json.dumps(before))
     assert main.main([*argv, "--out", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "was begun with other settings (" in said
-    assert "seed" in said
-    assert "batches" not in said
+    error = capsys.readouterr().err
+    assert "was begun with other settings (" in error
+    assert "seed" in error
+    assert "batches" not in error

@@ -1,4 +1,4 @@
-"""Models of a front by name, beside published networks."""
+"""Naming the models of a front, and listing them beside published networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ramnas_host.search.family import PUBLISHED, named, table
+from ramnas_host.search.family import PUBLISHED, name_candidates, table
 from ramnas_host.search.front import arch_of, load, save
 from ramnas_models.errors import DataError, SpaceError
 from ramnas_models.named import find_arch
@@ -17,32 +17,28 @@ from tests.host.search.fronts import SPACE, timed
 EIGHT = timed(*((2.0**i, 0.7 + i / 100) for i in (3, 0, 1, 2, 7, 4, 5, 6)), (300.0, 0.6))
 
 
-def test_names_rise_with_cost_over_the_whole_front_and_skip_what_is_dominated() -> None:
-    found = named(EIGHT, 3)
-    by_name = {c.name: c.measured["latency@board"].p90 for c in found.candidates if c.name}
+def test_names_span_the_front_by_rising_cost_and_skip_dominated_models() -> None:
+    front = name_candidates(EIGHT, 3)
+    by_name = {c.name: c.measured["latency@board"].p90 for c in front.candidates if c.name}
     assert sorted(by_name) == ["A0", "A1", "A2"]
     assert (by_name["A0"], by_name["A2"]) == (1.0, 128.0)
     assert 4 <= by_name["A1"] <= 32
-    assert [msgspec.structs.replace(c, name="") for c in found.candidates] == list(EIGHT.candidates)
+    assert [msgspec.structs.replace(c, name="") for c in front.candidates] == list(EIGHT.candidates)
 
 
-def test_all_of_the_front_may_be_named_and_no_more() -> None:
-    assert sum(bool(c.name) for c in named(EIGHT, 8).candidates) == 8
+def test_at_most_the_whole_front_can_be_named() -> None:
+    assert sum(bool(c.name) for c in name_candidates(EIGHT, 8).candidates) == 8
     for n in (0, 9):
-        with pytest.raises(DataError, match=f"a family of {n}: .*latency@board has 8 models"):
-            named(EIGHT, n)
+        with pytest.raises(DataError, match=f"--family {n}: .*latency on board has 8 models"):
+            name_candidates(EIGHT, n)
 
 
-def test_table_puts_each_model_into_its_band() -> None:
-    found = named(EIGHT, 2)
+def test_the_table_puts_each_model_into_its_band() -> None:
+    front = name_candidates(EIGHT, 2)
     macs = iter((150e6, 250e6, 350e6, 450e6, 550e6, 650e6, 750e6, 850e6, 950e6))
-    found = msgspec.structs.replace(
-        found,
-        candidates=tuple(
-            msgspec.structs.replace(c, macs=int(next(macs))) for c in found.candidates
-        ),
-    )
-    lines = table(found).splitlines()
+    candidates = (msgspec.structs.replace(c, macs=int(next(macs))) for c in front.candidates)
+    front = msgspec.structs.replace(front, candidates=tuple(candidates))
+    lines = table(front).splitlines()
     bands = [line for line in lines if line.startswith("--")]
     assert bands == [
         "-- 200 to 400 M", "-- 400 to 600 M", "-- 600 to 800 M", "-- above 800 M",
@@ -51,15 +47,15 @@ def test_table_puts_each_model_into_its_band() -> None:
     assert len(own) == 2
     assert lines.index("-- 200 to 400 M") < own[0] < lines.index("-- 400 to 600 M") < own[1]
     assert lines[own[0]].split()[-2:] == ["1.000", "ms"]
-    assert sum(name in table(found) for name, _, _ in PUBLISHED) == len(PUBLISHED)
+    assert sum(name in table(front) for name, _, _ in PUBLISHED) == len(PUBLISHED)
 
 
-def test_a_name_of_the_front_is_an_arch_before_a_published_one(tmp_path: Path) -> None:
-    found = named(EIGHT, 3)
-    save(found, tmp_path / "front.json")
-    for name, arch in found.family.items():
+def test_a_name_of_the_front_takes_precedence_over_a_published_one(tmp_path: Path) -> None:
+    front = name_candidates(EIGHT, 3)
+    save(front, tmp_path / "front.json")
+    for name, arch in front.family.items():
         assert arch_of(SPACE, name, tmp_path / "front.json") == arch
-    first = found.candidates[0]
+    first = front.candidates[0]
     assert arch_of(SPACE, first.arch_id, tmp_path / "front.json") == first.arch
     published = load_space("attentivenas")
     assert find_arch(published, "A0", family={"A0": published.max()}) == published.max()
@@ -68,10 +64,10 @@ def test_a_name_of_the_front_is_an_arch_before_a_published_one(tmp_path: Path) -
         arch_of(SPACE, "A7", tmp_path / "front.json")
 
 
-def test_two_of_one_name_are_no_front(tmp_path: Path) -> None:
+def test_a_front_with_the_same_name_twice_is_refused(tmp_path: Path) -> None:
     twice = msgspec.structs.replace(
         EIGHT, candidates=tuple(msgspec.structs.replace(c, name="A0") for c in EIGHT.candidates)
     )
     save(twice, tmp_path / "front.json")
-    with pytest.raises(DataError, match="two candidates have one name: A0"):
+    with pytest.raises(DataError, match="two candidates have the same name: A0"):
         load(tmp_path / "front.json")

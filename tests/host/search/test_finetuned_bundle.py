@@ -1,4 +1,4 @@
-"""Fine-tuned networks in one bundle, run by the runtime of the robot."""
+"""A bundle of fine-tuned networks, and what the runtime makes of it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SPACE = load_space("micro")
 CLASSES = tuple("0123456789")
 
 
-def tuned(folder: Path, task: str, arch: Arch, **changes: object) -> Path:
-    """A folder as `ramnas finetune` leaves it; the weights are random."""
+def finished_run(folder: Path, task: str, arch: Arch, **changes: object) -> Path:
+    """Write the folder of a finished run of `ramnas finetune`, with random weights."""
     recipe = load_finetuning(f"scenes-{task}")
     classes = CLASSES if task == "detection" else ("background", *CLASSES)
     metric = "mAP50-95" if task == "detection" else "mIoU"
@@ -54,13 +54,13 @@ def tuned(folder: Path, task: str, arch: Arch, **changes: object) -> Path:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     return [
-        tuned(folder / "d_max", "detection", SPACE.max()),
-        tuned(folder / "s_min", "segmentation", SPACE.min()),
-        tuned(folder / "d_min", "detection", SPACE.min()),
+        finished_run(folder / "d_max", "detection", SPACE.max()),
+        finished_run(folder / "s_min", "segmentation", SPACE.min()),
+        finished_run(folder / "d_min", "detection", SPACE.min()),
     ]
 
 
-def test_both_tasks_run_from_one_bundle(runs: list[Path], tmp_path: Path) -> None:
+def test_one_bundle_serves_both_tasks(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     argv = ["bundle", "--finetuned", *map(str, runs), "--out", str(out)]
     assert main.main(argv) == 0
@@ -71,16 +71,16 @@ def test_both_tasks_run_from_one_bundle(runs: list[Path], tmp_path: Path) -> Non
     frame = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     options = {"engine": "onnxruntime-cpu", "frame_hw": (240, 320)}
     with Runtime.open(out, task="detection", **options) as runtime:
-        found = runtime(frame)
-        assert isinstance(found, Detections)
-        assert found.names == CLASSES
+        detections = runtime(frame)
+        assert isinstance(detections, Detections)
+        assert detections.names == CLASSES
     with Runtime.open(out, task="segmentation", **options) as runtime:
         mask = runtime(frame)
         assert isinstance(mask, Mask)
         assert mask.classes.shape == (240, 320)
 
 
-def test_the_mask_is_that_of_the_torch_network(runs: list[Path], tmp_path: Path) -> None:
+def test_the_mask_matches_the_torch_network(runs: list[Path], tmp_path: Path) -> None:
     finetuned_bundle.write(tmp_path / "bundle", [runs[1]])
     frame = np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8)
     frame = cv2.GaussianBlur(frame, (0, 0), 3)
@@ -101,28 +101,32 @@ def test_the_mask_is_that_of_the_torch_network(runs: list[Path], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("task", "changes", "says"),
+    ("task", "changes", "message"),
     [
         ("detection", {"classes": ("a", "b")}, "differ in classes"),
-        ("detection", {}, "is there twice for detection"),
+        ("detection", {}, "two of the networks for detection have the arch"),
     ],
 )
 def test_networks_that_do_not_belong_together_are_refused(
-    task: str, changes: dict[str, object], says: str, runs: list[Path], tmp_path: Path
+    task: str, changes: dict[str, object], message: str, runs: list[Path], tmp_path: Path
 ) -> None:
-    other = tuned(tmp_path / "other", task, SPACE.min(), **changes)
-    with pytest.raises(DataError, match=says):
+    other = finished_run(tmp_path / "other", task, SPACE.min(), **changes)
+    with pytest.raises(DataError, match=message):
         finetuned_bundle.write(tmp_path / "bundle", [*runs, other])
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_run_that_is_not_over_and_a_front_without_weights_are_one_line(
+def test_an_unfinished_run_and_a_front_without_a_supernet_are_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()
     out = ["--out", str(tmp_path / "bundle")]
     assert main.main(["bundle", "--finetuned", str(tmp_path / "run"), *out]) == 2
-    assert "ramnas finetune writes it when all is over" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "which ramnas finetune writes when a run has ended" in error
     (tmp_path / "front.json").write_text(json.dumps({}))
     assert main.main(["bundle", "--front", str(tmp_path / "front.json"), *out]) == 2
-    assert "--front needs --supernet" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--front needs --supernet" in error

@@ -1,4 +1,4 @@
-"""From records and true accuracies to the candidates of a front."""
+"""Finding a front from records and true accuracies."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ pytest.importorskip("sklearn")
 
 from ramnas_edge.measuring.record import LatencyRecord
 from ramnas_host.search.front import Front, Settings
-from ramnas_host.search.infill import find, spread
+from ramnas_host.search.infill import find_front, spread
 from ramnas_host.search.nsga2 import non_dominated
-from ramnas_host.search.objectives import Known, read_constraint, read_objectives
+from ramnas_host.search.objectives import Observations, read_constraint, read_objectives
 from ramnas_models.errors import DataError
 from ramnas_models.plan import plan
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch
 from tests.host.search.fronts import SPACE, ms_of, record, records, top1_of
 
-SMALL = Settings(population=150, parents=60, generations=6, infill_rounds=3)
-BRIEF = Settings(population=100, parents=40, generations=4, infill_rounds=1)
-RECORDS = records(60, mj=1.0)
+THREE_ROUNDS = Settings(population=150, parents=60, generations=6, infill_rounds=3)
+ONE_ROUND = Settings(population=100, parents=40, generations=4, infill_rounds=1)
+RECORDS = records(40, mj=1.0)
+SAMPLES = sample_by_macs(SPACE, np.random.default_rng(1), 30)
 
 
 class Supernet:
-    """Tells true accuracies and remembers what it was asked."""
+    """Returns made-up true accuracies and remembers for which archs."""
 
     def __init__(self) -> None:
-        self.asked: list[list[Arch]] = []
+        self.rounds: list[list[Arch]] = []
 
     def __call__(self, archs: Sequence[Arch]) -> list[float]:
-        self.asked.append(list(archs))
+        self.rounds.append(list(archs))
         return top1_of(archs)
 
 
@@ -42,132 +43,151 @@ def searched(
     objectives: str = "top1,latency",
     constraints: Sequence[str] = (),
     supernet: Supernet | None = None,
-    settings: Settings = BRIEF,
+    settings: Settings = ONE_ROUND,
 ) -> Front:
-    known = read_objectives(objectives, RECORDS, SPACE)
-    archs = sample_by_macs(SPACE, np.random.default_rng(1), 40)
-    return find(
+    observations = read_objectives(objectives, RECORDS, SPACE)
+    return find_front(
         SPACE,
-        known,
-        list(zip(archs, top1_of(archs), strict=True)),
+        observations,
+        list(zip(SAMPLES, top1_of(SAMPLES), strict=True)),
         supernet or Supernet(),
         settings,
-        constraints=[read_constraint(text, known, RECORDS, SPACE) for text in constraints],
+        constraints=[read_constraint(text, observations, RECORDS, SPACE) for text in constraints],
         most=12,
     )
 
 
 @pytest.fixture(scope="module")
-def plain() -> tuple[Supernet, Front]:
+def three_rounds() -> tuple[Supernet, Front]:
     supernet = Supernet()
-    return supernet, searched(supernet=supernet, settings=SMALL)
+    return supernet, searched(supernet=supernet, settings=THREE_ROUNDS)
 
 
 @pytest.fixture(scope="module")
-def of_three() -> Front:
+def three_objectives() -> Front:
     return searched("top1,latency,macs")
 
 
-def test_candidates_are_the_front_of_all_that_was_tried(plain: tuple[Supernet, Front]) -> None:
-    _, found = plain
-    names = [objective.name for objective in found.objectives]
-    assert names == ["top1", "latency@board"]
-    assert 6 <= len(found.candidates) <= 12
-    ms = [c.predicted["latency@board"].value for c in found.candidates]
-    assert ms == sorted(ms)
-    for c in found.candidates:
-        assert c.predicted["latency@board"].p90 == pytest.approx(
-            1.2 * c.predicted["latency@board"].value
-        )
-        assert c.macs == plan(SPACE, c.arch).macs
-        assert c.predicted["latency@board"].value == pytest.approx(ms_of(c.arch), rel=0.2)
-    truth = np.array([[ms_of(c.arch), -t] for c, t in zip(
-        found.candidates, top1_of([c.arch for c in found.candidates]), strict=True)])  # fmt: skip
+def test_candidates_are_ordered_by_cost_and_close_to_the_true_front(
+    three_rounds: tuple[Supernet, Front],
+) -> None:
+    _, front = three_rounds
+    assert [objective.name for objective in front.objectives] == ["top1", "latency@board"]
+    assert 6 <= len(front.candidates) <= 12
+    latencies = [c.predicted["latency@board"] for c in front.candidates]
+    assert latencies == sorted(latencies, key=lambda latency: latency.value)
+    for candidate, latency in zip(front.candidates, latencies, strict=True):
+        assert candidate.macs == plan(SPACE, candidate.arch).macs
+        assert latency.value == pytest.approx(ms_of(candidate.arch), rel=0.2)
+        assert latency.p90 == pytest.approx(1.2 * latency.value)
+    top1 = top1_of([c.arch for c in front.candidates])
+    truth = np.array([[ms_of(c.arch), -t] for c, t in zip(front.candidates, top1, strict=True)])
     assert len(non_dominated(truth)) >= 4
 
 
-def test_infill_tries_new_archs_at_all_costs_and_the_front_grows(
-    plain: tuple[Supernet, Front],
+def test_infill_evaluates_new_archs_at_all_costs_and_the_front_grows(
+    three_rounds: tuple[Supernet, Front],
 ) -> None:
-    supernet, found = plain
-    asked = [arch for batch in supernet.asked for arch in batch]
-    assert len(set(asked)) == len(asked) <= 3 * 12
-    assert len(found.hypervolumes) == 1 + len(supernet.asked)
-    assert list(found.hypervolumes) == sorted(found.hypervolumes)
-    assert found.hypervolumes[-1] > found.hypervolumes[0]
-    ms = [ms_of(arch) for arch in supernet.asked[0]]
-    everything = [ms_of(SPACE.min()), ms_of(SPACE.max())]
-    assert np.ptp(np.log(ms)) > 0.5 * np.ptp(np.log(everything))
+    supernet, front = three_rounds
+    evaluated = [arch for archs in supernet.rounds for arch in archs]
+    assert len(set(evaluated)) == len(evaluated) <= 3 * 12
+    assert not set(evaluated) & set(SAMPLES)
+    assert len(front.hypervolumes) == 1 + len(supernet.rounds)
+    assert list(front.hypervolumes) == sorted(front.hypervolumes)
+    assert front.hypervolumes[-1] > front.hypervolumes[0]
+    ms = [ms_of(arch) for arch in supernet.rounds[0]]
+    whole_space = [ms_of(SPACE.min()), ms_of(SPACE.max())]
+    assert np.ptp(np.log(ms)) > 0.5 * np.ptp(np.log(whole_space))
 
 
-def test_the_rounds_end_when_the_front_grows_no_more() -> None:
+def test_the_rounds_end_when_the_front_stops_growing() -> None:
     class Disappointing(Supernet):
         def __call__(self, archs: Sequence[Arch]) -> list[float]:
             return [0.01 * value for value in super().__call__(archs)]
 
     supernet = Disappointing()
-    settings = msgspec.structs.replace(BRIEF, infill_rounds=8)
-    found = searched(supernet=supernet, settings=settings)
-    assert len(supernet.asked) == 2
-    assert len(set(found.hypervolumes)) == 1
+    settings = msgspec.structs.replace(ONE_ROUND, infill_rounds=8)
+    front = searched(supernet=supernet, settings=settings)
+    assert len(supernet.rounds) == 2
+    assert len(set(front.hypervolumes)) == 1
 
 
-def test_same_seed_same_front(of_three: Front) -> None:
-    assert searched("top1,latency,macs") == of_three
-    other = searched("top1,latency,macs", settings=msgspec.structs.replace(BRIEF, seed=1))
-    assert other.candidates != of_three.candidates
+def test_the_same_seed_gives_the_same_front(three_objectives: Front) -> None:
+    assert searched("top1,latency,macs") == three_objectives
+    other_seed = msgspec.structs.replace(ONE_ROUND, seed=1)
+    other = searched("top1,latency,macs", settings=other_seed)
+    assert other.candidates != three_objectives.candidates
 
 
-def test_three_objectives(of_three: Front) -> None:
-    assert set(of_three.candidates[0].predicted) == {"top1", "latency@board", "macs"}
-    assert all(c.predicted["macs"].value == c.macs for c in of_three.candidates)
-    assert set(of_three.surrogates) == {"top1", "latency@board"}
+def test_three_objectives_are_searched_together(three_objectives: Front) -> None:
+    candidates = three_objectives.candidates
+    assert set(candidates[0].predicted) == {"top1", "latency@board", "macs"}
+    assert all(c.predicted["macs"].value == c.macs for c in candidates)
+    assert set(three_objectives.surrogates) == {"top1", "latency@board"}
 
 
-def test_measured_ones_are_learnt_from_and_hypervolumes_stay_comparable() -> None:
-    """Deep archs turn out to be three times slower than the records, all shallow, had it."""
-
-    def slow(arch: Arch) -> float:
-        return ms_of(arch) * (3.0 if sum(stage.depth for stage in arch.stages) > 12 else 1.0)
-
-    shallow = [r for r in records(150) if slow(r.arch) == ms_of(r.arch)][:60]
-    asked: list[list[Arch]] = []
-    made: list[LatencyRecord] = []
-
-    def measure(archs: Sequence[Arch]) -> list[Known]:
-        asked.append(list(archs))
-        made.extend(record(arch, slow(arch), run="infill") for arch in archs)
-        return read_objectives("top1,latency", [*shallow, *made], SPACE)
-
-    known = read_objectives("top1,latency", shallow, SPACE)
-    archs = sample_by_macs(SPACE, np.random.default_rng(1), 40)
-    samples = list(zip(archs, top1_of(archs), strict=True))
-    supernet, twice = Supernet(), msgspec.structs.replace(BRIEF, infill_rounds=2)
-    found = find(SPACE, known, samples, supernet, twice, most=12, measure=measure)
-    blind = find(SPACE, known, samples, Supernet(), BRIEF, most=12)
-    assert asked == supernet.asked
-    assert found.objectives[1].runs == ("run", "infill")
-    assert list(found.hypervolumes) == sorted(found.hypervolumes)
-
-    def error(front: Front) -> float:
-        predicted = [c.predicted["latency@board"].value for c in front.candidates]
-        true = [slow(c.arch) for c in front.candidates]
-        return float(np.mean(np.abs(np.log(np.divide(predicted, true)))))
-
-    assert error(found) < 0.5 * error(blind)
+def is_deep(arch: Arch) -> bool:
+    return sum(stage.depth for stage in arch.stages) > 12
 
 
-def test_constraints_hold_for_every_candidate(of_three: Front) -> None:
-    ms = np.median([c.predicted["latency@board"].value for c in of_three.candidates])
-    found = searched("top1,latency,macs", [f"latency<={ms}", "macs<=2e6"])
-    assert [constraint.objective for constraint in found.constraints] == ["latency@board", "macs"]
-    assert len(found.candidates) >= 3
-    for c in found.candidates:
+def surprising_ms(arch: Arch) -> float:
+    """As in the records of shallow archs, but three times as long for deep archs."""
+    return ms_of(arch) * (3.0 if is_deep(arch) else 1.0)
+
+
+def top1_with_depth(archs: Sequence[Arch]) -> list[float]:
+    """A top-1 that rises with the depth as well, so that every front holds deep archs."""
+    depths = [sum(stage.depth for stage in arch.stages) for arch in archs]
+    return [t - 0.1 + 0.005 * d for t, d in zip(top1_of(archs), depths, strict=True)]
+
+
+def error_of_deep_archs(front: Front) -> float:
+    """The mean absolute error of the predicted log latency over the deep candidates."""
+    deep = [c for c in front.candidates if is_deep(c.arch)]
+    assert deep
+    ratios = [c.predicted["latency@board"].value / surprising_ms(c.arch) for c in deep]
+    return float(np.mean(np.abs(np.log(ratios))))
+
+
+def test_the_surrogates_learn_from_what_is_measured_in_between() -> None:
+    """All records are of shallow archs, and deep archs turn out to be three times as slow."""
+    shallow = [r for r in records(100) if not is_deep(r.arch)][:40]
+    measured: list[LatencyRecord] = []
+
+    def measure(archs: Sequence[Arch]) -> list[Observations]:
+        measured.extend(record(arch, surprising_ms(arch), run="infill") for arch in archs)
+        return read_objectives("top1,latency", [*shallow, *measured], SPACE)
+
+    observations = read_objectives("top1,latency", shallow, SPACE)
+    samples = list(zip(SAMPLES, top1_with_depth(SAMPLES), strict=True))
+    settings = msgspec.structs.replace(ONE_ROUND, infill_rounds=2)
+    front = find_front(
+        SPACE, observations, samples, top1_with_depth, settings, most=12, measure=measure
+    )
+    no_rounds = msgspec.structs.replace(ONE_ROUND, infill_rounds=0)
+    blind = find_front(SPACE, observations, samples, top1_with_depth, no_rounds, most=12)
+
+    assert front.objectives[1].runs == ("run", "infill")
+    learnt = [truth for truth, _ in front.surrogates["latency@board"].held_out]
+    truths = [surprising_ms(r.arch) for r in (*shallow, *measured)]
+    assert sorted(learnt) == pytest.approx(sorted(truths))
+    assert any(is_deep(r.arch) for r in measured)
+    assert error_of_deep_archs(front) < error_of_deep_archs(blind)
+    # recomputed with the last surrogates, so that more evaluated archs never lose volume
+    assert list(front.hypervolumes) == sorted(front.hypervolumes)
+
+
+def test_constraints_hold_for_every_candidate(three_objectives: Front) -> None:
+    ms = np.median([c.predicted["latency@board"].value for c in three_objectives.candidates])
+    front = searched("top1,latency,macs", [f"latency<={ms}", "macs<=2e6"])
+    assert [constraint.objective for constraint in front.constraints] == ["latency@board", "macs"]
+    assert len(front.candidates) >= 3
+    for c in front.candidates:
         assert c.predicted["latency@board"].value <= ms
         assert c.macs <= 2e6
 
 
-def test_an_infeasible_constraint_names_the_nearest_value_and_that_one_works() -> None:
+def test_an_infeasible_constraint_is_answered_with_the_nearest_feasible_one() -> None:
     with pytest.raises(DataError, match="no arch of space micro meets macs<=1000") as caught:
         searched("top1,macs", ["macs<=1000"])
     nearest = str(caught.value).rpartition("macs<=")[2]
@@ -180,14 +200,14 @@ def test_an_infeasible_constraint_names_the_nearest_value_and_that_one_works() -
         searched(constraints=["latency<=0.001", "top1>=0.99"])
 
 
-def test_too_few_records_are_named_with_their_objective() -> None:
-    known = read_objectives("top1,latency", RECORDS[:9], SPACE)
-    archs = sample_by_macs(SPACE, np.random.default_rng(1), 40)
-    with pytest.raises(DataError, match="latency@board: a surrogate needs 20 records or more"):
-        find(SPACE, known, list(zip(archs, top1_of(archs), strict=True)), Supernet(), BRIEF, most=8)
+def test_with_too_few_records_the_objective_is_named() -> None:
+    observations = read_objectives("top1,latency", RECORDS[:9], SPACE)
+    samples = list(zip(SAMPLES, top1_of(SAMPLES), strict=True))
+    with pytest.raises(DataError, match="latency on board: a surrogate needs 20 records or more"):
+        find_front(SPACE, observations, samples, Supernet(), ONE_ROUND, most=8)
 
 
-def test_spread_takes_the_ends_and_even_steps() -> None:
+def test_spread_chooses_the_ends_and_even_steps() -> None:
     ms = np.geomspace(1, 100, 1000)
     chosen, nearest = spread(np.log(np.column_stack([ms, 1 / ms])), 5)
     np.testing.assert_allclose(sorted(ms[chosen]), [1, 3.16, 10, 31.6, 100], rtol=0.01)
@@ -195,7 +215,7 @@ def test_spread_takes_the_ends_and_even_steps() -> None:
     np.testing.assert_array_equal(nearest[chosen], range(5))
 
 
-def test_spread_takes_equal_points_once() -> None:
+def test_spread_chooses_equal_points_once() -> None:
     points = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0], [1.0, 2.0]])
     chosen, nearest = spread(points, 3)
     assert chosen.tolist() == [0, 2]

@@ -1,12 +1,12 @@
-"""`--objectives` and `--constraint` against what boards have measured."""
+"""Reading `--objectives` and `--constraint` with the records of a store."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from ramnas_edge.measuring.record import LatencyRecord
 from ramnas_edge.measuring.store import Store
 from ramnas_host.search.objectives import (
     Constraint,
@@ -21,27 +21,27 @@ ORIN, NANO = "orin-nx_8c_16gib_onnxruntime", "orin-nano_6c_8gib_onnxruntime"
 TWO_BOARDS = [*records(6, device=ORIN), *records(6, device=NANO)]
 
 
-def names(asked: str, found: list) -> list[str]:
-    return [known.objective.name for known in read_objectives(asked, found, SPACE)]
+def names(text: str, measured: list[LatencyRecord]) -> list[str]:
+    return [one.objective.name for one in read_objectives(text, measured, SPACE)]
 
 
-def test_a_board_is_named_in_full_by_a_part_or_not_where_it_is_the_only_one() -> None:
+def test_a_board_is_named_in_full_or_in_part_and_the_only_board_needs_no_name() -> None:
     assert names(f"top1,latency@{ORIN}", TWO_BOARDS) == ["top1", f"latency@{ORIN}"]
     assert names("top1, latency@NX", TWO_BOARDS) == ["top1", f"latency@{ORIN}"]
     for one in ("latency", "latency@any", "latency@"):
         assert names(f"top1,{one}", records(6, device=NANO)) == ["top1", f"latency@{NANO}"]
 
 
-def test_a_name_that_is_another_ones_part_is_still_a_name() -> None:
+def test_a_full_name_counts_even_if_it_is_a_part_of_another_name() -> None:
     both = [*records(6, device="nano"), *records(6, device="orin-nano")]
     assert names("top1,latency@nano", both) == ["top1", "latency@nano"]
 
 
-def test_values_are_those_measured() -> None:
-    found = records(8, mj=3.0)
-    _, latency, energy = read_objectives("top1,latency,energy@board", found, SPACE)
+def test_the_observations_are_the_measured_values() -> None:
+    measured = records(8, mj=3.0)
+    _, latency, energy = read_objectives("top1,latency,energy@board", measured, SPACE)
     by_arch = dict(zip(latency.archs, latency.values, strict=True))
-    for one in found:
+    for one in measured:
         assert by_arch[one.arch] == pytest.approx(one.p50_ms)
     assert latency.p90_ratio == pytest.approx(1.2)
     assert latency.objective.runs == ("run",)
@@ -49,15 +49,15 @@ def test_values_are_those_measured() -> None:
     assert energy.p90_ratio is None
 
 
-def test_the_task_picks_the_records() -> None:
+def test_each_task_uses_its_own_records() -> None:
     both = [*records(6), *records(6, seed=1, task="detection", num_classes=80)]
-    found = read_objectives("top1,latency@board,latency@board:detection", both, SPACE)
-    assert [known.objective.name for known in found] == [
-        "top1", "latency@board", "latency@board:detection",
-    ]  # fmt: skip
-    assert found[2].objective.target.num_classes == 80
-    detected = {r.arch_id for r in both if r.target.task == "detection"}
-    assert {arch.id for arch in found[2].archs} == detected
+    text = "top1,latency@board,latency@board:detection"
+    observations = read_objectives(text, both, SPACE)
+    assert [one.objective.name for one in observations] == text.split(",")
+    detection = observations[2]
+    assert detection.objective.target.num_classes == 80
+    ids = {r.arch_id for r in both if r.target.task == "detection"}
+    assert {arch.id for arch in detection.archs} == ids
 
 
 def test_invalid_records_are_left_out() -> None:
@@ -67,71 +67,76 @@ def test_invalid_records_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "found", "message"),
+    ("text", "measured", "message"),
     [
         ("top1,speed", records(3), "unknown objective 'speed': known are top1, macs, latency@"),
         ("top1,latency@agx", TWO_BOARDS, f"no device class 'agx'.*known are {NANO}, {ORIN}"),
-        ("top1,latency@orin", TWO_BOARDS, f"name one device class of {NANO}, {ORIN}"),
-        ("top1,latency", TWO_BOARDS, "name one device class of"),
-        ("top1,latency", [], "no records; name a --store"),
-        ("top1,latency@board:detection", records(3), "no record of task detection, only of class"),
-        ("top1,energy", records(3), "no record carries energy"),
-        ("top1", records(3), "top1 and one more at least"),
-        ("latency,macs", records(3), "top1 and one more at least"),
-        ("top1,latency,latency@board", records(3), "latency@board stands there twice"),
+        ("top1,latency@orin", TWO_BOARDS, f"name one of them,.*: {NANO}, {ORIN}"),
+        ("top1,latency", TWO_BOARDS, "several device classes match"),
+        ("top1,latency", [], "there are no records; name a --store"),
+        ("top1,latency@board:detection", records(3), "no record for task detection, only for"),
+        ("top1,energy", records(3), "no record carries an energy"),
+        ("top1", records(3), "name top1 and at least one other"),
+        ("latency,macs", records(3), "name top1 and at least one other"),
+        ("top1,latency,latency@board", records(3), "'latency' and 'latency@board' are the same"),
         (
             "top1,latency",
             [*records(3), *records(3, run="other", precision="fp16", batch=8)],
-            "run other, run mixes records of batch 1, 8; precision fp16, fp32",
+            r"run other, run were .* different conditions \(batch 1, 8; precision fp16, fp32\)",
         ),
         (
             "top1,latency",
             [*records(3), *records(3, run="other", input_hw=(64, 96))],
-            "mixes records of input_hw 64x96, of each arch",
+            r"\(input_hw 64x96, each arch's own\)",
         ),
-        ("top1,latency", records(3, space="f" * 12), "holds 3 records of another space than micro"),
+        ("top1,latency", records(3, space="f" * 12), "holds 3 records of a space other than micro"),
         ("top1,latency", records(3, validity="failed"), "none of its records is valid"),
     ],
 )  # fmt: skip
-def test_what_is_unclear_is_named(asked: str, found: list, message: str) -> None:
+def test_wrong_or_ambiguous_objectives_are_refused(
+    text: str, measured: list[LatencyRecord], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
-        read_objectives(asked, found, SPACE)
+        read_objectives(text, measured, SPACE)
 
 
-def test_several_runs_are_learnt_from_together(tmp_path: Path) -> None:
+def test_the_records_of_several_runs_are_combined(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
     for one in (*records(6), *records(6, seed=7, run="more")):
         store.add(one)
-    found = records_in_runs(store, ["run", "more", "run"])
-    assert len(found) == 12
-    latency = read_objectives("top1,latency", found, SPACE)[1]
+    measured = records_in_runs(store, ["run", "more", "run"])
+    assert len(measured) == 12
+    latency = read_objectives("top1,latency", measured, SPACE)[1]
     assert latency.objective.runs == ("run", "more")
-    assert len(latency.archs) == len({r.arch_id for r in found})
-    with pytest.raises(DataError, match=r"no record of run 'ru'.*there: more, run"):
+    assert len(latency.archs) == len({r.arch_id for r in measured})
+    with pytest.raises(DataError, match=r"no record of run 'ru'.*the store has: more, run"):
         records_in_runs(store, ["ru"])
     store.close()
 
 
-def test_constraints_are_of_an_objective_and_bound_its_bad_side() -> None:
-    found = records(6)
-    known = read_objectives("top1,latency", found, SPACE)
+def test_a_constraint_limits_an_objective_on_its_bad_side() -> None:
+    measured = records(6)
+    observations = read_objectives("top1,latency", measured, SPACE)
+
+    def read(text: str) -> Constraint:
+        return read_constraint(text, observations, measured, SPACE)
+
     for text in ("latency<=0.5", "latency@board <= 5e-1", "latency@any<=0.5"):
-        constraint = read_constraint(text, known, found, SPACE)
-        assert constraint == Constraint("latency@board", 0.5)
-    assert read_constraint("top1>=0.9", known, found, SPACE) == Constraint("top1", 0.9)
+        assert read(text) == Constraint("latency@board", 0.5)
+    assert read("top1>=0.9") == Constraint("top1", 0.9)
     for text, message in (
-        ("latency<0.5", "is not like latency@DEVICE<=20"),
-        ("latency<=fast", "is not like latency@DEVICE<=20"),
-        ("latency<=1-1", "is not like latency@DEVICE<=20"),
-        ("macs<=1e6", "is on no objective: add macs to --objectives"),
-        ("latency>=1", "top1 has a least value"),
-        ("top1<=1", "top1 has a least value"),
+        ("latency<0.5", "does not have the form latency@DEVICE<=20"),
+        ("latency<=fast", "does not have the form latency@DEVICE<=20"),
+        ("latency<=1-1", "does not have the form latency@DEVICE<=20"),
+        ("macs<=1e6", "macs is not an objective; add it to --objectives"),
+        ("latency>=1", "write >= for top1"),
+        ("top1<=1", "write >= for top1"),
         ("latency@agx<=1", "known are board"),
     ):
         with pytest.raises(DataError, match=message):
-            read_constraint(text, known, found, SPACE)
+            read(text)
 
 
-def test_sign_turns_the_value_into_one_to_minimise() -> None:
-    known = read_objectives("top1,macs,latency", records(3), SPACE)
-    np.testing.assert_array_equal([one.objective.sign for one in known], [-1, 1, 1])
+def test_only_top1_has_a_negative_sign() -> None:
+    observations = read_objectives("top1,macs,latency", records(3), SPACE)
+    assert [one.objective.sign for one in observations] == [-1, 1, 1]

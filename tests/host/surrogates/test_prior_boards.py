@@ -23,7 +23,7 @@ def test_ten_records_are_enough_where_other_boards_were_measured() -> None:
     assert set(boards) == {("old", "classification"), ("new", "classification")}
     few = [record(r.arch, 3 * ms_of(r.arch), device="new", run="few") for r in records(10)]
     known = read_objectives("top1,latency", few, SPACE)
-    with pytest.raises(DataError, match="latency@new: a surrogate needs 20 records or more"):
+    with pytest.raises(DataError, match="latency on new: a surrogate needs 20 records or more"):
         Predictors(SPACE, known, ())
     predictors = Predictors(SPACE, known, (), boards)
     best, scores = predictors.fitted["latency@new"]
