@@ -1,4 +1,4 @@
-"""What all verbs that have boards measure share: where boards connect, who may, what is shown."""
+"""What the verbs that have boards measure share: their options, the measuring and its output."""
 
 from __future__ import annotations
 
@@ -21,37 +21,51 @@ _BIND = "tcp://127.0.0.1:5555"
 
 
 def fleet_options(verb: argparse.ArgumentParser) -> None:
-    """Where records go, who measures, and how that is shown."""
-    verb.add_argument("--store", type=Path, required=True, metavar="records.sqlite")
-    verb.add_argument("--run", default=verb.prog.split()[-1], help="name of the run in the store")
+    """Add the options of a verb that keeps records in a store and shows how measuring goes."""
+    verb.add_argument(
+        "--store", type=Path, required=True, metavar="records.sqlite",
+        help="the file with the records; it is made if it is missing",
+    )  # fmt: skip
+    verb.add_argument(
+        "--run", default=verb.prog.split()[-1],
+        help="a name for these records in the store (default: %(default)s)",
+    )  # fmt: skip
     board_options(verb)
     verb.add_argument(
-        "--json-lines", action="store_true", help="the state as one line of JSON a second on stdout"
-    )
+        "--json-lines", action="store_true",
+        help="print the status as one line of JSON per second on stdout, instead of the table",
+    )  # fmt: skip
 
 
 def board_options(verb: argparse.ArgumentParser) -> None:
-    """How boards measure for a verb, where they connect, and who may."""
+    """Add the options that say how boards measure, where they connect, and which may."""
     verb.add_argument(
-        "--rounds", type=int, default=8,
-        help="least visits of each arch, 8 or more; where they scatter there are up to 24",
+        "--rounds", type=int, default=8, metavar="N",
+        help="how often each arch is visited, 8 times or more; if the visits scatter there are up "
+        "to 24 (default: %(default)s)",
     )  # fmt: skip
-    verb.add_argument("--bind", default=_BIND, metavar="tcp://HOST:PORT")
     verb.add_argument(
-        "--local-agent", action="store_true", help="start one agent on this machine and end it"
-    )
+        "--bind", default=_BIND, metavar="tcp://HOST:PORT",
+        help="the address where boards connect; port * takes any free one (default: %(default)s)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--local-agent", action="store_true",
+        help="measure on this machine too: start an agent here, and end it afterwards",
+    )  # fmt: skip
     verb.add_argument(
         "--keys", type=Path, metavar="HOST.key_secret",
-        help="encrypt, and let in who is authorised (default: ~/.config/ramnas/host.key_secret, "
-        "where the address is public)",
+        help="the key of this host: encrypt, and let in only authorised boards (default: "
+        "~/.config/ramnas/host.key_secret if the address is public and the file exists)",
     )  # fmt: skip
     verb.add_argument(
         "--authorized", type=Path, metavar="DIR",
-        help="the public keys of those who may connect (default: authorized_keys beside --keys)",
+        help="folder with the public keys of the boards that may connect (default: "
+        "authorized_keys beside --keys)",
     )  # fmt: skip
     verb.add_argument(
-        "--insecure", action="store_true", help="a public address without keys: anybody may come"
-    )
+        "--insecure", action="store_true",
+        help="allow a public address without keys: any board may connect, unencrypted",
+    )  # fmt: skip
 
 
 def measure(
@@ -61,7 +75,8 @@ def measure(
     until_tau: UntilTau | None = None,
     json_lines: bool = False,
 ) -> None:
-    """Have the request measured by the boards that come, or by one agent started here."""
+    """Have a request measured, and print what came of it: for people, or as JSON lines."""
+    from ramnas_edge.board.short_names import legend, short_names
     from ramnas_edge.measuring.store import Store
     from ramnas_host.fleet import table
 
@@ -70,13 +85,16 @@ def measure(
     if json_lines:
         return
     store = Store(args.store)
-    for device_class in classes:
+    names = short_names(classes)
+    for device_class, name in names.items():
         counts = store.count(request.run, device_class)
-        print(f"{device_class}: {counts}")
+        print(f"{name}: {', '.join(f'{n} {validity}' for validity, n in counts.items())}")
         done, total = sum(counts.values()), len(request.archs_of(device_class))
         if until_tau and done < total:
-            print(f"{device_class}: {until_tau.saved(done, total)}")
+            print(f"{name}: {until_tau.saved(done, total)}")
     store.close()
+    for explanation in legend(names):
+        print(explanation)
     print(f"records: run '{request.run}' in {args.store}")
 
 
@@ -86,7 +104,7 @@ def served(
     on_status: Callable[[Status], None],
     until_tau: UntilTau | None = None,
 ) -> list[str]:
-    """The same without a word; the device classes that came."""
+    """Have a request measured without printing; returns the device classes that took part."""
     from ramnas_edge.measuring.store import Store
     from ramnas_host.fleet.calibration import calibrate_boards
 
@@ -103,11 +121,13 @@ def served(
 
 
 def check_rounds(args: argparse.Namespace) -> None:
-    """DataError for fewer visits than a record needs."""
+    """DataError if --rounds is below the visits that a record needs."""
     from ramnas_edge.measuring.record import MIN_VISITS
 
     if args.rounds < MIN_VISITS:
-        raise DataError(f"--rounds {args.rounds}: a record needs {MIN_VISITS} visits or more")
+        raise DataError(
+            f"--rounds is {args.rounds}, but a record needs at least {MIN_VISITS} visits"
+        )
 
 
 def _door(args: argparse.Namespace) -> Door:
