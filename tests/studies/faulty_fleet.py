@@ -1,5 +1,5 @@
-"""The parts of fleet_faults: real agents with a stand-in profiler, processes that are killed, and a
-proxy for each agent that cuts, delays, doubles and reorders what passes."""
+"""The parts of fleet_faults: processes that can be killed, real agents with a stand-in profiler, and
+a proxy that cuts, delays, doubles or reorders the messages of one agent."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ ENGINES = (("onnxruntime-cpu", "1.0"),)
 
 
 class StandIn:
-    """What `Supervisor` is to an agent, but it takes `arch_s` for an arch and makes up its times.
+    """Takes the place of an agent's `Supervisor`: needs `arch_s` for an arch, and makes up its times.
 
-    Every record is written to the journal of all measurements before the agent has it.
+    Each record is written to a journal before the agent gets it.
     """
 
     arch_s = 0.1
@@ -68,7 +68,7 @@ class StandIn:
         job = self._jobs[0]
         archs = job.block.archs
         self._arm()
-        if self._visits < len(archs):  # progress, then all records of the block at once
+        if self._visits < len(archs):  # first progress, then all records of the block together
             self._visits += 1
             visit = Visit(archs[self._visits - 1].id, job.block.id, 0, 1, (1.0,))
             return [messages.Visited(visit, self._visits, len(archs))]
@@ -89,11 +89,11 @@ class StandIn:
     def _wake(self) -> None:
         try:
             os.write(self._write, b".")
-        except OSError:  # closed, or full: it is awake then
+        except OSError:  # the pipe is closed, or so full that it wakes the agent anyway
             return
 
     def _record(self, job: messages.Job, arch: Any) -> LatencyRecord:
-        rng = random.Random()  # no two measurements are equal
+        rng = random.Random()  # without a seed, so that no two measurements are equal
         visits = tuple(
             Visit(arch.id, job.block.id, i, 1, tuple(rng.uniform(1, 2) for _ in range(RUNS)))
             for i in range(ROUNDS)
@@ -108,7 +108,7 @@ class StandIn:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """The real agent around the stand-in."""
+    """Run the real agent with the stand-in."""
     StandIn.arch_s, StandIn.journal = args.arch_s, args.journal.open("ab")
     agent.Supervisor = StandIn
     agent.this_device = lambda: Device(args.module, 4, 8, "Linux")
@@ -117,12 +117,12 @@ def serve(args: argparse.Namespace) -> None:
 
 
 class Proxy:
-    """Passes messages between one agent and the host; its `trouble` makes the network bad."""
+    """Passes messages between one agent and the host; `trouble` says what it does wrong."""
 
     def __init__(self, name: str, host_port: int, seed: int) -> None:
         self.name, self._host_port, self._rng = name, host_port, random.Random(seed)
         self.port = free_port()
-        self.trouble = ""  # cut, delay, double, reorder
+        self.trouble = ""  # cut, delay, double or reorder
         self.passed = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -141,7 +141,7 @@ class Proxy:
         context.destroy(linger=0)
 
     def _while_connected(self, context: zmq.Context) -> None:
-        """Both connections, until they are cut."""
+        """Make both connections, and pass messages until they are cut."""
         near, far = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
         far.setsockopt(zmq.IDENTITY, self.name.encode())
         near.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -182,7 +182,7 @@ def bind(socket: zmq.Socket, endpoint: str) -> None:
     for _ in range(200):
         try:
             socket.bind(endpoint)
-        except zmq.ZMQError:  # the kernel has not yet let go of it
+        except zmq.ZMQError:  # the kernel has not released the port yet
             time.sleep(0.05)
         else:
             return
@@ -196,7 +196,7 @@ def free_port() -> int:
 
 
 class Process:
-    """A process that is started again after a kill, until it ends by itself."""
+    """A process that can be killed and started again, with all its output in one log."""
 
     def __init__(self, log: Path, *command: str) -> None:
         self.log, self._command = log, command

@@ -1,4 +1,9 @@
-"""Random faults in a calibration by real processes: is every measurement recorded exactly once?"""
+"""Random faults in a calibration by real processes: is every measurement recorded exactly once?
+
+A host and three boards run as processes, and each board connects through a proxy. Processes are
+killed, connections misbehave and disks fill up, at random. Then every record in the store is
+compared with the journals in which the boards wrote what they measured.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,22 +31,22 @@ from tests.studies.faulty_fleet import Process, Proxy, free_port
 KINDS = (
     "agent killed", "host killed", "both killed", "cut", "delay", "double", "reorder", "disk full"
 )  # fmt: skip
-BOARDS = ("one", "one", "other")  # module of each: two boards of a class, one of another
+BOARDS = ("one", "one", "other")  # the module of each: two boards of one class, one of another
 SPOOL_KIB = 512
 
 
 @dataclass
 class Outcome:
-    """What a run came to; `lost`, `doubled` and `changed` count records and should be 0."""
+    """The result of a run; `lost`, `foreign`, `doubled` and `changed` count records that must not be."""
 
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
     lost: int = 0
-    foreign: int = 0  # records of no job
+    foreign: int = 0  # for no job
     doubled: int = 0
-    changed: int = 0  # no measurement of the journals has these values
-    measured: int = 0  # by boards, with what was measured again
+    changed: int = 0  # with values that are in no journal
+    measured: int = 0  # by boards, including what was measured again
     seconds: float = 0.0
 
     @property
@@ -57,9 +62,14 @@ class Outcome:
         )
 
 
-def run(folder: Path, *, seed: int, faults: int, samples: int, arch_s: float) -> Outcome:
-    """One calibration with so many faults, as far as it lasts; the seed draws their kinds, times
-    and victims."""
+def run(
+    folder: Path, *, seed: int, faults: int, samples: int, arch_s: float, hurry: float = 1.0
+) -> Outcome:
+    """Run one calibration with `faults` faults, or fewer if it ends before.
+
+    The seed draws their kinds, times and victims. `hurry` divides the times between faults and the
+    times that they last. The first comes when a board has measured something.
+    """
     rng = random.Random(seed)
     outcome = Outcome(seed)
     start_s = time.monotonic()
@@ -86,12 +96,13 @@ def run(folder: Path, *, seed: int, faults: int, samples: int, arch_s: float) ->
             )  # fmt: skip
             stack.callback(agents[-1].kill)
         kinds = [kind for kind in KINDS if kind != "disk full" or all(map(Path.is_mount, disks))]
+        wait_for(lambda: any(path.stat().st_size for path in folder.glob("journal*")))
         for _ in range(faults):
-            time.sleep(rng.uniform(0.3, 2.0))
+            time.sleep(rng.uniform(0.3, 2.0) / hurry)
             if not host.running:
                 break
             kind, victim = rng.choice(kinds), rng.randrange(len(BOARDS))
-            lasts_s = rng.uniform(0.2, 4.0)
+            lasts_s = rng.uniform(0.2, 4.0) / hurry
             fault(kind, host, agents[victim], proxies[victim], disks[victim], lasts_s)
             outcome.faults[kind] += 1
         host_ends(host, agents)
@@ -105,7 +116,8 @@ def run(folder: Path, *, seed: int, faults: int, samples: int, arch_s: float) ->
 def fault(
     kind: str, host: Process, agent: Process, proxy: Proxy, disk: Path, lasts_s: float
 ) -> None:
-    """Do it, and undo it after `lasts_s`: at once for what is killed, later for the others."""
+    """Cause a fault that lasts about `lasts_s`. What is killed has been started again when this
+    returns; other faults end later by themselves."""
     if kind in ("agent killed", "both killed"):
         agent.kill()
     if kind in ("host killed", "both killed"):
@@ -127,23 +139,32 @@ def fault(
     threading.Timer(lasts_s, lambda: setattr(proxy, "trouble", "")).start()
 
 
-def host_ends(host: Process, agents: list[Process], patience_s: float = 300.0) -> None:
-    """Wait for the end of the calibration; an agent that was told goodbye too early comes back."""
+def wait_for(true: Callable[[], bool], patience_s: float = 300.0) -> None:
+    """Wait until it is true; RuntimeError after `patience_s`."""
     end_s = time.monotonic() + patience_s
-    while host.running:
+    while not true():
         if time.monotonic() > end_s:
-            raise RuntimeError(f"the calibration has not ended after {patience_s:.0f} s more")
+            raise RuntimeError(f"still waiting after {patience_s:.0f} s")
+        time.sleep(0.1)
+
+
+def host_ends(host: Process, agents: list[Process]) -> None:
+    """Wait for the end of the calibration; start agents again that the host sent away too early."""
+
+    def ended() -> bool:
         for agent in agents:
             if not agent.running:
                 agent.start()
-        time.sleep(0.2)
+        return not host.running
+
+    wait_for(ended)
     if host.popen.returncode != 0:
         words = host.log.read_text()[-3000:]
         raise RuntimeError(f"the host ended with code {host.popen.returncode}: {words}")
 
 
 def judge(folder: Path, disks: list[Path], samples: int, outcome: Outcome) -> None:
-    """Compare the store with the jobs, and every record with what a board has measured."""
+    """Compare the store with the jobs, and every record with the journals of the boards."""
     space, target = load_space("micro"), Target(num_classes=10)
     request = first_request("faults", space, target, samples, rounds=8, seed=0)
     store = Store(folder / "records.sqlite")
@@ -162,7 +183,7 @@ def judge(folder: Path, disks: list[Path], samples: int, outcome: Outcome) -> No
     measured = {(r.key, r.visits) for r in journal}
     outcome.changed = sum((record.key, record.visits) not in measured for record in records)
     committed = store.keys("faults")
-    for disk in disks:  # what boards still keep, the host has
+    for disk in disks:  # the host must have every record that a board still keeps
         spool = Spool(disk / "spool.sqlite")
         outcome.lost += len(spool.waiting("faults").keys() - committed)
         spool.close()
@@ -171,7 +192,7 @@ def judge(folder: Path, disks: list[Path], samples: int, outcome: Outcome) -> No
 
 @contextlib.contextmanager
 def small_disk(path: Path) -> Iterator[Path]:
-    """A file system of its own, that can be filled; without the right to mount a folder."""
+    """A small file system that can be filled; a plain folder if this process may not mount one."""
     path.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={SPOOL_KIB}k", "none", str(path)]
     mounted = subprocess.run(["mount", *options], capture_output=True).returncode == 0
@@ -184,11 +205,11 @@ def small_disk(path: Path) -> Iterator[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, help="of the first run (default: of the clock)")
-    parser.add_argument("--faults", type=int, default=210)
-    parser.add_argument("--each", type=int, default=30, help="faults of one run at most")
-    parser.add_argument("--samples", type=int, default=300)
-    parser.add_argument("--arch-s", type=float, default=0.15)
+    parser.add_argument("--seed", type=int, help="seed of the first run (default: the time)")
+    parser.add_argument("--faults", type=int, default=210, help="in all runs together")
+    parser.add_argument("--each", type=int, default=30, help="most faults of one run")
+    parser.add_argument("--samples", type=int, default=300, help="archs of each class")
+    parser.add_argument("--arch-s", type=float, default=0.15, help="seconds for one arch")
     args = parser.parse_args()
     seed = int(time.time()) if args.seed is None else args.seed
     total: Counter[str] = Counter()
