@@ -100,7 +100,7 @@ def _show(args: argparse.Namespace) -> None:
     from ramnas_edge.board import short_names
 
     store = _existing(args.store)
-    groups = [group for run in store.runs() for group in _alike(store.records(run))]
+    groups = [group for run in store.runs() for group in _by_target(store.records(run))]
     store.close()
     boards = short_names.short_names(group[0].device_class for group in groups)
     for line in short_names.legend(boards):
@@ -140,7 +140,7 @@ def _export(args: argparse.Namespace) -> None:
     rows = [
         row
         for run in ([args.run] if args.run else runs)
-        for records in _alike(store.records(run))
+        for records in _by_target(store.records(run))
         for row in _rows(records)
     ]
     store.close()
@@ -151,7 +151,7 @@ def _export(args: argparse.Namespace) -> None:
     print(f"{len(rows)} rows: {args.out}")
 
 
-def _alike(records: list[LatencyRecord]) -> list[list[LatencyRecord]]:
+def _by_target(records: list[LatencyRecord]) -> list[list[LatencyRecord]]:
     """The records in groups of one device class and target, whose drift is removed together."""
     groups: dict[tuple[str, Target], list[LatencyRecord]] = {}
     for record in records:

@@ -121,8 +121,8 @@ def read(run: Path, store: Path | None = None, bundle: Path | None = None) -> Re
     """
     front = fronts.load(front_of(run))
     if run.is_dir():
-        store = store or _there(run / RECORDS)
-        bundle = bundle or _there(run / BUNDLE)
+        store = store or _if_exists(run / RECORDS)
+        bundle = bundle or _if_exists(run / BUNDLE)
     if store and not store.is_file():
         raise DataError(f"{store} does not exist; ramnas calibrate makes it")
     return build(
@@ -204,7 +204,7 @@ def arch_text(arch: Arch) -> str:
     return f"{arch.resolution} px; stem {arch.stem}; {', '.join(stages)}; head {arch.head}"
 
 
-def _there(path: Path) -> Path | None:
+def _if_exists(path: Path) -> Path | None:
     return path if path.exists() else None
 
 

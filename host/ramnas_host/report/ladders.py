@@ -112,7 +112,7 @@ def _ladders(tasks: tuple[bundles.TaskFront, ...], front: Front, source: str) ->
             metric = next((m.accuracy.metric for m in task.models if m.accuracy), "")
             found.append(
                 Ladder(
-                    first.device_class, task.task, metric, _words(first), source,
+                    first.device_class, task.task, metric, _setup_text(first), source,
                     first.frame_hw is not None, len(task.models) - len(rungs), rungs,
                 )
             )  # fmt: skip
@@ -153,7 +153,7 @@ def _energy(front: Front, task: str, device_class: str) -> dict[str, float]:
     return {}
 
 
-def _words(latency: Latency) -> str:
+def _setup_text(latency: Latency) -> str:
     calls = "engine alone, without resize and decode"
     if latency.frame_hw:
         calls = f"whole calls on {latency.frame_hw[0]}x{latency.frame_hw[1]} frames"

@@ -127,7 +127,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def _explain(figure: Figure, legend: Sequence[str]) -> None:
-    """Below the panels: which device classes the short names stand for."""
+    """Write below the panels which device classes the short names stand for."""
     if legend:
         figure.supxlabel("\n".join(legend), fontsize=7, color="tab:grey")
 

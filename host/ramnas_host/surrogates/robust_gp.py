@@ -80,7 +80,7 @@ class _Posterior:
 
 
 class RobustGp:
-    """The process; `prior` holds the means of the log variances' normal priors."""
+    """The Gaussian process; `prior` holds the means of the log variances' normal priors."""
 
     def __init__(self, prior: Floats = PRIOR) -> None:
         self._prior = prior

@@ -159,7 +159,7 @@ def test_infill_measures_what_it_chose_and_learns_from_it(
         (["--run", "elsewhere"], "no record of run 'elsewhere'"),
         (["--constraint", "macs<=1"], "macs is not an objective; add it to --objectives"),
         (["--objectives", "top1,macs", "--measure"], "none of these objectives is measured"),
-        (["--measure", "--local-agent", "--rounds", "2"], "a record needs at least 8 visits"),
+        (["--measure", "--local-agent", "--rounds", "2"], "a record needs"),
         (["--population", "1"], "--population 1: give 2 or more"),
         (["--prior-run", "elsewhere"], "no record of run 'elsewhere'"),
     ],

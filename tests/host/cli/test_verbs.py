@@ -51,9 +51,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("text")
     search = ["--store", tmp_path / "s.sqlite", "--out", tmp_path / "front.json"]
-    refused(ramnas("search", "--supernet", text, *search), "text is no supernet of ramnas")
+    refused(ramnas("search", "--supernet", text, *search), "text is not a supernet of ramnas")
     bundle = ["--supernet", text, "--out", tmp_path / "bundle"]
-    refused(ramnas("bundle", "--front", text, *bundle), "text is no front of ramnas")
+    refused(ramnas("bundle", "--front", text, *bundle), "text is not a front of ramnas")
     assert not (tmp_path / "front.json").exists()
     assert not (tmp_path / "bundle").exists()
 
@@ -67,7 +67,7 @@ def test_a_search_without_records_says_what_to_do(supernet_file: Path, tmp_path:
     refused(ramnas("search", *argv), "holds no record of run 'calibration'; calibrate first")
     refused(
         ramnas("calibrate", "--samples", "12", "--rounds", "2", "--store", store, "--local-agent"),
-        "--rounds 2: a record needs 8 visits or more",
+        "a record needs",
     )
 
 
@@ -104,7 +104,7 @@ def test_wrong_arguments_have_exit_code_2_too() -> None:
 def test_the_bundle_of_a_front_that_is_not_verified_is_refused(demo: Path, tmp_path: Path) -> None:
     argv = ["--supernet", demo / "train/supernet.safetensors", "--out", tmp_path / "bundle"]
     ran = ramnas("bundle", "--front", demo / "front.json", *argv)
-    refused(ran, "no candidate of this front is verified yet: ramnas verify")
+    refused(ran, "no candidate of this front is verified yet; run ramnas verify")
     assert os.listdir(tmp_path) == []
 
 
@@ -112,7 +112,8 @@ def test_a_front_of_another_space_is_refused(demo: Path, tmp_path: Path) -> None
     content = json.loads((demo / "verified.json").read_bytes())
     (tmp_path / "other.json").write_text(json.dumps({**content, "space_hash": "0" * 12}))
     argv = ["--supernet", demo / "train/supernet.safetensors", "--out", tmp_path / "bundle"]
-    refused(ramnas("bundle", "--front", tmp_path / "other.json", *argv), "search with the supernet")
+    ran = ramnas("bundle", "--front", tmp_path / "other.json", *argv)
+    refused(ran, "use the supernet of that search")
 
 
 def test_evaluate_prints_and_writes_accuracies(supernet_file: Path, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_list_of_archs_is_evaluated_in_its_order(supernet_file: Path, tmp_path
 
 def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
     argv = ["train", "--out", tmp_path / "out", "--recipe"]
-    refused(ramnas(*argv, "imagenet"), "dataset imagenet needs --data DIR with train/<class>/")
-    refused(ramnas(*argv, "imagenet", "--data", tmp_path), f"{tmp_path}/train is no folder")
+    refused(ramnas(*argv, "imagenet"), "data set imagenet needs --data DIR with train/<class>/")
+    refused(ramnas(*argv, "imagenet", "--data", tmp_path), f"{tmp_path}/train is not a folder")
     refused(ramnas(*argv, "fashion", "--data", tmp_path), "dataset-fashion-mnist")
     assert not (tmp_path / "out").exists()

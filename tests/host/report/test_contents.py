@@ -174,5 +174,5 @@ def test_a_front_of_the_previous_format_is_read(tmp_path: Path) -> None:
     found = contents.read(tmp_path / "front.json")
     assert found.scatters[0].held_out == ()
     (tmp_path / "front.json").write_text(json.dumps({**content, "format": 4}))
-    with pytest.raises(DataError, match="format 4, .* reads formats 2 and 3"):
+    with pytest.raises(DataError, match=r"format 4, .* reads formats 2 and 3"):
         fronts.load(tmp_path / "front.json")
