@@ -18,6 +18,7 @@ import zmq
 from zmq.auth import load_certificate
 from zmq.utils import z85
 
+from ramnas_edge.board.folders import config_folder
 from ramnas_models.errors import DataError, FileError
 from ramnas_models.files import make_folder, write_file, writing
 
@@ -37,7 +38,7 @@ class Keys(NamedTuple):
 
 def home() -> Path:
     """The folder where keys are kept by default: `ramnas` in $XDG_CONFIG_HOME or ~/.config."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ramnas"
+    return config_folder()
 
 
 def new(folder: Path, name: str) -> Path:
