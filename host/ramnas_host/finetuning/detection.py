@@ -103,8 +103,7 @@ def evaluate_detector(
     ids = [image_id for _, image_ids in of_ranks for image_id in image_ids]
     if not ids:
         raise DataError(
-            f"none of the {len(split)} images of {split.file} can be read; the warnings above say "
-            "why"
+            f"none of the {len(split)} images of {split.file} can be read; the log says why"
         )
     return coco_scores(split.file, ids, np.concatenate([detections for detections, _ in of_ranks]))
 

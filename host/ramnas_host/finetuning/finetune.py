@@ -20,7 +20,7 @@ from ramnas_host.data.loader import Batch, Draw, ImageSource
 from ramnas_host.training import loop, optimizer, resume
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.loop import Step
-from ramnas_host.training.run_folder import Kept, RunFolder
+from ramnas_host.training.run_folder import FolderContents, RunFolder
 from ramnas_host.training.sandwich import autocast
 from ramnas_models.supernet import Standalone
 
@@ -111,13 +111,13 @@ def finetune(
     folder = None
     if kept_run:
         identity = resume.identity(kept_run.identity, recipe)
-        folder = RunFolder(kept_run.folder, state, Kept(
+        folder = RunFolder(kept_run.folder, state, FolderContents(
             recipe=recipe, per_epoch=per_epoch, identity=identity, last=LAST,
             columns=("loss", *task.scores), resolved=kept_run.resolved, evaluate=evaluate,
             goodness=lambda scores: scores[task.scores[0]], save=kept_run.save,
         ), ranks)  # fmt: skip
     loop.run(
-        state, recipe, gradients, batches, per_epoch, kept=folder, ranks=ranks,
-        who=lambda step: "the network", on_step=on_step,
+        state, recipe, gradients, batches, per_epoch, folder=folder, ranks=ranks,
+        networks=lambda step: "the network", on_step=on_step,
     )  # fmt: skip
     recalibrate()

@@ -142,7 +142,7 @@ def _macs_tau(points: Set[Point]) -> float | None:
 def _values(points: Sequence[Point]) -> Floats:
     """Log latency and negative top-1, [n, 2], to be minimised.
 
-    Rounding makes latencies equal that differ only by the rounding errors of the drift correction.
+    Latencies that differ only by the rounding errors of the drift correction become equal.
     """
     return np.array([[round(np.log(p.ms), 9), -p.top1] for p in points])
 

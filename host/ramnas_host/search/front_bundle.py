@@ -25,10 +25,10 @@ MIN_RATIO = 1.15
 def choose(front: Front, least: int = 4, most: int = 8) -> list[Candidate]:
     """Choose `least` to `most` models of the front of top-1 and `front.cost`, fast to slow.
 
-    Each model costs at least MIN_RATIO times as much as the one before it. If more than `most`
-    models are left, the ratio is raised. If fewer than `least` are left, the models whose cost
-    differs most from all chosen ones join them. A front with fewer than `least` models is taken
-    whole.
+    Each model costs at least MIN_RATIO times as much as the one before it. If that leaves more than
+    `most` models, the ratio is raised. If it leaves fewer than `least`, the models whose cost
+    differs most from all chosen ones are added. A front with fewer than `least` models is taken
+    whole. DataError if the front is not verified.
     """
     best = front.non_dominated([Objective(TOP1), front.cost])
     costs = [candidate.measured[front.cost.name].budgeted for candidate in best]
@@ -91,7 +91,7 @@ def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
 
     DataError if a model is not verified.
     """
-    entries = []
+    measured = []
     for candidate in models:
         if TOP1 not in candidate.measured:
             raise DataError(_unverified(candidate))
@@ -101,8 +101,8 @@ def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
             if objective.is_classifier_latency and objective.name in candidate.measured
         )
         accuracy = Accuracy("top1", candidate.measured[TOP1].value, "validation")
-        entries.append(Entry(candidate.arch, accuracy, latencies))
-    return entries
+        measured.append(Entry(candidate.arch, accuracy, latencies))
+    return measured
 
 
 def _latency(objective: Objective, measured: ObjectiveValue) -> Latency:

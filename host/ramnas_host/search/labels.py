@@ -1,4 +1,4 @@
-"""Objectives and device classes -> labels for people, and the legend that explains them."""
+"""Gives objectives and device classes labels for people, with a legend that explains them."""
 
 from __future__ import annotations
 

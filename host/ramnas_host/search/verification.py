@@ -112,7 +112,7 @@ def unmeasured(front: Front) -> dict[str, list[str]]:
 
 
 def agreement(front: Front) -> dict[str, tuple[float | None, int]]:
-    """Objective -> Kendall's tau between predicted and measured values, and how many it compares.
+    """Objective -> Kendall's tau between predicted and measured values, and the number of pairs.
 
     tau is None if there is no order to compare: fewer than two values, or all of them equal. MACs
     are left out, because they are exact.

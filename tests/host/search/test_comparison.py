@@ -77,7 +77,7 @@ def test_a_fronts_own_models_are_non_dominated_by_predicted_cost_and_true_top1()
 
 
 SMALL = {
-    "batches": ["1", "4"], "samples": ["40"], "accuracy-samples": ["38"], "candidates": ["3"],
+    "batches": ["1", "4"], "samples": ["20"], "accuracy-samples": ["20"], "candidates": ["2"],
     "population": ["40"], "parents": ["20"], "generations": ["2"], "infill-rounds": ["1"],
 }  # fmt: skip
 
@@ -90,13 +90,15 @@ def argv(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("comparison")
     torch.manual_seed(0)
     recipe = load_recipe("digits")
+    images = msgspec.structs.replace(recipe.images, validation=200, calibration=20)
+    recipe = msgspec.structs.replace(recipe, images=images)
     about = describe(load_dataset("digits", recipe.images), recipe)
     checkpoint.save(folder / "supernet.safetensors", Supernet(SPACE, 10), about)
     board = this_device().class_key("onnxruntime-cpu", onnxruntime.__version__)
     store = Store(folder / "records.sqlite")
     for batch in (1, 4):
         run = {"run": f"calibration-{batch}", "device": board, "batch": batch, "num_classes": 10}
-        for one in records(40, **run):
+        for one in records(20, **run):
             store.add(one)
     store.close()
     return [
