@@ -1,1 +1,1 @@
-"""Train a supernet, calibrate boards, fit surrogates, search, bundle. Needs torch."""
+"""Trains a supernet, calibrates boards, searches for networks and bundles them. Needs torch."""

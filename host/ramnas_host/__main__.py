@@ -1,4 +1,4 @@
-"""`python -m ramnas_host` is `ramnas`."""
+"""`python -m ramnas_host` does the same as the command `ramnas`."""
 
 import sys
 

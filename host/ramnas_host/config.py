@@ -1,4 +1,7 @@
-"""A training recipe: one YAML file -> one frozen, checked value that travels with the results."""
+"""Reads a training recipe: a YAML file becomes a checked, frozen value.
+
+It is stored with the results, so that they say how they were made.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ R = TypeVar("R", bound="Schedule")
 
 
 class SplitSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many images of a data set go where; `train` 0 takes all that are left."""
+    """How many images of a data set each split gets; 0 for `train` means all that are left."""
 
     train: int
     validation: int
@@ -26,12 +29,14 @@ class SplitSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SceneAugment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What training does to an image; the value in brackets switches each off.
+    """How training changes an image. The value in brackets switches each change off.
 
-    `crop`: smallest share of the image's area that a random crop keeps [1.0]. `flip`: probability
-    of a mirror image [0]. The paper's robot augmentations, each on half of the images:
-    `brightness`, largest shift where white is 1 [0]; `noise`, standard deviation of the same scale
-    [0]; `mask`, largest share of the area that one black rectangle hides [0].
+    `crop`: the smallest share of the image's area that a random crop keeps [1.0]. `flip`: the
+    probability of mirroring the image [0].
+
+    The paper's robot augmentations, each applied to half of the images: `brightness` is the largest
+    shift, where white is 1 [0]; `noise` is a standard deviation on the same scale [0]; `mask` is
+    the largest share of the area that a black rectangle hides [0].
     """
 
     crop: float
@@ -42,18 +47,21 @@ class SceneAugment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Augment(SceneAugment, frozen=True):
-    """The same for one label an image. `size`: side in pixels of the random crop that is decoded,
-    before each network takes it to its own resolution."""
+    """The same for images with one label each.
+
+    `size`: the side, in pixels, of the random crop. Each network of a step then resizes the crop to
+    its own resolution.
+    """
 
     size: int
 
 
 class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """SGD with Nesterov momentum, linear warm-up and cosine (Table II).
+    """SGD with Nesterov momentum, linear warm-up and cosine decay (Table II).
 
-    `lr` is the peak rate for `lr_batch` images a step and grows in proportion to the batch (the
-    linear rule); with `lr_batch` null it is the rate as it stands, whatever the batch. Weight decay
-    leaves out BatchNorm and biases. `clip_norm` null: gradients are not clipped.
+    `lr` is the peak learning rate for `lr_batch` images per step, and is scaled in proportion to
+    the batch size (the linear rule). If `lr_batch` is null, `lr` is used for any batch size. Weight
+    decay does not apply to BatchNorm and biases. If `clip_norm` is null, gradients are not clipped.
     """
 
     lr: float
@@ -64,7 +72,10 @@ class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who teaches whom, and how (Eq. 3 to 5); `alpha`, `beta` are of `dkd` alone."""
+    """Which networks teach which, and by what loss (Eq. 3 to 5).
+
+    `alpha` and `beta` only matter for the pair loss `dkd`.
+    """
 
     smd_weighting: Literal["per_student", "per_teacher", "off"]
     pair_loss: Literal["kl", "dkd"]
@@ -74,10 +85,10 @@ class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every training has. `batch_size` is in all, over every process of the run.
+    """The settings that every training has.
 
-    Intervals: `save_every` in steps, `evaluate_every` in epochs. Training goes on past broken
-    images until there are more than `max_broken`.
+    `batch_size` is the total over all processes of the run. `save_every` counts steps,
+    `evaluate_every` epochs. Training stops when it has found more than `max_broken` broken images.
     """
 
     epochs: int
@@ -93,7 +104,7 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def lr(self) -> float:
-        """The peak learning rate of this batch size."""
+        """The peak learning rate at this batch size."""
         optimizer = self.optimizer
         if optimizer.lr_batch is None:
             return optimizer.lr
@@ -103,7 +114,7 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Recipe(Schedule, frozen=True):
     """How a supernet is trained.
 
-    `label_smoothing`, `dropout` and `drop_connect` are of the max net alone (BigNAS).
+    `label_smoothing`, `dropout` and `drop_connect` apply only to the max net (BigNAS).
     """
 
     dataset: str
@@ -117,21 +128,24 @@ class Recipe(Schedule, frozen=True):
 
 
 class SegmentationHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """LR-ASPP with its two skip branches or with one; stride of its deepest features."""
+    """An LR-ASPP head: with two skip branches or one, and the stride of its deepest features."""
 
     form: Literal["three_input", "two_input"]
     output_stride: Literal[16, 32]
 
 
 class Finetuning(Schedule, frozen=True):
-    """How one network, cut out of a supernet, is trained for a task.
+    """How a network that was cut out of a supernet is trained for a task.
 
-    `input_hw`: height and width that images are resized to; `calibration`: training images that
-    BatchNorm takes its statistics from before an evaluation. Of segmentation alone: `head`,
-    `hardest_pixels`, the share of a batch's pixels, those of the highest loss, that teach (1: all),
-    and `train_hw`, where the images that teach have another size than `input_hw`. Classification
-    has none of these and no `augment`: resolution, images and augmentation are those that the
-    supernet was trained with.
+    `input_hw`: the height and width that images are resized to. `calibration`: the number of
+    training images that BatchNorm takes its statistics from before an evaluation.
+
+    Only for segmentation: `head`; `hardest_pixels`, the share of a batch's pixels that the network
+    learns from, those with the highest loss (1: all); and `train_hw`, the size of the images to
+    learn from if it is not `input_hw`.
+
+    Classification has none of these, nor `augment`: it uses the resolution, images and
+    augmentation that the supernet was trained with.
     """
 
     task: Literal["detection", "segmentation", "classification"]
@@ -144,29 +158,32 @@ class Finetuning(Schedule, frozen=True):
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe by name (`imagenet`) or from a YAML file; DataError names the key at fault."""
+    """Read a recipe by its name (`imagenet`) or from a YAML file; DataError names the wrong key."""
     return _load(name_or_path, Recipe, _FOLDER)
 
 
 def load_finetuning(name_or_path: str) -> Finetuning:
-    """The same for a recipe of fine-tuning (`coco`, `cityscapes`)."""
+    """Read a recipe for fine-tuning by its name (`coco`) or from a YAML file.
+
+    DataError names the wrong key.
+    """
     recipe = _load(name_or_path, Finetuning, _FOLDER / "finetuning")
-    wanted = {
+    required = {
         "input_hw": recipe.task != "classification",
         "augment": recipe.task != "classification",
         "calibration": recipe.task != "classification",
         "head": recipe.task == "segmentation",
         "hardest_pixels": recipe.task == "segmentation",
     }
-    for key, needed in wanted.items():
+    for key, needed in required.items():
         if (getattr(recipe, key) is None) == needed:
-            what = "must be given" if needed else "must be null"
-            raise DataError(f"{name_or_path}: {key}: {what} for {recipe.task}")
+            fault = "must be given" if needed else "must be null"
+            raise DataError(f"{name_or_path}: {key}: {fault} for {recipe.task}")
     if recipe.train_hw and recipe.task != "segmentation":
         raise DataError(f"{name_or_path}: train_hw: must be null for {recipe.task}")
     if recipe.train_hw and min(recipe.train_hw) < 1:
         size = "x".join(map(str, recipe.train_hw))
-        raise DataError(f"{name_or_path}: train_hw: {size} is no size of an image")
+        raise DataError(f"{name_or_path}: train_hw: an image cannot have the size {size}")
     return recipe
 
 
@@ -189,7 +206,7 @@ def _load(name_or_path: str, kind: type[R], folder: Path) -> R:
 
 
 def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
-    """(key, fault) of every value that has the right type and makes no sense."""
+    """(key, fault) for every value that has the right type but is out of range."""
     values = dict(_leaves(recipe))
     above_0 = (
         "epochs", "batch_size", "save_every", "evaluate_every", "optimizer.lr",
@@ -205,7 +222,7 @@ def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
         if not isinstance(value, (int, float)):
             continue
         if not math.isfinite(value):
-            yield key, f"{value} is no finite number"
+            yield key, f"{value} is not a finite number"
         if value < 0:
             yield key, f"{value} is below 0"
         if key in above_0 and value <= 0:

@@ -1,4 +1,4 @@
-"""A recipe is right as printed in the paper, or refused with its file and key."""
+"""Recipes: ours hold the paper's values, and a wrong one is refused with its file and key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUMBERS = [
 
 
 def write(folder: Path, key: str, value: object) -> Path:
-    """The digits recipe as a file in which `key` is `value`, or is GONE."""
+    """Write the recipe `digits` with another `value` for `key`, or without it if that is GONE."""
     content = msgspec.to_builtins(load_recipe("digits"))
     *sections, last = key.split(".")
     section = content
@@ -57,10 +57,10 @@ def refusal(path: Path) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion", "imagenet"])
+@pytest.mark.parametrize("name", ["digits", "digits-small", "fashion", "imagenet"])
 def test_every_recipe_loads_and_reads_back_from_its_own_file(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
-    assert recipe.dataset == name
+    assert recipe.dataset == name.removesuffix("-small")
     path = tmp_path / "copy.yaml"
     path.write_bytes(msgspec.yaml.encode(recipe))
     assert load_recipe(str(path)) == recipe
@@ -118,7 +118,7 @@ def test_a_wrong_type_is_named(key: str, value: object, message: str, tmp_path: 
 
 
 @pytest.mark.parametrize("key", NUMBERS)
-def test_no_number_is_below_0(key: str, tmp_path: Path) -> None:
+def test_no_number_may_be_below_0(key: str, tmp_path: Path) -> None:
     assert f" {key}: -1" in refusal(write(tmp_path, key, -1))
 
 
@@ -139,7 +139,7 @@ def test_no_number_is_below_0(key: str, tmp_path: Path) -> None:
         "images.calibration",
     ],
 )
-def test_what_would_be_nothing_is_refused(key: str, tmp_path: Path) -> None:
+def test_some_numbers_may_not_be_0(key: str, tmp_path: Path) -> None:
     assert refusal(write(tmp_path, key, 0)).split(": ", 1)[1].startswith(f"{key}: 0")
 
 
@@ -156,14 +156,14 @@ def test_what_would_be_nothing_is_refused(key: str, tmp_path: Path) -> None:
         "augment.mask",
     ],
 )
-def test_a_share_is_at_most_1(key: str, tmp_path: Path) -> None:
+def test_a_share_may_not_be_above_1(key: str, tmp_path: Path) -> None:
     assert f" {key}: 1.5 is above 1" in refusal(write(tmp_path, key, 1.5))
 
 
 @pytest.mark.parametrize(
     "content", [b"epochs: [1", b"\xff\xfe\x00", b"", b"- 1", b"{[1]: 2}"], ids=repr
 )
-def test_a_file_that_is_no_recipe_is_named(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recipe_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "mine.yml"
     path.write_bytes(content)
     refusal(path)
@@ -174,8 +174,10 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
     assert "cannot read recipe" in refusal(tmp_path.joinpath("absent", "mine.yaml"))
 
 
-def test_an_unknown_name_says_what_is_known() -> None:
-    with pytest.raises(DataError, match="'x': known are digits, fashion, imagenet, or give a"):
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(
+        DataError, match="'x': known are digits, digits-small, fashion, imagenet"
+    ):
         load_recipe("x")
 
 
@@ -183,7 +185,7 @@ def test_an_unknown_name_says_what_is_known() -> None:
     ("batch_size", "lr_batch", "expected"),
     [(448, 256, 0.175), (2048, 256, 0.8), (256, 256, 0.1), (448, None, 0.1), (2048, None, 0.1)],
 )
-def test_the_learning_rate_grows_with_the_batch_unless_it_stands(
+def test_the_learning_rate_grows_with_the_batch_if_lr_batch_is_given(
     batch_size: int, lr_batch: int | None, expected: float
 ) -> None:
     recipe = load_recipe("imagenet")

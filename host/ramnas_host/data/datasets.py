@@ -31,7 +31,7 @@ def load_dataset(name: str, images: SplitSizes, folder: Path | None = None) -> D
     """
     if name not in _READERS:
         known = ", ".join(_READERS)
-        raise DataError(f"unknown data set '{name or 'none'}': choose one of {known}")
+        raise DataError(f"unknown data set '{name or 'none'}': known are {known}")
     return _READERS[name](images, folder)
 
 

@@ -1,1 +1,1 @@
-"""Training of the weight-sharing supernet, and its accuracy."""
+"""Trains the weight-sharing supernet and evaluates its subnets."""

@@ -1,4 +1,4 @@
-"""A supernet as a file: safetensors, with all that is needed to use it in the metadata."""
+"""Saves a supernet as a safetensors file whose metadata has everything that is needed to use it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from ramnas_models.supernet import Supernet
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A supernet and the facts about its weights."""
+
     net: Supernet
     about: About
 
 
 def save(path: Path, net: Supernet, about: About) -> None:
-    """Write the supernet, whole or not at all."""
+    """Write the supernet to `path`, whole or not at all."""
     metadata = {
         "space": msgspec.json.encode(net.space).decode(),
         "about": msgspec.json.encode(about).decode(),
-        "licence": about.licence,  # where other readers of safetensors look
+        "licence": about.licence,  # other readers of safetensors look for these two
         "source": about.source,
     }
     tensors.write(path, {key: value.cpu() for key, value in net.state_dict().items()}, metadata)
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a supernet written by `save`; DataError if it is none."""
+    """Read a supernet that `save` wrote; DataError if the file is not one."""
     try:
         weights, metadata = tensors.read(path)
         space = read_space(msgspec.json.decode(metadata["space"]), f"{path} (space)")
@@ -42,5 +44,5 @@ def load(path: Path) -> Checkpoint:
     except (
         OSError, KeyError, RuntimeError, tensors.UnreadableError, msgspec.DecodeError,
     ) as error:  # fmt: skip
-        raise DataError(f"{path} is no supernet of ramnas: {error}") from error
+        raise DataError(f"{path} is not a supernet of ramnas: {error}") from error
     return Checkpoint(net, about)

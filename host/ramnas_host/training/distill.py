@@ -1,4 +1,4 @@
-"""The losses between networks: KL, DKD, and who teaches whom (subnets mutual distillation)."""
+"""Distillation: the losses between two networks (KL, DKD), and which networks teach which (SMD)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """The pair loss of Eq. 3: T^2 sum_c p_c (log p_c - log q_c), mean over the batch.
+    """The pair loss of Eq. 3: T^2 sum_c p_c (log p_c - log q_c), averaged over the batch.
 
-    p and q: softmax of the teacher's and the student's logits [n, classes] over T.
+    p and q are the softmax of the teacher's and the student's logits [n, classes], divided by the
+    temperature T.
     """
     log_p, log_q = (F.log_softmax(_wide(x) / temperature, dim=1) for x in (teacher, student))
     return _kl(log_p, log_q) * temperature**2
@@ -27,9 +28,10 @@ def dkd(
 ) -> Tensor:
     """Decoupled knowledge distillation (Eq. 5): alpha * TCKD + beta * NCKD.
 
-    TCKD = T^2 KL of (p_y, 1 - p_y), teacher from student; NCKD = T^2 KL of the softmax over the
-    classes other than the label y. Logits [n, classes], labels [n]; mean over the batch. At T = 1,
-    KL = TCKD + (1 - p_y) NCKD image by image. Log-sum-exp keeps it finite at any logit margin.
+    TCKD is T^2 KL(teacher || student) of the pair (p_y, 1 - p_y), where y is the label. NCKD is the
+    same of the softmax over all classes but y. Logits are [n, classes] and labels [n]; the result
+    is averaged over the batch. At T = 1, KL = TCKD + (1 - p_y) NCKD for every image. Log-sum-exp
+    keeps the loss finite at any margin between logits.
     """
     parts = [decouple(_wide(logits) / temperature, labels) for logits in (student, teacher)]
     (student_target, student_others), (teacher_target, teacher_others) = parts
@@ -39,9 +41,10 @@ def dkd(
 
 
 def decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits -> log (p_y, 1 - p_y) [n, 2], and log softmax over the other classes [n, classes].
+    """Split logits into log (p_y, 1 - p_y), [n, 2], and the log softmax over the other classes.
 
-    The label's own column of the second is 0 in student and teacher alike and adds nothing.
+    The second is [n, classes]. Its column of the label is 0 for student and teacher alike, so it
+    adds nothing to their KL divergence.
     """
     hit = F.one_hot(labels, logits.shape[1]).bool()
     y = logits.masked_select(hit)
@@ -52,7 +55,7 @@ def decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """Half precision -> float32: a margin of 1,000 has no bits left for what matters in it."""
+    """Convert half precision to float32: at logits of 1,000 it cannot resolve small differences."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
@@ -61,11 +64,12 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def teachers(student: int, count: int, weighting: str) -> list[tuple[int, float]]:
-    """(teacher, weight) pairs of the `student`-th of `count` networks, largest (0) first (Eq. 4).
+    """(teacher, weight) for each teacher of a student among `count` networks (Eq. 4).
 
-    `per_student`: mean over a student's teachers, every student weighs 1 (the default);
-    `per_teacher`: Eq. 3 literally, teacher i spreads weight 1 over its students;
-    `off`: in-place distillation (BigNAS), only the max net teaches.
+    Networks are numbered from the largest, 0. With `per_student`, the default, a student's loss is
+    the mean over its teachers, so every student weighs 1. With `per_teacher`, Eq. 3 to the letter,
+    teacher i spreads a weight of 1 over its students. With `off`, only the max net teaches, which
+    is in-place distillation (BigNAS).
     """
     if weighting == "off":
         return [(0, 1.0)]

@@ -1,4 +1,4 @@
-"""The processes of one run (torchrun): who am I, and the few things that they say to each other."""
+"""The processes of a run under torchrun: their ranks, and the values that they exchange."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run; on its own unless `torchrun` started it.
+    """The rank of this process in its run. Without torchrun it is the only one.
 
-    `local_world`: how many of them are on this machine.
+    `world` is the number of processes of the run, `local_world` that of those on this machine.
     """
 
     rank: int = 0
@@ -29,13 +29,13 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the files and shows the progress."""
+        """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The mean of every rank's gradients, in one exchange for the whole step.
+        """Replace each gradient by its mean over the ranks, in one exchange for the whole step.
 
-        All ranks train the same archs, so the same parameters have a gradient on each.
+        All ranks train the same archs, so the same parameters have gradients on each of them.
         """
         if self.world == 1:
             return
@@ -48,14 +48,14 @@ class Ranks:
             grad.copy_(part.view_as(grad))
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over all ranks."""
+        """The mean of `values` over the ranks. With several ranks it overwrites `values`."""
         if self.world > 1:
             dist.all_reduce(values)
             values /= self.world
         return values
 
     def gather(self, value: T) -> list[T]:
-        """What each rank gave, in order of rank, on every rank."""
+        """The `value` of every rank, in the order of the ranks; the same list on all of them."""
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
@@ -63,18 +63,21 @@ class Ranks:
         return found
 
     def share(self, work: Sequence[T]) -> Sequence[T]:
-        """This rank's part of `work`: every `world`-th piece."""
+        """This rank's share of `work`: every `world`-th item."""
         return work[self.rank :: self.world]
 
     def wait(self) -> None:
-        """Until all ranks have come here."""
+        """Wait until all ranks have called this."""
         if self.world > 1:
             dist.barrier()
 
 
 @contextmanager
 def started() -> Iterator[Ranks]:
-    """Join the run that torchrun started: nccl on GPUs, gloo on CPUs. Alone without torchrun."""
+    """Join the processes that torchrun started, with nccl on GPUs and gloo on CPUs.
+
+    Without torchrun this process is the only one.
+    """
     gpu = torch.cuda.is_available()
     if "WORLD_SIZE" not in os.environ:
         yield Ranks(device=torch.device("cuda" if gpu else "cpu"))

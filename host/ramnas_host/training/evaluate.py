@@ -1,4 +1,4 @@
-"""The true accuracy of an arch: cut it out, recalibrate its BatchNorm, count the hits."""
+"""The true accuracy of an arch: cut it out, recalibrate its BatchNorm, count correct labels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ramnas_models.supernet import Subnet, Supernet
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Shares of a split whose label is the most likely class, and among the five most likely."""
+    """Top-1 and top-5 accuracy on a split, as shares from 0 to 1."""
 
     top1: float
     top5: float
 
 
 def recalibrated_subnet(net: Supernet, arch: Arch, calibration: Split) -> Subnet:
-    """`arch` with BatchNorm statistics of its own, from a fixed set of training images."""
+    """Cut out `arch` and give it BatchNorm statistics of its own, taken from `calibration`."""
     return recalibrated(net.extract(arch), calibration)
 
 
 def recalibrated(subnet: Subnet, calibration: Split) -> Subnet:
-    """The subnet itself, its BatchNorm statistics taken from `calibration`."""
+    """Recalibrate the BatchNorm of `subnet` in place on `calibration`, and return it."""
     device = next(subnet.parameters()).device
     batches = calibration.batches(subnet.plan.input_hw[0])
     return subnet.recalibrate(images.to(device) for images, _ in batches)
@@ -55,9 +55,10 @@ def true_scores(
     ranks: Ranks = Ranks(),
     on_done: Callable[[int], None] = lambda count: None,
 ) -> list[Scores]:
-    """`score` of each arch on `split`, BatchNorm recalibrated; the ranks share the archs.
+    """Cut out each arch, recalibrate its BatchNorm and score it on `split`.
 
-    `on_done` hears how many are done, as far as this rank can tell.
+    The ranks share the archs, and each returns all scores, in the order of `archs`. `on_done` is
+    called with the number of archs that are done, estimated from this rank's own.
     """
     own = []
     for count, arch in enumerate(ranks.share(archs), start=1):

@@ -1,4 +1,4 @@
-"""The loop of every training: batches in, one optimizer step each, results kept on the way."""
+"""The loop of every training: an optimizer step for each batch, and results saved on the way."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from ramnas_models.errors import DataError
 
 log = logging.getLogger(__name__)
 
-Gradients = Callable[[int, Batch], Tensor]  # step, batch -> losses [k]; their gradients added up
+# (step, batch) -> losses [k]; adds the gradients of all of them to the parameters
+Gradients = Callable[[int, Batch], Tensor]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step did.
+    """What an optimizer step did.
 
-    `losses` of each network that took part; `scores` on the validation images by name, where this
-    step ended with an evaluation.
+    `number` counts from 1 to `total`. `losses` has the loss of each network of the step. `scores`
+    are those on the validation images, by name, if an evaluation followed the step.
     """
 
     number: int
-    of: int
+    total: int
     epoch: int
     losses: tuple[float, ...]
     images_per_s: float
@@ -42,26 +43,27 @@ class Step:
 
 
 def run(
-    state: State, recipe: Schedule, gradients: Gradients, drawn: Callable[[int], Iterator[Batch]],
-    per_epoch: int, *, kept: RunFolder | None, ranks: Ranks, who: Callable[[int], str],
-    on_step: Callable[[Step], None],
+    state: State, recipe: Schedule, gradients: Gradients,
+    batches_from: Callable[[int], Iterator[Batch]], per_epoch: int, *, folder: RunFolder | None,
+    ranks: Ranks, networks: Callable[[int], str], on_step: Callable[[Step], None],
 ) -> None:  # fmt: skip
     """Train the net of `state` in place. DataError if a loss stops being finite.
 
-    `drawn` gives the batches from a step on; `who` says whose losses those of a step are.
+    `batches_from` gives the batches from a step to the end, and `per_epoch` is their number in an
+    epoch. `networks` names the networks of a step, in the order of their losses, for that error.
     """
     net, sgd, scaler = state.net, state.sgd, state.scaler
     steps = recipe.epochs * per_epoch
-    first = kept.start() if kept else 0
+    first = folder.start() if folder else 0
     broken: set[str] = set()
     since = time.monotonic()
-    for step, batch in enumerate(drawn(first), start=first):
+    for step, batch in enumerate(batches_from(first), start=first):
         broken = _count_broken(broken, batch.broken, ranks, recipe)
         seed = np.random.SeedSequence((recipe.seed, step, ranks.rank)).generate_state(1)
-        torch.manual_seed(int(seed[0]))  # of augmentation, dropout and drop-connect
+        torch.manual_seed(int(seed[0]))  # for augmentation, dropout and drop-connect
         sgd.zero_grad()
         losses = ranks.mean(gradients(step, batch))
-        _check_finite(losses, step, who, kept)
+        _check_finite(losses, step, networks, folder)
         ranks.average_gradients(net.parameters())
         lr = recipe.lr * optimizer.rate(step, steps, recipe.warm_up_epochs * per_epoch)
         optimizer.update(sgd, net, recipe, lr, scaler)
@@ -69,40 +71,38 @@ def run(
         done, epoch, values = step + 1, step // per_epoch + 1, tuple(losses.tolist())
         now = time.monotonic()
         images_per_s = recipe.batch_size / (now - since)
-        scores = kept.after(done) if kept else None
-        since = time.monotonic() if scores else now
-        if kept:
-            kept.write(done, epoch, lr, images_per_s, values, scores)
+        scores = folder.record(done, epoch, lr, images_per_s, values) if folder else None
+        since = time.monotonic() if scores else now  # the time of an evaluation does not count
         on_step(Step(done, steps, epoch, values, images_per_s, scores))
-    if kept:
-        kept.finish()
+    if folder:
+        folder.finish()
 
 
 def _count_broken(
     known: set[str], new: tuple[str, ...], ranks: Ranks, recipe: Schedule
 ) -> set[str]:
-    """Name each broken file once; DataError when there are more than the recipe bears."""
+    """Log each broken file once and return all known ones; DataError above `max_broken`."""
     if not float(ranks.mean(torch.tensor(float(len(new)), device=ranks.device))):
         return known
     found = {name for names in ranks.gather(new) for name in names} - known
     for count, name in enumerate(sorted(found), start=len(known) + 1):
-        log.warning("broken image %d: %s; another one takes its place", count, name)
+        log.warning("broken image %d: %s; another image takes its place", count, name)
     known = known | found
     if len(known) > recipe.max_broken:
         raise DataError(
-            f"{len(known)} broken images, more than max_broken {recipe.max_broken}, such as "
+            f"more broken images than max_broken {recipe.max_broken} allows: {len(known)}, such as "
             f"{min(known)}; repair or remove them, or raise max_broken"
         )
     return known
 
 
 def _check_finite(
-    losses: Tensor, step: int, who: Callable[[int], str], kept: RunFolder | None
+    losses: Tensor, step: int, networks: Callable[[int], str], folder: RunFolder | None
 ) -> None:
     values = losses.tolist()
     if all(map(math.isfinite, values)):
         return
     raise DataError(
-        f"step {step}: the losses of {who(step)} are {values}; try a lower optimizer.lr or a "
-        f"smaller clip_norm; {kept.last_good if kept else 'nothing was saved before'}"
+        f"step {step}: the losses of {networks(step)} are {values}. Try a lower optimizer.lr or a "
+        f"smaller clip_norm; {folder.last_good if folder else 'nothing was saved before'}"
     )

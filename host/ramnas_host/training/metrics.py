@@ -1,4 +1,4 @@
-"""The figures of a training as it goes: metrics.csv, and TensorBoard where it is installed."""
+"""Records a training's losses and scores in metrics.csv, and in TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ _COLUMNS = ("step", "epoch", "lr", "images_per_s")
 
 
 class Metrics:
-    """`columns` follow step, epoch, learning rate and speed.
+    """Appends one row per step to metrics.csv in `folder`.
 
-    Appends a row at a time; rows of `first` and later, of a run that was killed, are dropped."""
+    `columns` come after step, epoch, learning rate and speed. `first` is the step to go on from;
+    rows of later steps, which a killed run has left, are dropped.
+    """
 
     def __init__(self, folder: Path, first: int, columns: tuple[str, ...]) -> None:
         path = folder / "metrics.csv"
@@ -39,7 +41,7 @@ class Metrics:
         self, step: int, epoch: int, lr: float, images_per_s: float, losses: tuple[float, ...],
         scores: dict[str, float] | None,
     ) -> None:  # fmt: skip
-        """`losses` and `scores` in order of the columns; no `scores` where none were taken."""
+        """Add a row. `losses` come first in the columns; `scores` is None without an evaluation."""
         row = [step, epoch, f"{lr:.6g}", f"{images_per_s:.1f}", *(f"{v:.5f}" for v in losses)]
         empty = [""] * (len(self._columns) - len(row))
         found = [f"{scores[name]:.4f}" for name in self._columns[len(row) :]] if scores else empty
@@ -51,5 +53,6 @@ class Metrics:
                     self._board.add_scalar(name.replace("_", "/", 1), float(value), step)
 
     def close(self) -> None:
+        """Write out what TensorBoard still holds."""
         if self._board is not None:
             self._board.close()

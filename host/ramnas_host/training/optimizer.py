@@ -1,4 +1,4 @@
-"""SGD as in Table II: what decays, and the learning rate of every step."""
+"""SGD as in Table II: which weights decay, and the learning rate of every step."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from ramnas_host.config import Schedule
 
 
 def sgd(net: nn.Module, recipe: Schedule) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; biases and BatchNorm, the tensors of one dimension, do not decay
-    (BigNAS)."""
+    """SGD with Nesterov momentum for the weights of `net`.
+
+    Biases and BatchNorm, which are the tensors of one dimension, do not decay (BigNAS).
+    """
     tensors = list(net.parameters())
-    how = recipe.optimizer
+    settings = recipe.optimizer
     return torch.optim.SGD(
         [
-            {"params": [p for p in tensors if p.ndim > 1], "weight_decay": how.weight_decay},
+            {"params": [p for p in tensors if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in tensors if p.ndim == 1], "weight_decay": 0.0},
         ],
         lr=recipe.lr,
-        momentum=how.momentum,
-        nesterov=how.momentum > 0,
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
     )
 
 
@@ -33,7 +35,10 @@ def update(
     lr: float,
     scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """One step at rate `lr` with the gradients that are there, clipped if the recipe says so."""
+    """Take a step at learning rate `lr` with the current gradients, clipped if the recipe says so.
+
+    `scaler` is the one that scaled the loss, for fp16.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
     if scaler is not None:
@@ -48,5 +53,5 @@ def update(
 
 
 def rate(step: int, steps: int, warm_up: int) -> float:
-    """Share of the peak learning rate: linear warm-up times cosine (Table II)."""
+    """A step's share of the peak learning rate: linear warm-up times cosine (Table II)."""
     return min(1.0, (step + 1) / max(1, warm_up)) * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,8 +1,8 @@
-"""A training stopped half-way, as a file: weights, momentum, loss scale and the step that is next.
+"""Saves an unfinished training to a file: weights, momentum, loss scale and the next step.
 
-Everything else that a step uses (order of images, crops, archs, augmentation, dropout) is drawn
-from generators seeded anew with the seed and the number of the step, so there is no state of a
-generator, of the arch sampler or of the data to keep.
+Everything else that a step uses (order of images, crops, archs, augmentation, dropout) comes from
+random generators that are seeded with the recipe's seed and the number of the step. So no state of
+a generator or of the data has to be saved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ramnas_models.errors import DataError
 
 @dataclass(frozen=True)
 class State:
-    """What a step changes. `scaler` is there in fp16."""
+    """What a step changes: weights, momentum and, in fp16, the scale of the loss."""
 
     net: nn.Module
     sgd: torch.optim.SGD
@@ -29,17 +29,19 @@ class State:
 
 
 @dataclass(frozen=True)
-class Place:
-    """How far a training is: the next step, and how good the best weights so far are."""
+class Progress:
+    """How far a training is: the next step, and the score of the best weights so far."""
 
     next_step: int = 0
     best: float = 0.0
 
 
 def identity(what: str, recipe: Schedule) -> str:
-    """What must be the same for a training to go on: `what` it trains on what, and its recipe.
+    """A text that must not change between saving a training and going on with it.
 
-    How often it saves or looks may change.
+    `what` says which network is trained on which data. Of the recipe, everything counts but the
+    keys that do not change the result: how often to save and to evaluate, how many broken images to
+    accept, and whether to compile.
     """
     same = msgspec.structs.replace(recipe, save_every=0, evaluate_every=0, max_broken=0)
     if isinstance(same, Recipe):
@@ -47,38 +49,43 @@ def identity(what: str, recipe: Schedule) -> str:
     return f"{what} {msgspec.json.encode(same).decode()}"
 
 
-def save(path: Path, state: State, place: Place, what: str) -> None:
-    """Write the state, whole or not at all; `what` is the `identity` of the training."""
+def save(path: Path, state: State, progress: Progress, what: str) -> None:
+    """Write the state, whole or not at all. `what` is the `identity` of the training."""
     kept = {f"net.{key}": value for key, value in state.net.state_dict().items()}
     for key, parameter in state.net.named_parameters():
         momentum = state.sgd.state[parameter].get("momentum_buffer")
-        if momentum is not None:  # none yet for a tensor that no step has used
+        if momentum is not None:  # a tensor that no step has used yet has none
             kept[f"momentum.{key}"] = momentum
-    metadata = {"next_step": str(place.next_step), "best": repr(place.best), "what": what}
+    metadata = {"next_step": str(progress.next_step), "best": repr(progress.best), "what": what}
     if state.scaler is not None:
         metadata["scaler"] = msgspec.json.encode(state.scaler.state_dict()).decode()
     tensors.write(path, kept, metadata)
 
 
-def load(path: Path, state: State, what: str) -> Place:
-    """Put the state back; where it stood. DataError if the file is of another training."""
+def load(path: Path, state: State, what: str) -> Progress:
+    """Restore `state` from a file that `save` wrote, and return how far the training was.
+
+    DataError if the file belongs to a training with another `identity`.
+    """
     try:
         kept, metadata = tensors.read(path)
-        place = Place(int(metadata["next_step"]), float(metadata["best"]))
+        progress = Progress(int(metadata["next_step"]), float(metadata["best"]))
     except (OSError, KeyError, ValueError, tensors.UnreadableError) as error:
-        raise DataError(f"{path} is no training of ramnas: {error}; delete it") from error
+        raise DataError(
+            f"{path} is not a saved training of ramnas: {error}; delete it to start over"
+        ) from error
     if metadata.get("what") != what:
         raise DataError(
-            f"{path} is of a training with another space, recipe, data or version; "
-            "delete it to start over, or write elsewhere"
+            f"{path} was saved by a training with another space, recipe, data set or version: "
+            "delete it to start over, or choose another --out"
         )
     state.net.load_state_dict({k[4:]: v for k, v in kept.items() if k.startswith("net.")})
     for key, parameter in state.net.named_parameters():
         momentum = kept.get(f"momentum.{key}")
         if momentum is not None:
-            # in the layout of its parameter, so that the sums come out the same to the last bit
+            # a copy in the parameter's memory layout, so that sums are the same to the last bit
             own = torch.empty_like(parameter).copy_(momentum)
             state.sgd.state[parameter]["momentum_buffer"] = own
     if state.scaler is not None:
         state.scaler.load_state_dict(msgspec.json.decode(metadata["scaler"]))
-    return place
+    return progress

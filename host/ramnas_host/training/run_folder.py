@@ -1,4 +1,4 @@
-"""What a training leaves in its folder: state, best and last weights, metrics, run.yaml."""
+"""The folder of a training: run.yaml, metrics, the state to go on from, best and last weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ STATE, BEST = "state.safetensors", "best.safetensors"
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What one kind of training gives its folder.
+class FolderContents:
+    """What a kind of training writes into its folder.
 
-    `last`: name of the file of the last weights. `columns` of metrics.csv: losses, then scores.
-    `evaluate` gives the scores on the validation images, on every rank; `goodness` of them is what
-    the best weights have the most of.
+    `last`: the file name of the last weights. `columns`: those of metrics.csv, losses before
+    scores. `resolved`: what run.yaml says beside the recipe. `evaluate` returns the scores on the
+    validation images and is called on every rank. `goodness` turns scores into one number; the best
+    weights are those with the highest. `save` writes the weights to a file.
     """
 
     recipe: Schedule
@@ -39,76 +40,83 @@ class Kept:
 
 
 class RunFolder:
-    """Goes on from what is in `folder` and keeps what comes; of many ranks only one writes."""
+    """Goes on from the state in a folder, if there is one, and saves the results there.
 
-    def __init__(self, folder: Path, state: resume.State, what: Kept, ranks: Ranks) -> None:
-        self._folder, self._state, self._what, self._ranks = folder, state, what, ranks
-        self._steps = what.recipe.epochs * what.per_epoch
+    All ranks call it, and only the leading one writes.
+    """
+
+    def __init__(
+        self, folder: Path, state: resume.State, contents: FolderContents, ranks: Ranks
+    ) -> None:
+        self._folder, self._state, self._contents, self._ranks = folder, state, contents, ranks
+        self._steps = contents.recipe.epochs * contents.per_epoch
         self._metrics: Metrics | None = None
-        self.place = resume.Place()
+        self.progress = resume.Progress()
 
     @property
     def last_good(self) -> str:
-        """Where an earlier state is, for the message of a training that fails."""
-        if not self.place.next_step:
+        """Where the last good state is, for the error message of a training that fails."""
+        if not self.progress.next_step:
             return "nothing was saved before"
-        return f"the last good state, of step {self.place.next_step}, is {self._folder / STATE}"
+        step = self.progress.next_step
+        return f"the last good state, after step {step}, is in {self._folder / STATE}"
 
     def start(self) -> int:
-        """Load the state if there is one, write run.yaml; the first step to do."""
+        """Load the state, if there is one, and write run.yaml. Returns the first step to do."""
+        contents = self._contents
         if (self._folder / STATE).exists():
-            self.place = resume.load(self._folder / STATE, self._state, self._what.identity)
-        self._ranks.wait()  # until all have read it, before one writes it anew
+            self.progress = resume.load(self._folder / STATE, self._state, contents.identity)
+        self._ranks.wait()  # every rank must have read the state before it is overwritten
         if self._ranks.leads:
             make_folder(self._folder)
-            if not self.place.next_step:  # what is there is of an earlier run
+            if not self.progress.next_step:  # the best weights there are those of an earlier run
                 (self._folder / BEST).unlink(missing_ok=True)
             write_file(self._folder / "run.yaml", msgspec.yaml.encode(self._resolved()))
-            self._metrics = Metrics(self._folder, self.place.next_step, self._what.columns)
-        return self.place.next_step
+            self._metrics = Metrics(self._folder, self.progress.next_step, contents.columns)
+        return self.progress.next_step
 
-    def after(self, done: int) -> dict[str, float] | None:
-        """Evaluate and save where it is time to, after `done` steps; the scores."""
-        scores, what = None, self._what
-        if done == self._steps or done % (what.per_epoch * what.recipe.evaluate_every) == 0:
+    def record(
+        self, step: int, epoch: int, lr: float, images_per_s: float, losses: tuple[float, ...]
+    ) -> dict[str, float] | None:
+        """Record a step that is done: evaluate if it is time to, add a row to the metrics, and save
+        the state if it is time to. Returns the scores, if any."""
+        scores, recipe = None, self._contents.recipe
+        if step == self._steps or step % (self._contents.per_epoch * recipe.evaluate_every) == 0:
             scores = self._evaluate()
-        if done < self._steps and (scores or done % what.recipe.save_every == 0):
-            self.place = resume.Place(done, self.place.best)
-            if self._ranks.leads:
-                resume.save(self._folder / STATE, self._state, self.place, what.identity)
-        return scores
-
-    def write(
-        self, step: int, epoch: int, lr: float, images_per_s: float, losses: tuple[float, ...],
-        scores: dict[str, float] | None,
-    ) -> None:  # fmt: skip
-        """A row of metrics."""
+        # the row comes before the state: a run that is killed in between repeats the step, and the
+        # other way round the row would be missing
         if self._metrics:
             self._metrics.write(step, epoch, lr, images_per_s, losses, scores)
+        if step < self._steps and (scores or step % recipe.save_every == 0):
+            self.progress = resume.Progress(step, self.progress.best)
+            if self._ranks.leads:
+                state = self._folder / STATE
+                resume.save(state, self._state, self.progress, self._contents.identity)
+        return scores
 
     def finish(self) -> None:
-        """The last weights take the place of the state."""
+        """Save the last weights and delete the state: the training is done."""
         if self._metrics:
             self._metrics.close()
         if self._ranks.leads:
-            self._what.save(self._folder / self._what.last)
+            self._contents.save(self._folder / self._contents.last)
             (self._folder / STATE).unlink(missing_ok=True)
 
     def _evaluate(self) -> dict[str, float]:
-        scores = self._what.evaluate()
-        goodness = self._what.goodness(scores)
-        if goodness > self.place.best:
-            self.place = resume.Place(self.place.next_step, goodness)
+        scores = self._contents.evaluate()
+        goodness = self._contents.goodness(scores)
+        if goodness > self.progress.best:
+            self.progress = resume.Progress(self.progress.next_step, goodness)
             if self._ranks.leads:
-                self._what.save(self._folder / BEST)
+                self._contents.save(self._folder / BEST)
         return scores
 
     def _resolved(self) -> dict[str, object]:
-        """All that this run was told, and what followed from it."""
+        """The settings of this run, and what follows from them."""
         return {
-            **self._what.resolved,
-            "recipe": msgspec.to_builtins(self._what.recipe),
-            "peak_lr": self._what.recipe.lr,
+            **self._contents.resolved,
+            "recipe": msgspec.to_builtins(self._contents.recipe),
+            "peak_lr": self._contents.recipe.lr,
             "steps": self._steps,
             "processes": self._ranks.world,
             "device": str(self._ranks.device),

@@ -1,4 +1,4 @@
-"""One optimizer step's networks and gradients: sandwich rule, subnets mutual distillation."""
+"""The networks and gradients of a training step: sandwich rule and subnets mutual distillation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROLES = ("max", "random1", "random2", "min")
 
 
 def draw(space: Space, net: Supernet, rng: np.random.Generator) -> list[Arch]:
-    """Max, two random subnets from large to small, min (the sandwich rule)."""
+    """Max, two random subnets from large to small, and min (the sandwich rule)."""
     middle = [space.sample(rng), space.sample(rng)]
     middle.sort(key=lambda arch: net.plan(arch).macs, reverse=True)
     return [space.max(), *middle, space.min()]
@@ -35,10 +35,10 @@ def step(
     recipe: Recipe,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
-    """Add up the gradients of one step (Eq. 3, 4); the loss of each arch, [archs].
+    """Add up the gradients of a step (Eq. 3, 4). Returns the loss of each arch, [archs].
 
     The first arch, max, learns from the labels; each later one from the detached logits of its
-    teachers. One forward and one backward each, and every graph is freed by its own backward, so
+    teachers. Each arch has one forward and one backward pass, and its backward frees its graph, so
     memory peaks at the largest network.
     """
     logits: list[Tensor] = []
@@ -51,10 +51,10 @@ def step(
                 loss = F.cross_entropy(out, labels, label_smoothing=recipe.label_smoothing)
             else:
                 out = forward(x, arch, None)
-                how = recipe.distillation
+                rule = recipe.distillation
                 loss = torch.stack([
-                    weight * pair_loss(out, logits[teacher], labels, how)
-                    for teacher, weight in distill.teachers(student, len(archs), how.smd_weighting)
+                    weight * pair_loss(out, logits[teacher], labels, rule)
+                    for teacher, weight in distill.teachers(student, len(archs), rule.smd_weighting)
                 ]).sum()  # fmt: skip
         scaled: Tensor = loss if scaler is None else scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
@@ -63,33 +63,34 @@ def step(
     return torch.stack(losses)
 
 
-def pair_loss(student: Tensor, teacher: Tensor, labels: Tensor, how: Distillation) -> Tensor:
-    """What one student learns from one teacher; logits [n, classes]."""
-    if how.pair_loss == "kl":
-        return distill.kl(student, teacher, how.temperature)
+def pair_loss(student: Tensor, teacher: Tensor, labels: Tensor, rule: Distillation) -> Tensor:
+    """The loss of one student against one teacher, from their logits [n, classes]."""
+    if rule.pair_loss == "kl":
+        return distill.kl(student, teacher, rule.temperature)
     return distill.dkd(
-        student, teacher, labels, alpha=how.alpha, beta=how.beta, temperature=how.temperature
+        student, teacher, labels, alpha=rule.alpha, beta=rule.beta, temperature=rule.temperature
     )
 
 
 def at_any_resolution(x: Tensor, interpolation: str) -> Images:
-    """Images [n, 3, h, w] -> the same at any resolution, made once each.
+    """A function from a resolution to the images x, [n, 3, h, w], resized to it.
 
-    Without antialiasing and with the corners not aligned, as the public AttentiveNAS code does.
+    Each resolution is made once. As in the public AttentiveNAS code, there is no antialiasing and
+    corners are not aligned.
     """
-    made = {x.shape[2]: x}
+    resized = {x.shape[2]: x}
 
     def images(resolution: int) -> Tensor:
-        if resolution not in made:
+        if resolution not in resized:
             size, mode = (resolution, resolution), interpolation
-            made[resolution] = F.interpolate(x, size, mode=mode, align_corners=False)
-        return made[resolution]
+            resized[resolution] = F.interpolate(x, size, mode=mode, align_corners=False)
+        return resized[resolution]
 
     return images
 
 
 def autocast(precision: str, device: str) -> torch.autocast | nullcontext[None]:
-    """Half precision where the recipe asks for it."""
+    """A context that computes in half precision if `precision` is bf16 or fp16."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device, torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -1,4 +1,4 @@
-"""Named tensors, and words about them, as one safetensors file."""
+"""Writes named tensors with text metadata to a safetensors file, and reads them back."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from ramnas_models.files import write_file
 
-UnreadableError = safetensors.SafetensorError  # besides OSError
+UnreadableError = safetensors.SafetensorError  # the file is not valid safetensors
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], words: dict[str, str]) -> None:
-    """Whole or not at all."""
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write the file, whole or not at all."""
     contiguous = {key: value.contiguous() for key, value in tensors.items()}
-    write_file(path, safetensors.torch.save(contiguous, words))
+    write_file(path, safetensors.torch.save(contiguous, metadata))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and words; OSError or UnreadableError."""
+    """The tensors and the metadata of a file; OSError or UnreadableError if it cannot be read."""
     with safetensors.safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, file.metadata() or {}

@@ -1,6 +1,6 @@
 """Train the supernet: sandwich rule, subnets mutual distillation, DKD (START HERE for training).
 
-Alone or as one of many processes under torchrun.
+It runs in one process or, under torchrun, in several.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ramnas_host.training import checkpoint, loop, optimizer, resume, sandwich
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import true_scores
 from ramnas_host.training.loop import Step
-from ramnas_host.training.run_folder import Kept, RunFolder
+from ramnas_host.training.run_folder import FolderContents, RunFolder
 from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import DropRates, Supernet
 
@@ -41,11 +41,11 @@ def train(
     workers: int = 0,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Supernet:
-    """Train a supernet of `space`. DataError if the loss stops being finite.
+    """Train a supernet of `space`. DataError if a loss stops being finite.
 
-    With `folder` the results are kept there (`run_folder.py`); where a state is there already,
-    training goes on from it and ends in the same weights, to the last bit on a CPU. Without,
-    nothing is kept or evaluated. `workers`: processes that decode images, beside this one.
+    The results are saved to `folder` (see `run_folder.py`). If it already has a state, training
+    goes on from there and ends in the same weights, to the last bit on a CPU. Without `folder`
+    nothing is saved or evaluated. `workers`: the number of extra processes that decode images.
     """
     torch.manual_seed(recipe.seed)  # the same first weights on every rank
     net = Supernet(space, len(dataset.classes)).to(ranks.device).train()
@@ -54,8 +54,8 @@ def train(
     forward = _compiled(net) if recipe.compile else net
     scaler = torch.amp.GradScaler(ranks.device.type) if recipe.precision == "fp16" else None
     state = resume.State(net, optimizer.sgd(net, recipe), scaler)
-    how = dataset.train.preprocessing
-    augmentation = Augmentation(recipe.augment, how.normalisation)
+    preprocessing = dataset.train.preprocessing
+    augmentation = Augmentation(recipe.augment, preprocessing.normalisation)
     per_epoch = loader.steps_per_epoch(dataset.train, recipe)
 
     def archs(step: int) -> list[Arch]:
@@ -63,28 +63,31 @@ def train(
 
     def gradients(step: int, batch: Batch) -> Tensor:
         x = augmentation(batch.pixels.to(ranks.device, non_blocking=True))
-        images = sandwich.at_any_resolution(x, how.interpolation)
+        images = sandwich.at_any_resolution(x, preprocessing.interpolation)
         labels = batch.labels.to(ranks.device, non_blocking=True)
         return sandwich.step(forward, archs(step), images, labels, recipe, scaler)
 
-    def drawn(first: int) -> Iterator[Batch]:
+    def batches_from(first: int) -> Iterator[Batch]:
         return loader.batches(
             dataset.train, recipe, first, recipe.epochs * per_epoch, rank=ranks.rank,
             world=ranks.world, workers=workers, pin=ranks.device.type == "cuda",
         )  # fmt: skip
 
-    def who(step: int) -> str:
-        return f"{', '.join(sandwich.ROLES)}, archs {', '.join(arch.id for arch in archs(step))},"
+    def networks(step: int) -> str:
+        return f"{', '.join(sandwich.ROLES)} (archs {', '.join(arch.id for arch in archs(step))})"
 
-    kept = RunFolder(folder, state, _kept(net, dataset, recipe, ranks), ranks) if folder else None
+    contents = _contents(net, dataset, recipe, ranks)
+    run_folder = RunFolder(folder, state, contents, ranks) if folder else None
     loop.run(
-        state, recipe, gradients, drawn, per_epoch, kept=kept, ranks=ranks, who=who, on_step=on_step
-    )
+        state, recipe, gradients, batches_from, per_epoch, folder=run_folder, ranks=ranks,
+        networks=networks, on_step=on_step,
+    )  # fmt: skip
     return net
 
 
-def _kept(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> Kept:
-    """What a supernet's training leaves; the best is of the highest top-1, mean of min and max."""
+def _contents(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> FolderContents:
+    """What a supernet's training saves. The best weights are those with the highest mean of the
+    top-1 of min and max."""
     space, about = net.space, describe(dataset, recipe)
     parts = ("train", "calibration", "validation", "test")
 
@@ -92,7 +95,7 @@ def _kept(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> Kept
         low, high = true_scores(net, [space.min(), space.max()], dataset, "validation", ranks=ranks)
         return dict(zip(SCORES, (low.top1, low.top5, high.top1, high.top5), strict=True))
 
-    return Kept(
+    return FolderContents(
         recipe=recipe,
         per_epoch=loader.steps_per_epoch(dataset.train, recipe),
         identity=resume.identity(f"{space.hash} {len(dataset.train)}", recipe),
@@ -109,12 +112,12 @@ def _kept(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> Kept
 
 
 def _compiled(net: Supernet) -> sandwich.Forward:
-    """The max and the min net, which every step runs, each compiled; random subnets as they are.
+    """A forward pass with the max and the min net compiled, as every step runs both.
 
-    A subnet that comes once is not worth the minutes that compiling it takes.
+    The random subnets are not compiled: it takes minutes, and each of them is seldom drawn again.
     """
     fixed = {
-        # their shapes never change; treated as symbols they would only be harder to compile
+        # dynamic=False: the shapes never change, and symbolic ones are harder to compile
         arch: torch.compile(
             lambda x, drop, plan=net.plan(arch): net.run(x, plan, drop), dynamic=False
         )

@@ -114,7 +114,7 @@ def test_splits_hold_every_digit_once(digits: Dataset) -> None:
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        DataError, match="unknown data set 'x': choose one of digits, fashion, imagenet"
+        DataError, match="unknown data set 'x': known are digits, fashion, imagenet"
     ):
         load_dataset("x", FASHION)
 

@@ -1,6 +1,6 @@
-"""A training that nobody can stop to look at: it ends itself by SIGKILL in the middle of a step.
+"""A training that ends itself with SIGKILL in the middle of a step.
 
-Arguments: the recipe, the folder, the step after which to kill, the number of threads.
+Arguments: the recipe, the folder, the number of the last whole step, the number of threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ramnas_models.space import load_space
 
 
 def main(recipe_file: str, folder: Path, last: int, threads: int) -> None:
-    torch.set_num_threads(threads)  # sums depend on it, to the last bit
+    torch.set_num_threads(threads)  # the last bits of a sum depend on it
     recipe = load_recipe(recipe_file)
     dataset = load_dataset(recipe.dataset, recipe.images)
 
@@ -29,8 +29,8 @@ def main(recipe_file: str, folder: Path, last: int, threads: int) -> None:
         if step.number == last:
             seconds = random.uniform(0, 0.3)
             threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        if step.number == step.of - 1:
-            threading.Event().wait()  # a fast machine is not done before it is killed
+        if step.number == step.total - 1:
+            threading.Event().wait()  # or a fast machine would be done before the kill
 
     train.train(load_space("micro"), dataset, recipe, folder=folder, on_step=kill_soon)
 

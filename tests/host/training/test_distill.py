@@ -1,3 +1,5 @@
+"""The losses of distillation, against torch's own and against the paper's formulas."""
+
 from __future__ import annotations
 
 import pytest
@@ -27,7 +29,7 @@ def test_kl_equals_torchs_own() -> None:
 
 
 def test_kl_is_target_part_plus_weighted_non_target_part() -> None:
-    """KL = TCKD + (1 - p_t) NCKD at T = 1, image by image."""
+    """KL = TCKD + (1 - p_t) NCKD at T = 1, for every image."""
     student, teacher, labels = logits(3.0)
     (s_two, s_rest), (t_two, t_rest) = (decouple(x, labels) for x in (student, teacher))
     target = (t_two.exp() * (t_two - s_two)).sum(1)
@@ -72,7 +74,7 @@ def test_value_and_gradient_stay_finite_at_a_margin_of_1000(
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
 def test_float32_follows_a_float64_reference_written_with_probabilities(scale: float) -> None:
-    """Value and gradient; the reference is Eq. 5 by softmax and division, differentiated."""
+    """Both value and gradient. The reference is Eq. 5 written with softmax and division."""
     student, teacher, labels = logits(scale)
     hit = F.one_hot(labels, 10).bool()
 
@@ -89,7 +91,7 @@ def test_float32_follows_a_float64_reference_written_with_probabilities(scale: f
     found.backward()
     assert narrow.grad is not None
     expected = reference(student)
-    if not torch.isfinite(expected):  # where probabilities underflow even in float64
+    if not torch.isfinite(expected):  # its probabilities underflow even in float64
         expected = dkd(student, teacher, labels)
     expected.backward()
     assert student.grad is not None
@@ -103,7 +105,7 @@ def test_equal_logits_cost_nothing() -> None:
     assert dkd(teacher, teacher, labels) == 0
 
 
-def test_who_teaches_whom() -> None:
+def test_each_weighting_has_its_teachers_and_weights() -> None:
     def table(weighting: str) -> list[list[tuple[int, float]]]:
         return [teachers(student, 4, weighting) for student in (1, 2, 3)]
 

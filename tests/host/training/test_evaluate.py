@@ -1,3 +1,5 @@
+"""The accuracy of subnets: recalibration, counting, and the work of several ranks."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -28,7 +30,7 @@ def net() -> Supernet:
 
 
 @torch.no_grad()
-def test_top1_and_top5_are_those_counted_image_by_image(net: Supernet, digits: Dataset) -> None:
+def test_top1_and_top5_equal_a_count_image_by_image(net: Supernet, digits: Dataset) -> None:
     subnet = recalibrated_subnet(net, SPACE.max(), digits.calibration)
     top1 = top5 = 0
     for image, label in zip(digits.test.at(48), digits.test.labels.tolist(), strict=True):
@@ -41,7 +43,7 @@ def test_top1_and_top5_are_those_counted_image_by_image(net: Supernet, digits: D
     assert 0 < found.top1 < found.top5 < 1
 
 
-def test_the_calibration_set_is_fixed_and_prepared_once(net: Supernet, digits: Dataset) -> None:
+def test_the_calibration_images_are_fixed_and_prepared_once(net: Supernet, digits: Dataset) -> None:
     arch = SPACE.sample(np.random.default_rng(0))
     first, second = (
         recalibrated_subnet(net, arch, digits.calibration).state_dict() for _ in range(2)
@@ -52,13 +54,13 @@ def test_the_calibration_set_is_fixed_and_prepared_once(net: Supernet, digits: D
     assert digits.calibration._kept[arch.resolution][0] is kept
 
 
-def test_ranks_share_the_archs_and_each_gets_all_figures(net: Supernet, digits: Dataset) -> None:
+def test_ranks_share_the_archs_and_each_gets_all_scores(net: Supernet, digits: Dataset) -> None:
     rng = np.random.default_rng(0)
     archs = [SPACE.sample(rng) for _ in range(5)]
     alone = true_scores(net, archs, digits, "validation")
 
     class Half(Ranks):
-        """Rank 0 of 2, with what the other rank would answer."""
+        """Rank 0 of 2; the other rank's answer is made up."""
 
         def gather(self, value: list) -> list:
             return [value, alone[1::2]]

@@ -1,4 +1,4 @@
-"""The step of the paper: who learns from whom, where gradients go, and what it keeps in memory."""
+"""A training step: which network learns from which, where gradients go, and the memory it needs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def batch(n: int = 8, dtype: torch.dtype = torch.float32) -> tuple[sandwich.Imag
 def supernet(dtype: torch.dtype = torch.float32) -> Supernet:
     torch.manual_seed(0)
     net = Supernet(SPACE, 10).to(dtype).train()
-    with torch.no_grad():  # a last gamma of 0 would cut the gradient of every block
+    with torch.no_grad():  # a last gamma of 0 would stop the gradient of every block
         for key, parameter in net.named_parameters():
             if key.endswith("bn.weight"):
                 parameter.uniform_(0.5, 1.5)
@@ -54,7 +54,10 @@ def gradients(net: Supernet) -> dict[str, Tensor]:
 
 
 def inside(net: Supernet, arch: Arch) -> dict[str, Tensor]:
-    """Which elements of each tensor `arch` uses, after the rule: first n, centre of the kernel."""
+    """Which elements of each tensor `arch` uses, as masks.
+
+    By the rule these are the first n of every dimension, and the centre of the kernel.
+    """
     shapes = {key: p.shape for key, p in net.extract(arch).named_parameters()}
     masks = {}
     for key, parameter in net.named_parameters():
@@ -86,7 +89,7 @@ def test_each_students_backward_adds_gradient_only_inside_its_own_slices(weighti
     seen = []
 
     def forward(x: Tensor, arch: Arch, drop: DropRates | None) -> Tensor:
-        seen.append(gradients(net))  # all that the networks before this one have added
+        seen.append(gradients(net))  # the sum over the networks before this one
         out: Tensor = net(x, arch, drop)
         return out
 
@@ -103,7 +106,7 @@ def test_each_students_backward_adds_gradient_only_inside_its_own_slices(weighti
 
 
 def test_no_gradient_reaches_a_teachers_logits() -> None:
-    """The gradient of the tensors that only max owns is that of its own loss, to the last bit."""
+    """In elements that only max uses, the gradient is that of its own loss, to the last bit."""
     images, labels = batch()
     net, archs = supernet(), four()
     sandwich.step(net, archs[:1], images, labels, recipe())
@@ -124,7 +127,7 @@ def test_no_gradient_reaches_a_teachers_logits() -> None:
 @pytest.mark.parametrize(
     ("weighting", "pairs"),
     [
-        # facts of the paper: (student, teacher) -> weight, networks in the order max, r1, r2, min
+        # from the paper: (student, teacher) -> weight, networks in the order max, r1, r2, min
         ("per_student", {(1, 0): 1, (2, 0): 1 / 2, (2, 1): 1 / 2, (3, 0): 1 / 3, (3, 1): 1 / 3,
                          (3, 2): 1 / 3}),
         ("per_teacher", {(1, 0): 1 / 3, (2, 0): 1 / 3, (3, 0): 1 / 3, (2, 1): 1 / 2,
@@ -135,7 +138,7 @@ def test_no_gradient_reaches_a_teachers_logits() -> None:
 def test_the_step_is_the_sum_of_the_weighted_pairs(
     weighting: str, loss: str, pairs: dict[tuple[int, int], float]
 ) -> None:
-    """Losses and gradients against autograd over one sum, every pair written out (Eq. 3, 4)."""
+    """Losses and gradients equal those of one sum in which every pair is written out (Eq. 3, 4)."""
     how = recipe(weighting, loss)
     net, archs = supernet(torch.float64), four()
     images, labels = batch(dtype=torch.float64)
@@ -182,7 +185,7 @@ def test_one_step_is_four_forwards_and_four_backwards() -> None:
 
 
 def test_memory_peaks_at_the_max_net() -> None:
-    """Saved activations of a whole step: at most 1.05 times those of the max net alone."""
+    """The saved activations of a step are at most 1.05 times those of the max net alone."""
     net = supernet()
     images, labels = batch(32)
     for seed in range(3):
@@ -196,7 +199,7 @@ def test_memory_peaks_at_the_max_net() -> None:
         assert step.now == 0
 
 
-def test_drop_is_for_the_max_net_alone() -> None:
+def test_only_the_max_net_has_dropout_and_drop_connect() -> None:
     seen: list[DropRates | None] = []
     net, archs = supernet(), four()
     images, labels = batch()
@@ -209,7 +212,7 @@ def test_drop_is_for_the_max_net_alone() -> None:
     assert seen == [DropRates(0.2, 0.1), None, None, None]
 
 
-def test_bf16_follows_fp32() -> None:
+def test_bf16_gives_almost_the_losses_of_fp32() -> None:
     images, labels = batch(32)
     archs, found = four(), []
     for precision in ("fp32", "bf16"):
@@ -230,7 +233,7 @@ def test_fp16_scales_the_loss_so_that_small_gradients_survive() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0.1, atol=0.01)
 
 
-def test_images_at_another_resolution_are_made_once() -> None:
+def test_images_are_resized_once_for_each_resolution() -> None:
     images, _ = batch()
     assert images(24) is images(24)
     assert images(48).shape == (8, 3, 48, 48)

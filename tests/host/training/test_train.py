@@ -34,7 +34,7 @@ from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
 
 SPACE = load_space("micro")
-IMAGES = SplitSizes(train=480, validation=100, calibration=50)
+IMAGES = SplitSizes(train=240, validation=100, calibration=50)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def digits() -> Dataset:
 
 
 def short(epochs: int = 1, **changes: object) -> Recipe:
-    """The recipe `digits` with few images and one epoch; 15 steps if `batch_size` is 32."""
+    """The recipe `digits` with few images and one epoch; 15 steps if `batch_size` is 16."""
     return msgspec.structs.replace(
         load_recipe("digits"), **{"images": IMAGES, "epochs": epochs, **changes}
     )
@@ -70,7 +70,9 @@ def stop_after(number: int, seen: list[train.Step] | None = None):
 
 @pytest.mark.parametrize("weighting", ["per_student", "per_teacher", "off"])
 @pytest.mark.parametrize("loss", ["kl", "dkd"])
-def test_every_variant_of_the_paper_trains(digits: Dataset, weighting: str, loss: str) -> None:
+def test_every_variant_of_the_papers_distillation_trains(
+    digits: Dataset, weighting: str, loss: str
+) -> None:
     how = msgspec.structs.replace(short().distillation, smd_weighting=weighting, pair_loss=loss)
     seen: list[train.Step] = []
     with pytest.raises(Enough):
@@ -79,10 +81,10 @@ def test_every_variant_of_the_paper_trains(digits: Dataset, weighting: str, loss
     assert all(len(s.losses) == 4 and np.isfinite(s.losses).all() for s in seen)
 
 
-def test_same_seed_same_weights_and_a_checkpoint_reads_back(
+def test_the_same_seed_gives_the_same_weights_and_a_checkpoint_reads_back(
     digits: Dataset, tmp_path: Path
 ) -> None:
-    recipe = short(batch_size=120, dropout=0.2, drop_connect=0.2)
+    recipe = short(batch_size=60, dropout=0.2, drop_connect=0.2)
     nets = [train.train(SPACE, digits, recipe) for _ in range(2)]
     first, second = (net.state_dict() for net in nets)
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -113,17 +115,18 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
 def test_a_killed_training_goes_on_to_the_same_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """kill -9 in a random step, start again: equal, bit for bit, to a run that nobody stopped.
+    """After kill -9 in a random step, the same command ends in the weights of an undisturbed run.
 
-    Augmentation, dropout and drop-connect are on, so that every generator takes part.
+    They are equal bit for bit. Augmentation, dropout and drop-connect are on, so that every random
+    generator takes part.
     """
     augment = msgspec.structs.replace(
         short().augment, flip=0.5, brightness=0.3, noise=0.05, mask=0.2
     )
     recipe = tmp_path / "short.yaml"
     changed = short(
-        epochs=2, batch_size=24, dropout=0.2, drop_connect=0.2, augment=augment,
-        images=SplitSizes(train=144, validation=50, calibration=20), save_every=2, evaluate_every=1,
+        epochs=2, batch_size=16, dropout=0.2, drop_connect=0.2, augment=augment,
+        images=SplitSizes(train=96, validation=50, calibration=20), save_every=2, evaluate_every=1,
     )  # fmt: skip
     recipe.write_bytes(msgspec.yaml.encode(changed))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -158,8 +161,29 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert "was trained with another" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("function", ["metrics.Metrics.write", "resume.save"])
+def test_a_run_that_stops_while_it_records_a_step_loses_no_row(
+    function: str, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops in step 2, which writes a row and saves the state, before either of these."""
+    recipe = short(batch_size=80, save_every=2)
+
+    def stop(*arguments: object) -> None:
+        raise Enough
+
+    def stop_in_step_2(step: train.Step) -> None:
+        if step.number == 1:
+            monkeypatch.setattr(f"ramnas_host.training.{function}", stop)
+
+    with pytest.raises(Enough):
+        train.train(SPACE, digits, recipe, folder=tmp_path, on_step=stop_in_step_2)
+    monkeypatch.undo()
+    train.train(SPACE, digits, recipe, folder=tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path)] == ["1", "2", "3"]
+
+
 class Trained(NamedTuple):
-    """A training that is done: its folder, its recipe and what `on_step` was given."""
+    """A finished training: its folder, its recipe and the steps that `on_step` was given."""
 
     folder: Path
     recipe: Recipe
@@ -169,13 +193,13 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="module")
 def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    recipe = short(epochs=2, batch_size=32, save_every=4, evaluate_every=1)
+    recipe = short(epochs=2, batch_size=16, save_every=4, evaluate_every=1)
     steps: list[train.Step] = []
     train.train(SPACE, digits, recipe, folder=folder, on_step=steps.append)
     return Trained(folder, recipe, steps)
 
 
-def test_the_run_is_on_record_with_metrics_config_last_and_best(
+def test_a_run_leaves_its_settings_metrics_last_and_best_weights(
     digits: Dataset, trained: Trained
 ) -> None:
     folder, recipe, steps = trained
@@ -203,26 +227,26 @@ def test_without_recalibration_a_trained_subnet_guesses(trained: Trained, digits
     net = checkpoint.load(trained.folder / train.LAST).net
     for arch in (SPACE.min(), SPACE.max()):
         assert score(net.extract(arch), digits.test).top1 < 0.2
-    assert score(recalibrated_subnet(net, SPACE.max(), digits.calibration), digits.test).top1 > 0.5
+    assert score(recalibrated_subnet(net, SPACE.max(), digits.calibration), digits.test).top1 > 0.4
 
 
 def test_the_state_of_another_training_is_refused(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(Enough):
         train.train(SPACE, digits, short(save_every=1), folder=tmp_path, on_step=stop_after(1))
-    with pytest.raises(DataError, match="another space, recipe, data or version"):
+    with pytest.raises(DataError, match="another space, recipe, data set or version"):
         train.train(SPACE, digits, at_rate(0.3), folder=tmp_path)
     seen: list[train.Step] = []
-    with pytest.raises(Enough):  # how often it saves is not what a training is
+    with pytest.raises(Enough):  # how often it saves may change
         train.train(
             SPACE, digits, short(save_every=7), folder=tmp_path, on_step=stop_after(2, seen)
         )
     assert [step.number for step in seen] == [2]
     (tmp_path / STATE).write_bytes(b"no tensors")
-    with pytest.raises(DataError, match="is no training of ramnas"):
+    with pytest.raises(DataError, match="is not a saved training of ramnas"):
         train.train(SPACE, digits, short(), folder=tmp_path)
 
 
-def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
+def test_the_learning_rate_warms_up_and_falls_to_almost_0() -> None:
     rates = [optimizer.rate(step, 100, 10) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -231,7 +255,7 @@ def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
     assert rates[-1] < 0.001
 
 
-def test_only_weights_of_convolutions_and_linear_layers_decay() -> None:
+def test_only_the_weights_of_convolutions_and_linear_layers_decay() -> None:
     net = Supernet(SPACE, 10)
     decaying, others = optimizer.sgd(net, short()).param_groups
     assert decaying["weight_decay"] == 1e-4
@@ -248,7 +272,7 @@ def test_the_last_gamma_of_every_block_starts_at_0() -> None:
             assert bool(value.any()) != ("project" in key), key
 
 
-def test_a_diverged_run_stops_with_step_archs_and_the_last_good_state(
+def test_a_diverged_run_stops_and_names_step_archs_and_last_good_state(
     digits: Dataset, tmp_path: Path
 ) -> None:
     wild = at_rate(1e20, 1e20, batch_size=80, epochs=3, save_every=1)
@@ -256,30 +280,30 @@ def test_a_diverged_run_stops_with_step_archs_and_the_last_good_state(
         train.train(SPACE, digits, wild, folder=tmp_path)
     assert SPACE.max().id in str(raised.value)
     assert SPACE.min().id in str(raised.value)
-    assert f"is {tmp_path / STATE}" in str(raised.value)
+    assert f"is in {tmp_path / STATE}" in str(raised.value)
     with pytest.raises(DataError, match="nothing was saved before"):
         train.train(SPACE, digits, wild)
 
 
-def test_a_file_that_is_no_supernet_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_supernet_is_named(tmp_path: Path) -> None:
     for name, data in (("absent", None), ("text", b"no tensors"), ("empty", b"")):
         path = tmp_path / name
         if data is not None:
             path.write_bytes(data)
-        with pytest.raises(DataError, match=f"{name} is no supernet"):
+        with pytest.raises(DataError, match=f"{name} is not a supernet"):
             checkpoint.load(path)
 
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ImageNet-style folder: 35 JPEG crops of two real photographs in 5 classes, one broken."""
+    """A folder like ImageNet: 25 JPEG crops of two photographs in 5 classes, and a broken file."""
     root = tmp_path_factory.mktemp("imagenet")
     rng = np.random.default_rng(0)
-    for i in range(34):
+    for i in range(25):
         photograph = load_sample_images().images[i % 2]
         height, width = rng.integers(200, 420, 2)
         top, left = rng.integers(0, 427 - height), rng.integers(0, 640 - width)
-        part = root / ("train" if i < 19 else "val") / f"n{i % 5:08d}"
+        part = root / ("train" if i < 11 else "val") / f"n{i % 5:08d}"
         part.mkdir(parents=True, exist_ok=True)
         crop = photograph[top : top + height, left : left + width, ::-1]
         cv2.imwrite(str(part / f"{i}.JPEG"), crop)
@@ -291,23 +315,23 @@ def small_imagenet(path: Path, **changes: object) -> Path:
     """The recipe `imagenet` for a handful of images on a CPU, written to `path`."""
     content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
     content.update(
-        epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=4, precision="fp32",
-        images={"train": 0, "validation": 8, "calibration": 8}, **changes,
+        epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=3, precision="fp32",
+        images={"train": 0, "validation": 4, "calibration": 4}, **changes,
     )  # fmt: skip
     content["optimizer"]["lr"] = 0.02
     path.write_text(yaml.safe_dump(content))
     return path
 
 
-def test_the_full_size_path_trains_on_an_imagenet_style_folder(
+def test_table1_trains_on_a_folder_like_imagenet(
     imagenet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`table1` by the recipe `imagenet`, with few images: 6 steps of 2, one image broken."""
+    """The recipe `imagenet` with few images: 4 steps of 2, and one of the images is broken."""
     recipe = small_imagenet(tmp_path / "small.yaml", batch_size=2, max_broken=1)
     options = ("--space", "table1", "--data", imagenet, "--workers", "2")
     assert main.main(train_verb(recipe, tmp_path / "out", *options)) == 0
     rows = read_metrics(tmp_path / "out")
-    assert len(rows) == 6
+    assert len(rows) == 4
     assert rows[-1]["top5_max"]
     losses = [float(row["loss_max"]) for row in rows]
     assert np.isfinite(losses).all()
@@ -316,19 +340,22 @@ def test_the_full_size_path_trains_on_an_imagenet_style_folder(
     assert loaded.about.preprocessing.crop == 224
 
 
-def test_more_broken_images_than_the_recipe_bears_stop_training(
+def test_more_broken_images_than_the_recipe_allows_stop_training(
     imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = small_imagenet(tmp_path / "strict.yaml", batch_size=4, max_broken=0)
     command = train_verb(recipe, tmp_path / "out", "--data", imagenet, "--workers", "2")
     assert main.main(command) == 2
-    said = capsys.readouterr().err
-    assert "1 broken images, more than max_broken 0, such as" in said
-    assert "broken.JPEG" in said
+    error = capsys.readouterr().err
+    assert "more broken images than max_broken 0 allows: 1, such as" in error
+    assert "broken.JPEG" in error
 
 
-def test_compiled_ends_train_the_same(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Max and min as graphs, captured whole; compiling them to machine code takes CPUs minutes."""
+def test_training_with_compiled_networks_gives_the_same_losses(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Max and min are captured as whole graphs. Compiling these to machine code would take minutes
+    on a CPU, so the graphs are run as they were captured."""
     whole = functools.partial(torch.compile, backend="eager", fullgraph=True)
     captured: list[object] = []
     seen: dict[bool, list[train.Step]] = {False: [], True: []}
@@ -347,7 +374,7 @@ def test_compiled_ends_train_the_same(digits: Dataset, monkeypatch: pytest.Monke
 
 
 @pytest.mark.gpu
-def test_a_training_on_a_gpu_in_half_precision_with_compiled_ends(digits: Dataset) -> None:
+def test_a_gpu_trains_in_half_precision_with_compiled_networks(digits: Dataset) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     for precision in ("bf16", "fp16"):
