@@ -1,5 +1,7 @@
-"""Many simulated agents against one real host with CURVE: committed records a second, time until
-an acknowledgement, memory; against the same host with one commit and one Ack a record."""
+"""Many simulated agents with CURVE against one real host: records per second, waits and memory.
+
+The peer is the same host with one commit and one Ack per record.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,16 @@ import numpy as np
 from ramnas_edge.fleet import keys
 from tests.benchmarks.fleet_sides import CLASSES
 
-OFFERED = 2400.0  # records a second that all agents together measure
+OFFERED = 2400.0  # records per second from all agents together
 SECONDS, SETTLING_S = 20.0, 3.0
-PROCESSES = 2  # of agents
+PROCESSES = 2  # that share the agents
 BLOCK = 12
 
 
 def run(
     *, agents: tuple[int, ...] = (10, 100, 1000), seconds: float = SECONDS, offered: float = OFFERED
 ) -> dict[str, float | str]:
-    """Figures by name; `agents` is how many, the last of them also with progress and the peer."""
+    """Measure each number of `agents`, and the last one also with progress and with the peer."""
     found: dict[str, float | str] = {}
     for count in agents:
         found |= named(f"{count} agents", measured(count, seconds, offered))
@@ -47,7 +49,7 @@ def named(title: str, figures: dict[str, float]) -> dict[str, float]:
 def measured(
     count: int, seconds: float, offered: float, *, progress: bool = False, one_by_one: bool = False
 ) -> dict[str, float]:
-    """One host and `count` agents for so long; figures of the time after they settled."""
+    """Run one host and `count` agents; the figures are of `seconds` after they have settled."""
     block_s = BLOCK * count / offered
     archs = int(1.3 * offered * (seconds + 2 * SETTLING_S) / CLASSES) + 12 * count // CLASSES
     with tempfile.TemporaryDirectory() as name:
@@ -70,7 +72,7 @@ def measured(
             for first in range(0, count, share)
         ]  # fmt: skip
         try:
-            while not (lines and lines[-1][1] >= 2 * count):  # about all have begun
+            while not (lines and lines[-1][1] >= 2 * count):  # almost all agents have sent records
                 time.sleep(0.2)
             start_s = time.monotonic() + SETTLING_S
             time.sleep(SETTLING_S + seconds)

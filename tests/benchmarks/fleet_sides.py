@@ -1,5 +1,7 @@
-"""The two sides of bench_fleet, processes of their own: a real host, and many agents in a process
-that speak the real protocol over real sockets with CURVE, and whose profiler is a stand-in."""
+"""The processes of bench_fleet: a real host, and many agents that share one process.
+
+The agents speak the real protocol over real sockets with CURVE. Their profiler is a stand-in.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +31,16 @@ from ramnas_host.fleet.authentication import Door
 from ramnas_models.space import Arch, load_space
 
 CLASSES = 10
-RUNS = 6  # timed runs of a visit, as of a network of table1 that takes a millisecond or more
+RUNS = 6  # timed runs of a visit, as for a network of table1 that takes a millisecond or more
 SPACE = load_space("table1")
 TARGET = Target()
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Serve until killed; a line of JSON twice a second: time, committed, CPU seconds, MiB."""
+    """Serve until killed. Print a line of JSON each second: time, committed records, CPU seconds of
+    the process, its MiB, and CPU seconds of its main thread."""
     if args.one_by_one:
-        router.GROUP = 1  # the peer: one commit and one Ack a record
+        router.GROUP = 1  # the peer: one commit and one Ack per record
     rng = np.random.default_rng(0)
     archs = list({SPACE.sample(rng) for _ in range(args.archs)})
     request = Request("bench", SPACE, TARGET, archs)
@@ -58,7 +61,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 class Agent:
-    """One board: pulls blocks, takes `block_s` for each, sends its records, waits for Acks."""
+    """A board that takes blocks, needs `block_s` for each, and sends their records."""
 
     def __init__(self, context: zmq.Context, args: argparse.Namespace, number: int) -> None:
         self.number, self.args = number, args
@@ -111,7 +114,7 @@ class Agent:
                 self.send(messages.Ready(1))
             elif isinstance(message, wire.Welcome):
                 self.welcomed = True
-                # spread over a block's time, as boards that came at any time
+                # spread over the time of a block, as if the boards had come at any time
                 at = now + self.rng.uniform(0, self.args.block_s)
                 heapq.heappush(due, (at, self.number, "ask", ""))
                 heapq.heappush(due, (at, self.number, "beat", ""))
@@ -148,7 +151,7 @@ class Agent:
 
 
 class Profiler:
-    """A stand-in: records as large as real ones, 8 visits of the arch and 32 of the anchors."""
+    """Makes records as large as real ones: 8 visits of the arch and 32 of the anchors."""
 
     def __init__(self) -> None:
         self.times = tuple(np.random.default_rng(0).uniform(1.2, 1.3, RUNS).tolist())
@@ -177,7 +180,7 @@ PROFILER = Profiler()
 
 
 def agents(args: argparse.Namespace) -> None:
-    """Work until a line comes on stdin; then every acknowledgement as [time, seconds]."""
+    """Work until a line comes on stdin; then print every acknowledgement as [time, wait in s]."""
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
     args.own = keys.load_keys(args.folder / "board.key_secret")
@@ -190,7 +193,7 @@ def agents(args: argparse.Namespace) -> None:
     due: list[tuple[float, int, str, str]] = []
     acks: list[tuple[float, float]] = []
     while not stop.is_set():
-        for number in to_come[:20]:  # they come one after the other, as boards do
+        for number in to_come[:20]:  # they come one after the other, as real boards do
             agent = fleet[number] = Agent(context, args, number)
             poller.register(agent.socket, zmq.POLLIN)
             of_socket[agent.socket] = agent

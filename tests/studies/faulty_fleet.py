@@ -1,5 +1,7 @@
-"""The parts of fleet_faults: processes that can be killed, real agents with a stand-in profiler, and
-a proxy that cuts, delays, doubles or reorders the messages of one agent."""
+"""Parts of fleet_faults: processes that can be killed, agents with a stand-in profiler, proxies.
+
+A proxy cuts, delays, doubles or reorders the messages of one agent.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ ENGINES = (("onnxruntime-cpu", "1.0"),)
 
 
 class StandIn:
-    """Takes the place of an agent's `Supervisor`: needs `arch_s` for an arch, and makes up its times.
+    """Takes the place of an agent's `Supervisor`: needs `arch_s` for an arch, and makes up times.
 
     Each record is written to a journal before the agent gets it.
     """

@@ -37,7 +37,7 @@ SPOOL_KIB = 512
 
 @dataclass
 class Outcome:
-    """The result of a run; `lost`, `foreign`, `doubled` and `changed` count records that must not be."""
+    """The result of a run; no record may be `lost`, `foreign`, `doubled` or `changed`."""
 
     seed: int
     faults: Counter[str] = field(default_factory=Counter)

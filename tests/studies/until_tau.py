@@ -26,7 +26,7 @@ MACS_PER_MS, LAYER_MS, NOISE = 2e6, 3e-3, 0.02
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """`measured` archs of those drawn; tau cross-validated, and on archs never measured."""
+    """How many archs were `measured`, and tau: cross-validated, and on archs never measured."""
 
     measured: int
     cross_validated: float
@@ -38,7 +38,7 @@ def latency_ms(space: Space, arch: Arch) -> float:
 
 
 def record(space: Space, arch: Arch) -> LatencyRecord:
-    """As a board sends it, of 8 visits."""
+    """A record such as a board sends, of 8 visits."""
     rng = np.random.default_rng(int(arch.id, 16))
     level = latency_ms(space, arch) * np.exp(NOISE * rng.normal())
     times = (level * np.exp(0.005 * rng.normal(size=(8, 6)))).tolist()

@@ -34,9 +34,9 @@ REQUEST = Request("run", SPACE, TARGET, ARCHS)
 DEVICE = Device("board", 4, 8, "Linux")
 ENGINES = (("onnxruntime-cpu", "1.2.3"),)
 CLASS = DEVICE.class_key(*ENGINES[0])
-PACE_S = 0.5  # of an honest board: its archs last longer than the attacks
+PACE_S = 0.5  # the honest board needs this for an arch, so that its archs outlast the attacks
 LOOPBACK = Door("tcp://127.0.0.1:*")
-PATIENCE_S = 120.0  # with what must come about; only a hang takes that long
+PATIENCE_S = 120.0  # only a hang takes as long
 
 
 _T = TypeVar("_T")
@@ -47,9 +47,9 @@ class _Stop(Exception):
 
 
 class Serving:
-    """A real host in a thread of its own; `status` is its newest.
+    """A real host in a thread of its own; `status` is what it reported last.
 
-    The objects of SQLite and ZeroMQ live in that thread alone.
+    The objects of SQLite and ZeroMQ live only in that thread.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Serving:
         return self._thread.is_alive()
 
     def refused(self, part: str = "") -> int:
-        """How many refusals there were so far whose reason contains `part`."""
+        """The number of refusals so far whose reason contains `part`."""
         return sum(n for reason, n in self._refused().items() if part in reason)
 
     def join(self) -> list[str]:
-        """Wait until it has measured all; the device classes that came."""
+        """Wait until all is measured; returns the device classes that came."""
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         if self.error:
@@ -87,7 +87,7 @@ class Serving:
         return self.classes
 
     def close(self) -> None:
-        """Stop it; what it raised is raised here."""
+        """Stop it, and raise what it raised."""
         self._ending.set()
         self.join()
 
@@ -171,7 +171,7 @@ class Honest:
 
         send(wire.Hello(wire.PROTOCOL, DEVICE, ENGINES, board="id", session="s"))
         jobs: list[tuple[messages.Job, Arch]] = []
-        given: set[str] = set()  # a job comes again when the host does not see that it arrived
+        given: set[str] = set()  # the host may send a job again
         beat_s, due_s, end_s = 0.0, 0.0, float("inf")
         while time.monotonic() < end_s:
             if dealer.poll(min(20, 1e3 * self.pace_s)):
@@ -184,6 +184,7 @@ class Honest:
                 elif isinstance(message, wire.Ack):
                     self.acked.update(message.keys)
                 elif isinstance(message, wire.Bye):
+                    send(message)
                     return
                 elif isinstance(message, wire.Drop):
                     jobs = [(job, arch) for job, arch in jobs if job.block.id not in message.jobs]
@@ -231,10 +232,10 @@ class Raw:
 
 
 def until(look: Callable[[], _T], seconds: float = PATIENCE_S) -> _T:
-    """Look again and again until the answer is true; that answer."""
+    """Call `look` until its answer is true, and return that answer."""
     end_s = time.monotonic() + seconds
     while not (found := look()):
-        assert time.monotonic() < end_s, f"this has not come about in {seconds:.0f} s"
+        assert time.monotonic() < end_s, f"still waiting after {seconds:.0f} s"
         time.sleep(0.01)
     return found
 

@@ -27,7 +27,7 @@ REQUEST = Request("run", SPACE, Target(num_classes=10), ARCHS)
 
 
 def opened(request: Request = REQUEST, here: int = 1) -> tuple[Queue, Board, Board]:
-    """A queue, and two boards of its class; the queue is told of `here`."""
+    """A queue and two boards of its class; the queue believes that `here` boards are here."""
     queue = Queue(request, "class", ())
     queue.boards = here
     return queue, Board(b"a", queue), Board(b"b", queue)
@@ -65,13 +65,13 @@ def test_what_is_recorded_is_not_given() -> None:
     assert set(ids(given(queue, Board(b"a", queue)))) == {arch.id for arch in ARCHS[50:]}
 
 
-def test_a_record_of_another_target_in_the_same_run_is_no_record_of_this_one() -> None:
+def test_a_record_of_another_target_in_the_same_run_does_not_count() -> None:
     other = msgspec.structs.replace(REQUEST.target, precision="fp16")
     queue = Queue(REQUEST, "class", {record_key("run", other, arch, "class") for arch in ARCHS})
     assert len(queue.missing) == len(ARCHS)
 
 
-def test_a_board_holds_two_blocks_at_most_and_the_last_ones_are_for_idle_boards() -> None:
+def test_a_board_has_two_blocks_at_most_and_the_last_blocks_go_to_idle_boards() -> None:
     queue, a, b = opened(here=2)  # 5 blocks
     for _ in range(wire.WINDOW):
         given(queue, a)
@@ -81,7 +81,7 @@ def test_a_board_holds_two_blocks_at_most_and_the_last_ones_are_for_idle_boards(
     assert queue.give(Board(b"c", queue), 0.0) is not None
 
 
-def test_a_lease_lasts_three_times_the_predicted_time_and_longer_while_it_gets_on() -> None:
+def test_a_lease_lasts_three_times_the_predicted_time_and_longer_with_progress() -> None:
     queue, a, b = opened()
     record(queue, given(queue, a), now=BLOCK * 2.0)  # 2 s an arch
     block = given(queue, a, now=100.0)
@@ -118,7 +118,7 @@ def test_a_block_on_which_boards_die_is_halved_until_one_arch_is_alone() -> None
         else:
             record(queue, block)
     assert queue.quarantined == [killer]
-    # 12, 6, 3, then 1 or 2, 1
+    # pieces of 12, 6, 3, then 1, or 2 and 1
     assert DEATHS + 3 <= deaths <= DEATHS + 4
     while (block := queue.give(a, 0.0)) is not None:
         assert killer not in ids(block)
@@ -138,7 +138,7 @@ def test_a_late_record_lifts_a_quarantine() -> None:
     assert not queue.quarantined
 
 
-def test_only_the_block_at_work_is_blamed_and_a_goodbye_blames_none() -> None:
+def test_a_death_halves_only_the_block_at_work_and_a_goodbye_none() -> None:
     queue, a, _ = opened()
     first, second = given(queue, a), given(queue, a)
     queue.release(a, died=True)
@@ -151,11 +151,11 @@ def test_only_the_block_at_work_is_blamed_and_a_goodbye_blames_none() -> None:
     assert not queue.deaths
 
 
-def test_a_board_that_comes_back_after_a_restart_of_the_host_goes_on() -> None:
+def test_a_board_goes_on_with_its_block_after_a_restart_of_the_host() -> None:
     queue, a, b = opened()
     held = wire.Holding("job", tuple(arch.id for arch in ARCHS[5:9]))
     assert queue.adopt(a, held, 0.0)
-    assert queue.adopt(a, held, 1.0)  # it greets again
+    assert queue.adopt(a, held, 1.0)  # it says Hello again
     assert not queue.adopt(b, held, 1.0)
     others = [given(queue, Board(bytes([i]), queue)) for i in range(5)]
     assert not {i for block in others for i in ids(block)} & set(held.archs)
@@ -172,7 +172,7 @@ def test_a_board_that_names_an_arch_twice_has_it_once() -> None:
     assert not queue.leases
 
 
-def test_what_a_board_comes_back_with_is_not_given_to_another() -> None:
+def test_a_block_that_a_board_comes_back_with_is_not_given_to_another() -> None:
     queue, a, b = opened()
     block = given(queue, a)
     queue.release(a, died=True)  # it was only silent
@@ -184,7 +184,7 @@ def test_what_a_board_comes_back_with_is_not_given_to_another() -> None:
     assert {i for piece in queue.waiting for i in piece} == queue.missing
 
 
-def test_a_lost_job_is_sent_again_and_an_unknown_one_is_asked_about() -> None:
+def test_a_lost_block_is_sent_again_and_an_unknown_one_is_reported() -> None:
     queue, a, _ = opened()
     block = given(queue, a)
     assert queue.compare(a, [block.id], 100.0) == ([], [])
@@ -213,7 +213,7 @@ def hello(module: str, session: str = "s") -> wire.Hello:
     return wire.Hello(wire.PROTOCOL, Device(module, 4, 8, "Linux"), engines, session=session)
 
 
-def test_a_class_that_came_and_went_without_a_record_is_waited_for_a_minute(
+def test_the_host_waits_a_minute_for_a_class_that_left_without_a_record(
     roster: Roster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = roster.admit(b"a", hello("board"), "", 0.0)
@@ -231,7 +231,7 @@ def test_a_class_that_came_and_went_without_a_record_is_waited_for_a_minute(
         roster.admit(b"fourth", hello("fourth"), "", 1063.0)
 
 
-def test_a_board_that_was_started_again_is_lost_and_one_whose_class_changed_has_left(
+def test_a_board_that_was_started_again_had_died_and_one_that_changed_its_class_had_not(
     roster: Roster,
 ) -> None:
     board = roster.admit(b"a", hello("board"), "", 0.0)

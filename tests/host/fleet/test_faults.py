@@ -1,4 +1,4 @@
-"""A few of the faults of tests.studies.fleet_faults, in every run of the tests."""
+"""A small run of tests.studies.fleet_faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The archs that are measured first, chosen by costs alone."""
+"""The archs that every board measures first are far apart in cost."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from ramnas_models.errors import SpaceError
 from ramnas_models.space import load_space
 
 SPACES = {name: load_space(name) for name in ("micro", "table1", "ofa_mbv3")}
-TABLES = {name: CostTable(space) for name, space in SPACES.items()}  # counted once
+TABLES = {
+    name: CostTable(space) for name, space in SPACES.items()
+}  # made once, because counting costs is slow
 
 
 @pytest.mark.parametrize(
     ("name", "n"), [("micro", 60), ("micro", 2), ("table1", 10), ("ofa_mbv3", 10)]
 )
-def test_min_and_max_come_first_and_all_differ(name: str, n: int) -> None:
+def test_min_and_max_come_first_and_all_archs_differ(name: str, n: int) -> None:
     space = SPACES[name]
     archs = first_archs(space, TABLES[name], n, np.random.default_rng(0))
     assert archs[:2] == [space.min(), space.max()]
@@ -26,7 +28,7 @@ def test_min_and_max_come_first_and_all_differ(name: str, n: int) -> None:
     assert all(space.check(arch) for arch in archs)
 
 
-def test_they_are_farther_apart_in_macs_than_uniform_archs_and_reach_the_cheap_end() -> None:
+def test_they_spread_over_more_macs_than_archs_drawn_uniformly() -> None:
     space, table = SPACES["table1"], TABLES["table1"]
     chosen = first_archs(space, table, 20, np.random.default_rng(0))
     uniform = space.sample_rows(20, np.random.default_rng(0))
@@ -38,7 +40,7 @@ def test_they_are_farther_apart_in_macs_than_uniform_archs_and_reach_the_cheap_e
     assert in_bins[0] >= in_bins[1] + 3
 
 
-def test_same_seed_same_archs_and_more_of_them_begin_alike() -> None:
+def test_the_same_seed_gives_the_same_archs_and_a_longer_list_begins_with_them() -> None:
     space, table = SPACES["micro"], TABLES["micro"]
     ten, again, twenty = (
         first_archs(space, table, n, np.random.default_rng(3)) for n in (10, 10, 20)

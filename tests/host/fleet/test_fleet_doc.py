@@ -1,4 +1,4 @@
-"""docs/fleet.md is enough to speak the protocol: its table is whole, a board made of it works."""
+"""docs/fleet.md suffices to speak the protocol: its tables are whole, a board made of it works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import zmq
 from ramnas_edge.fleet import wire
 from ramnas_edge.measuring import messages
 from ramnas_edge.measuring.store import Store
-from tests.host.fleet.hostile import CLASS, TARGET, Serving, until
+from tests.host.fleet.hostile import CLASS, PATIENCE_S, TARGET, Serving, until
 
 DOC = Path(__file__).parents[3] / "docs/fleet.md"
 MESSAGES = [*wire.FromBoard.__args__, *wire.FromHost.__args__]  # type: ignore[attr-defined]
@@ -29,20 +29,20 @@ def test_the_table_has_every_field_of_every_message(message: Any) -> None:
     assert set(message.__struct_fields__) <= named
 
 
-def test_the_bytes_that_it_shows_are_those_of_a_message() -> None:
+def test_the_bytes_in_the_document_are_those_of_the_message() -> None:
     (shown,) = re.findall(r"^ {4}(82 a4 .*)$", DOC.read_text(), re.MULTILINE)
     text = re.sub(r'"(\w+)"', lambda m: m[1].encode().hex(" "), shown)
     assert bytes.fromhex(text) == wire.encode(messages.Ready(2))
 
 
 class Foreign:
-    """A board that knows msgpack and ZeroMQ, and nothing of this package."""
+    """A board that knows only msgpack and ZeroMQ, and nothing of this package."""
 
     def __init__(self, endpoint: str) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IDENTITY, b"foreign")
-        self.socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        self.socket.setsockopt(zmq.RCVTIMEO, int(1000 * PATIENCE_S))
         self.socket.connect(endpoint)
 
     def send(self, type_: str, **fields: Any) -> None:
@@ -74,7 +74,7 @@ def board(serving: Serving) -> Iterator[Foreign]:
 
 
 def arch_id(arch: dict[str, Any]) -> str:
-    """As the document says: 12 hex digits over the integers."""
+    """12 hex digits of a hash of the arch's integers, as the document says."""
     stages = arch["stages"]
     integers = [
         arch["resolution"], arch["stem"], *(s["width"] for s in stages), arch["head"],
@@ -84,7 +84,7 @@ def arch_id(arch: dict[str, Any]) -> str:
     return hashlib.sha256(",".join(map(str, integers)).encode()).hexdigest()[:12]
 
 
-def test_a_board_made_of_the_document_measures(serving: Serving, board: Foreign) -> None:
+def test_a_board_written_from_the_document_measures(serving: Serving, board: Foreign) -> None:
     device = {"module": "board", "cores": 4, "memory_gib": 8, "system": "Linux"}
     engines = [["onnxruntime-cpu", "1.2.3"]]
     board.send("Hello", protocol=3, device=device, engines=engines, board="f", session="1")

@@ -1,4 +1,4 @@
-"""Every way that a handshake fails, over real sockets: what each side says about it."""
+"""Every way in which a handshake fails, over real sockets, and what each side says about it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.host.fleet.hostile import PATIENCE_S, read_to_the_end, until
 
 
 class Host:
-    """A ROUTER behind a Gate; `log` is told who was refused."""
+    """A ROUTER behind a Gate; `log` has the refusals."""
 
     def __init__(self, door: Door) -> None:
         self.context = zmq.Context()
@@ -47,7 +47,7 @@ class Host:
 
 
 class Client:
-    """A DEALER such as an agent has, watched."""
+    """A DEALER as in an agent, with a Watch."""
 
     def __init__(self, endpoint: str, own: keys.Keys | None, server: bytes) -> None:
         self.context = zmq.Context()
@@ -68,14 +68,14 @@ class Client:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[Any], Any]]:
-    """Takes what a test opens, to close it afterwards."""
+    """A call that takes what a test opens, and closes it afterwards."""
     with ExitStack() as stack:
         yield lambda one: stack.enter_context(closing(one))
 
 
 @pytest.fixture
 def door(tmp_path: Path) -> Door:
-    """With the keys of a host, and of a board that may come in."""
+    """A door with the keys of a host and of one authorised board."""
     board = keys.new(tmp_path, "board")
     keys.authorize(board, tmp_path / "authorized_keys")
     return Door("tcp://127.0.0.1:*", keys.new(tmp_path, "host"))
@@ -86,7 +86,7 @@ def own_and_server(door: Door, name: str = "board") -> tuple[keys.Keys, bytes]:
     return keys.load_keys(door.keys.with_name(f"{name}.key_secret")), keys.load_public(door.keys)
 
 
-def test_a_board_with_the_right_keys_comes_in_by_its_name(door: Door, opened: Any) -> None:
+def test_a_board_with_the_right_keys_is_let_in_under_its_name(door: Door, opened: Any) -> None:
     host = opened(Host(door))
     client = opened(Client(host.endpoint, *own_and_server(door)))
     assert host.socket.poll(1000 * PATIENCE_S)
@@ -97,7 +97,7 @@ def test_a_board_with_the_right_keys_comes_in_by_its_name(door: Door, opened: An
     assert host.log.refused() == {}
 
 
-def test_a_wrong_server_key_is_named_by_both_sides(door: Door, opened: Any) -> None:
+def test_both_sides_report_a_wrong_server_key(door: Door, opened: Any) -> None:
     host = opened(Host(door))
     own, _ = own_and_server(door)
     client = opened(Client(host.endpoint, own, own.public))
@@ -105,7 +105,7 @@ def test_a_wrong_server_key_is_named_by_both_sides(door: Door, opened: Any) -> N
     assert host.refuses("it has a wrong server key")
 
 
-def test_a_board_that_is_not_authorised_is_named_by_both_sides(
+def test_both_sides_report_a_key_that_is_not_authorised(
     door: Door, opened: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = opened(Host(door))
@@ -114,7 +114,7 @@ def test_a_board_that_is_not_authorised_is_named_by_both_sides(
     client = opened(Client(host.endpoint, own, server))
     assert "ramnas keys authorize FILE.key" in client.failure()
     assert host.refuses("its key is not authorised")
-    assert len(host.log.refused()) == 1  # the end of the connection is not refused once more
+    assert len(host.log.refused()) == 1  # the end of its connection does not count again
     key = own.public.decode()
     (said,) = (r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
     assert said == (
@@ -123,23 +123,23 @@ def test_a_board_that_is_not_authorised_is_named_by_both_sides(
     )
 
 
-def test_a_plain_client_at_a_host_with_keys_is_named_by_both_sides(door: Door, opened: Any) -> None:
+def test_both_sides_report_a_board_without_keys(door: Door, opened: Any) -> None:
     host = opened(Host(door))
     client = opened(Client(host.endpoint, None, b""))
     assert "encrypted connections only: give --keys and --server-key" in client.failure()
-    # the second where the client saw it first, and left
+    # the second if the client noticed first, and left
     assert host.refuses("one side speaks CURVE", "only one side has keys")
 
 
-def test_a_board_with_keys_at_a_plain_host_is_named_by_both_sides(door: Door, opened: Any) -> None:
+def test_both_sides_report_a_host_without_keys(door: Door, opened: Any) -> None:
     host = opened(Host(Door("tcp://127.0.0.1:*")))
     client = opened(Client(host.endpoint, *own_and_server(door)))
-    said = client.failure()  # the second where the host left before its greeting arrived
+    said = client.failure()  # the second if the host left before its greeting arrived
     assert "takes unencrypted connections only" in said or "was started without keys" in said
     assert host.refuses("one side speaks CURVE", "only one side has keys")
 
 
-def test_what_listens_and_says_nothing_is_named(opened: Any, door: Door) -> None:
+def test_a_listener_that_says_nothing_is_reported(opened: Any, door: Door) -> None:
     listener = opened(sockets.create_server(("127.0.0.1", 0)))
     now = [0.0]
     endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
@@ -151,7 +151,7 @@ def test_what_listens_and_says_nothing_is_named(opened: Any, door: Door) -> None
     assert "no ramnas host, or one that hangs" in client.failure()
 
 
-def test_a_host_that_is_not_there_yet_is_no_failure(opened: Any) -> None:
+def test_waiting_for_a_host_is_not_a_failure(opened: Any) -> None:
     with sockets.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = opened(Client(f"tcp://127.0.0.1:{port}", None, b""))
@@ -170,7 +170,7 @@ def test_a_host_that_is_not_there_yet_is_no_failure(opened: Any) -> None:
     ],
     ids=["http", "random bytes", "opened and dropped"],
 )
-def test_what_does_not_speak_zeromq_is_counted(
+def test_peers_that_do_not_speak_zeromq_are_counted(
     door: Door, opened: Any, data: bytes, reason: str
 ) -> None:
     host = opened(Host(door))
@@ -178,14 +178,14 @@ def test_what_does_not_speak_zeromq_is_counted(
     with sockets.create_connection(("127.0.0.1", port)) as raw:
         raw.sendall(data)
         if data:
-            read_to_the_end(raw)  # it is thrown out, not kept
+            read_to_the_end(raw)  # the host does not keep it
     assert host.refuses(reason)
     client = opened(Client(host.endpoint, *own_and_server(door)))
-    assert host.socket.poll(1000 * PATIENCE_S)  # others come in as before
+    assert host.socket.poll(1000 * PATIENCE_S)  # others are let in as before
     assert client.watch.failure() is None
 
 
-def test_a_board_that_was_let_in_and_leaves_is_no_refusal(door: Door, opened: Any) -> None:
+def test_a_board_that_was_let_in_and_leaves_is_not_refused(door: Door, opened: Any) -> None:
     host = opened(Host(door))
     client = Client(host.endpoint, *own_and_server(door))
     assert host.socket.poll(1000 * PATIENCE_S)
@@ -194,7 +194,7 @@ def test_a_board_that_was_let_in_and_leaves_is_no_refusal(door: Door, opened: An
     assert host.log.refused() == {}
 
 
-def test_a_key_authorised_while_the_host_runs_lets_in(
+def test_a_board_authorised_while_the_host_runs_is_let_in(
     door: Door, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(authentication, "LOOK_S", 0.0)
@@ -210,7 +210,7 @@ def test_a_key_authorised_while_the_host_runs_lets_in(
     assert "ramnas keys authorize" in third.failure()
 
 
-def test_a_file_that_is_not_a_key_keeps_no_other_key_out(
+def test_a_file_that_is_not_a_key_does_not_keep_others_out(
     tmp_path: Path, door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "authorized_keys"
@@ -223,7 +223,7 @@ def test_a_file_that_is_not_a_key_keeps_no_other_key_out(
     assert Authorized(tmp_path / "none").name_of(b"?" * 40) is None
 
 
-def test_a_public_address_needs_keys_or_the_word_insecure(tmp_path: Path, opened: Any) -> None:
+def test_a_public_address_needs_keys_or_insecure(tmp_path: Path, opened: Any) -> None:
     with pytest.raises(FleetError, match=r"`ramnas keys new` and give --keys, .* --insecure"):
         Host(Door("tcp://0.0.0.0:*"))
     with pytest.raises(FileError, match=r"cannot read the key"):

@@ -1,4 +1,4 @@
-"""The host serves boards that are scripted here, and a real agent."""
+"""The host serves boards that these tests play, and a real agent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
 
 
 class Board:
-    """A scripted agent: real messages, made-up times."""
+    """An agent played by a test: real messages, made-up times."""
 
     def __init__(self, endpoint: str, name: str, device: Device = DEVICE) -> None:
         self.device = device
@@ -61,7 +61,7 @@ class Board:
     def receive(self) -> Any:
         while True:
             message = wire.decode_from_host(self.socket.recv())
-            if isinstance(message, wire.Greet):  # the machine was so busy that it seemed silent
+            if isinstance(message, wire.Greet):  # it seemed silent for too long
                 self.join()
             elif isinstance(message, wire.Bye):
                 self.send(message)
@@ -84,8 +84,7 @@ class Board:
         ]
 
     def work(self, blocks: int = 10**6) -> set[str]:
-        """Pull and answer blocks until there were that many, or the host says goodbye; the ids of
-        the archs in them."""
+        """Answer so many blocks, or all until the host says goodbye; returns the ids of archs."""
         done: set[str] = set()
         self.send(messages.Ready())
         while blocks:
@@ -109,7 +108,7 @@ class Board:
 
 @pytest.fixture
 def join(serving: Serving) -> Iterator[Callable[..., Board]]:
-    """Makes a board that takes part: join(name, device)."""
+    """A call that makes a board and has it join: join(name, device)."""
     with ExitStack() as made:
 
         def new(name: str, device: Device = DEVICE) -> Board:
@@ -178,7 +177,7 @@ def test_a_board_that_falls_silent_loses_its_block_to_one_that_is_idle(
 ) -> None:
     taken = {arch.id for arch in join("dead").job().block.archs}
     alive = join("alive")
-    done = alive.work(blocks=2)  # all that there is besides
+    done = alive.work(blocks=2)  # everything else
     monkeypatch.setattr(wire, "SILENCE_S", 1.0)
     again = alive.work()
     serving.join()
@@ -189,7 +188,7 @@ def test_a_board_that_falls_silent_loses_its_block_to_one_that_is_idle(
 def test_each_device_class_gets_its_own_records(
     serving: Serving, join: Callable[..., Board]
 ) -> None:
-    # both are known before either is done, so the host waits for both
+    # both join before either is done, so that the host waits for both
     both = [join("a"), join("b", Device("other board", 4, 8, "Linux"))]
     threads = [threading.Thread(target=board.work) for board in both]
     for thread in threads:
@@ -244,7 +243,7 @@ def test_a_real_agent_of_this_machine_measures(tmp_path: Path) -> None:
     )
     records = store.records("run", device_class)
     assert {r.arch for r in records} == set(ARCHS[:3])
-    # more than the least where this machine is busy; one measured again may have another number
+    # on a busy machine there are more visits, and an arch that is measured again has its own number
     assert all(8 <= len(r.visits) <= MOST_ROUNDS for r in records)
     assert (seen[-1].done, seen[-1].total, len(seen[-1].boards)) == (3, 3, 1)
     assert "all is measured" in (tmp_path / "agent.log").read_text()

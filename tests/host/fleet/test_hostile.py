@@ -52,7 +52,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def honest(serving: Serving) -> Iterator[Honest]:
-    """A board that works from the first attack to the last; then the store has just its records."""
+    """A board that works from the first attack to the last; then the store has only its records."""
     board = Honest(serving.endpoint)
     until(lambda: len(board.acked) > 0)
     yield board
@@ -210,7 +210,7 @@ def test_ten_thousand_messages_of_any_kind_are_counted_and_refused(
 
     @settings(
         max_examples=EXAMPLES,
-        phases=[Phase.generate],  # the host remembers, so that a smaller example would tell nothing
+        phases=[Phase.generate],  # the host has a memory, so a smaller example would prove nothing
         database=None,
         suppress_health_check=list(HealthCheck),
     )
@@ -228,12 +228,12 @@ def test_ten_thousand_messages_of_any_kind_are_counted_and_refused(
     finally:
         for stranger in strangers:
             stranger.close()
-    assert serving.refused("not said Hello") > 0  # real ones, of peers that never greeted
+    assert serving.refused("not said Hello") > 0  # real messages, from peers that never said Hello
     until(lambda: len(honest.acked) > progress)
     assert honest.trouble == []
 
 
-def test_boards_and_classes_that_are_made_up_keep_no_honest_one_out(
+def test_made_up_boards_and_classes_do_not_keep_an_honest_board_out(
     serving: Serving, honest: Honest
 ) -> None:
     progress = len(honest.acked)
@@ -245,7 +245,7 @@ def test_boards_and_classes_that_are_made_up_keep_no_honest_one_out(
         assert isinstance(stranger.receive((wire.Welcome, wire.Refused)), wire.Welcome)
         stranger.send(wire.Bye("so long"))
         stranger.send(wire.Heartbeat())
-        stranger.receive(wire.Greet)  # the Bye has been read
+        stranger.receive(wire.Greet)  # so the Bye has been read
         stranger.close()
     until(lambda: len(serving.status.classes) <= MAX_CLASSES)
     until(lambda: len(honest.acked) > progress)
@@ -271,7 +271,9 @@ def test_texts_that_are_too_long_are_refused_or_cut(serving: Serving, stranger: 
 # -- records ---------------------------------------------------------------------------------------
 
 
-def test_a_record_for_a_job_never_given_is_refused(serving: Serving, stranger: Stranger) -> None:
+def test_a_record_for_a_job_that_was_never_given_is_refused(
+    serving: Serving, stranger: Stranger
+) -> None:
     job = stranger.job()
     (arch, *_) = job.block.archs
     good = measured(job, arch)
@@ -306,7 +308,7 @@ NAN, INF = math.nan, math.inf
     ],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip
-def test_a_record_with_values_that_cannot_be_is_refused(
+def test_a_record_with_values_that_cannot_be_true_is_refused(
     serving: Serving, stranger: Stranger, changes: dict[str, Any]
 ) -> None:
     job = stranger.job()
@@ -352,7 +354,7 @@ def test_a_frame_that_claims_to_be_endless_ends_its_connection(
         raw.close()
 
 
-def test_frames_that_end_half_way_are_no_messages(serving: Serving, honest: Honest) -> None:
+def test_frames_that_end_half_way_are_not_messages(serving: Serving, honest: Honest) -> None:
     acked = len(honest.acked)
     until(lambda: len(honest.acked) > acked + 1)  # the host has read all that came before
     before = serving.refused()
@@ -374,7 +376,7 @@ def test_ten_thousand_connections_opened_and_dropped_are_counted(
     serving: Serving, honest: Honest
 ) -> None:
     before, progress = serving.refused("during the handshake"), len(honest.acked)
-    abrupt = struct.pack("ii", 1, 0)  # a reset in place of an end, and no port that lingers
+    abrupt = struct.pack("ii", 1, 0)  # the connection is reset, so that no port stays in use
     for i in range(CONNECTIONS):
         connection = sockets.create_connection(("127.0.0.1", serving.port), timeout=PATIENCE_S)
         if i % 2:

@@ -1,4 +1,4 @@
-"""Keys as people meet them: both command lines, real processes, right keys and wrong ones."""
+"""Keys in both command lines, with real processes: right keys, wrong keys and none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.host.fleet.hostile import PATIENCE_S, until
 
 
 class Process:
-    """One command, whose stdout and stderr go to files."""
+    """A command whose stdout and stderr go to files."""
 
     def __init__(self, folder: Path, name: str, *command: str) -> None:
         self.out, self.log = folder / f"{name}.out", folder / f"{name}.log"
@@ -35,7 +35,7 @@ class Process:
         assert part in self.log.read_text()
 
     def ends(self) -> None:
-        """Wait until it has ended well."""
+        """Wait until it has ended without an error."""
         assert self.process.wait(PATIENCE_S) == 0, self.log.read_text()
 
     def close(self) -> None:
@@ -45,8 +45,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the keys of a host, of a board that may come in, of a stranger, and of another
-    host."""
+    """A folder with the keys of a host, an authorised board, a stranger and another host."""
     made = tmp_path_factory.mktemp("keys")
     for name in ("host", "other"):
         assert main.main(["keys", "new", "--name", name, "--folder", str(made)]) == 0
@@ -70,14 +69,14 @@ def calibrate(folder: Path, name: str, *options: str) -> Process:
 
 @pytest.fixture(scope="module")
 def host(folder: Path) -> Iterator[Process]:
-    """The host of all tests that have keys: it goes on until a board has measured all."""
+    """A host with keys. It goes on until a board has measured everything."""
     own = str(folder / "host.key_secret")
     with closing(calibrate(folder, "host", "--keys", own, "--json-lines")) as process:
         yield process
 
 
 def agent(folder: Path, host: Process, name: str, *own_and_server: str) -> Process:
-    """`ramnas-edge agent` for that host: with a key of its own and a server key, or without."""
+    """`ramnas-edge agent` for that host, with its own key and a server key, or without keys."""
     endpoint = host.log.read_text().split("--connect ")[1].split()[0]
     keys = zip(("--keys", "--server-key"), own_and_server)
     options = [part for option, file in keys for part in (option, str(folder / file))]
@@ -96,20 +95,22 @@ def agent(folder: Path, host: Process, name: str, *own_and_server: str) -> Proce
             "it has a wrong server key",
         ),
         (("stranger.key_secret", "host.key"), "ramnas keys authorize", "its key is not authorised"),
-        ((), "give --keys and --server-key", "one side"),  # speaks CURVE, or has keys
+        ((), "give --keys and --server-key", "one side"),  # in both reasons
     ],
     ids=["wrong server key", "unknown client", "plain client"],
 )
-def test_whoever_does_not_get_in_is_told_why_as_is_the_host(
+def test_both_sides_say_why_a_board_is_not_let_in(
     folder: Path, host: Process, files: tuple[str, ...], board_says: str, host_says: str
 ) -> None:
     with closing(agent(folder, host, "refused", *files)) as board:
         board.says(board_says)
-        until(lambda: host_says in host.out.read_text())  # among the refusals of the JSON
-        assert board.process.poll() is None  # it goes on trying: keys can be mended meanwhile
+        until(lambda: host_says in host.out.read_text())  # among the refusals in the JSON
+        assert (
+            board.process.poll() is None
+        )  # it goes on trying, because keys can be repaired meanwhile
 
 
-def test_with_the_right_keys_a_board_measures_all_there_is_and_machines_can_follow(
+def test_with_the_right_keys_a_board_measures_everything_and_json_shows_it(
     folder: Path, host: Process
 ) -> None:
     with closing(agent(folder, host, "board", "board.key_secret", "host.key")) as board:
@@ -124,7 +125,7 @@ def test_with_the_right_keys_a_board_measures_all_there_is_and_machines_can_foll
     assert [board["name"] for board in lines[-1]["boards"]] == ["board"]
 
 
-def test_a_board_with_keys_at_a_host_without_is_told_so(folder: Path) -> None:
+def test_a_board_with_keys_says_that_its_host_has_none(folder: Path) -> None:
     with (
         closing(calibrate(folder, "plain")) as host,
         closing(agent(folder, host, "keyed", "board.key_secret", "host.key")) as board,
@@ -135,7 +136,7 @@ def test_a_board_with_keys_at_a_host_without_is_told_so(folder: Path) -> None:
 def test_a_public_address_without_keys_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # where no keys are
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # a folder without keys
     command = ["calibrate", "--bind", "tcp://0.0.0.0:*", "--store", str(tmp_path / "s.sqlite")]
     assert main.main(command) == 2
     (error,) = (line for line in capsys.readouterr().err.splitlines() if "error: " in line)
@@ -155,7 +156,7 @@ def test_a_secret_key_that_others_can_read_is_refused(
         assert f"chmod 600 {secret}" in capsys.readouterr().err
 
 
-def test_the_verbs_make_authorise_and_list(
+def test_the_keys_verbs_make_authorise_and_list_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -167,7 +168,7 @@ def test_the_verbs_make_authorise_and_list(
     assert main.main(["keys", "authorize", str(tmp_path / "board/jetson.key_secret")]) == 0
     let_in = tmp_path / "ramnas/authorized_keys/jetson.key"
     own = keys.load_keys(tmp_path / "board/jetson.key_secret")
-    assert own.secret.decode() not in let_in.read_text()  # the public half alone is copied
+    assert own.secret.decode() not in let_in.read_text()  # only the public half is copied
     assert f"authorized  {own.public.decode()}  jetson" in _listed(capsys)
     (let_in.parent / "broken.key").write_text("?")
     assert main.main(["keys", "list"]) == 2

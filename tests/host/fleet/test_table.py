@@ -51,7 +51,7 @@ def test_the_table_has_every_fact_of_every_board() -> None:
     console.print(screen(STATUS, 20))
     rows = [row.strip() for row in text(console).splitlines() if row.strip()]
     cells = [re.split(r"  +", row) for row in rows[3:6]]
-    # boards in trouble come first; what a board says is text, not markup of a terminal
+    # boards in trouble come first, and what a board says is not taken for markup
     assert cells == [
         ["jetson-2", "orin nano 6c 15w, tensorrt", "paused", "5", "disk full [red]: waits"],
         ["jetson-1", "orin nano 6c 15w, tensorrt", "measuring", "17+3", "4.21", "52", "15W"],
@@ -71,7 +71,7 @@ def test_a_thousand_boards_fit_on_the_screen() -> None:
     assert "b999" in drawn  # the one in trouble
     assert "more measuring" in drawn
     assert "refused: 900 x it does not speak ZeroMQ, 12 x not a message" in drawn  # the last line
-    assert drawn.count("\n") < 2 * 24  # it was drawn twice: now and at the end
+    assert drawn.count("\n") < 2 * 24  # it was drawn twice, the second time at the end
 
 
 def test_what_a_board_says_cannot_move_the_terminal() -> None:
@@ -82,7 +82,7 @@ def test_what_a_board_says_cannot_move_the_terminal() -> None:
     assert "a?[2J" in text(console)
 
 
-def test_the_live_table_says_how_far_it_is_and_what_is_wrong() -> None:
+def test_the_live_table_shows_progress_and_problems() -> None:
     console = on_terminal()
     with shown(console=console) as show:
         show(STATUS)
@@ -98,7 +98,7 @@ def test_the_live_table_says_how_far_it_is_and_what_is_wrong() -> None:
     assert f"xavier nx 6c 20w, tensorrt = {XAVIER}" in drawn
 
 
-def test_what_is_logged_meanwhile_comes_out_above_the_table() -> None:
+def test_log_messages_appear_above_the_table() -> None:
     console = on_terminal()
     handler = logging.StreamHandler(console.file)
     logging.getLogger().addHandler(handler)
@@ -113,13 +113,13 @@ def test_what_is_logged_meanwhile_comes_out_above_the_table() -> None:
     assert text(console).index("a board is lost") < text(console).rindex("jetson-1")
 
 
-def test_without_a_terminal_there_is_a_line_now_and_then(
+def test_without_a_terminal_there_is_a_line_every_30_s_and_at_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = [0.0]
     console = Console(file=io.StringIO())
     with shown(console=console, clock=lambda: now[0]) as show:
-        for done in range(65):  # two a second are given, one in 30 s is shown, and the last
+        for done in range(65):  # two per second
             now[0] = done / 2
             show(msgspec.structs.replace(STATUS, done=done))
     lines = capsys.readouterr().err.splitlines()
@@ -131,7 +131,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     )
 
 
-def test_before_any_board_there_is_nothing_to_invent() -> None:
+def test_before_any_board_comes_the_line_makes_nothing_up() -> None:
     assert line(Status("run", 0, 0)) == "run: 0 of 0; boards: none yet"
 
 

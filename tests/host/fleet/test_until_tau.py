@@ -1,4 +1,4 @@
-"""When a class is known well enough, on real surrogates, and how a host ends it."""
+"""When a device class is known well enough, and how a host ends it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def record(arch: Arch, noise: float = 0.01, validity: str = OK) -> LatencyRecord
 
 
 def test_a_class_ends_when_its_real_surrogate_is_good_enough() -> None:
-    """The study, small."""
+    """This is the study, with few archs."""
     found = study.run(SPACE, target=0.85, samples=60, seed=0, held_out=60)
-    # 24, 36 and 48 are the first three fits that there can be
+    # the first three fits come at 24, 36 and 48 records
     assert 48 <= found.measured <= 60
     assert found.cross_validated >= 0.85
-    assert found.held_out > 0.8  # on archs that it has never seen
+    assert found.held_out > 0.8  # on archs that were never measured
 
 
 def test_it_says_how_many_measurements_were_saved() -> None:
@@ -65,7 +65,7 @@ def test_it_says_how_many_measurements_were_saved() -> None:
 
 
 class Fitted:
-    """A surrogate of a given tau."""
+    """A surrogate with the given tau."""
 
     def __init__(self, tau: float) -> None:
         self.score = Score(tau, 1.0, 0.0)
@@ -73,7 +73,7 @@ class Fitted:
 
 @pytest.fixture
 def taus(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the next fits score: these tests look at when a fit comes, not at the fit itself."""
+    """The taus of the next fits, which are not real: these tests are about when a fit comes."""
     scores: list[float] = []
 
     def fit(space: Space, rows: Rows, y: Rows, family: str, *, log: bool) -> Fitted:
@@ -100,7 +100,7 @@ def test_a_host_ends_a_class_that_is_known_well_enough(
     assert taus == []
     with closing(Store(tmp_path / "s.sqlite")) as store:
         kept = [record.arch_id for record in store.records("run")]
-    # what all classes share is measured first
+    # the archs that all classes share are measured first
     assert set(kept) >= {arch.id for arch in request.archs}
 
 
@@ -120,7 +120,7 @@ def test_a_fit_needs_20_good_records(taus: list[float]) -> None:
     one_fit = UntilTau(SPACE, 0.95, refits=1)
     records = [record(arch) for arch in ARCHS[:19]]
     failed = msgspec.structs.replace(record(ARCHS[19]), validity=FAILED, visits=())
-    assert not one_fit.finished("class", [*records, failed])  # a fit would find no score
+    assert not one_fit.finished("class", [*records, failed])  # a fit would find no tau
     taus.append(0.96)
     assert one_fit.finished("class", [*records, failed, record(ARCHS[20])])
 
@@ -134,7 +134,7 @@ def test_every_class_is_judged_by_itself(taus: list[float]) -> None:
 
 
 @pytest.mark.parametrize("tau", [0.0, 1.0, -0.5, 95, float("nan")])
-def test_a_target_that_cannot_be_is_named(tau: float) -> None:
+def test_a_target_must_be_between_0_and_1(tau: float) -> None:
     with pytest.raises(DataError, match=r"above 0 and below 1, such as 0.95"):
         UntilTau(SPACE, tau)
 
