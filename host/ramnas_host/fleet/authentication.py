@@ -43,7 +43,7 @@ class Door:
 
 
 class Authorized:
-    """The public keys in a folder, which is read again when somebody connects."""
+    """The public keys in a folder. It is read again when somebody connects, after LOOK_S."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._due_s = folder, float("-inf")
@@ -69,9 +69,8 @@ class Authorized:
 class Gate:
     """Decides who may connect to a ROUTER, and tells the PeerLog who may not, and why.
 
-    Make it before the ROUTER binds, and close it before the context ends. ZeroMQ asks it about each
-    peer; a thread of its own answers, so that nobody waits for a busy host. That thread never
-    touches the ROUTER.
+    Make it before the ROUTER binds, and close it before the context ends. A thread answers ZeroMQ
+    about each peer, so that nobody waits for a busy host. It never touches the ROUTER.
     """
 
     def __init__(

@@ -16,14 +16,14 @@ from ramnas_host.fleet.peer_log import PeerLog, printable
 from ramnas_models.errors import FleetError
 
 MAX_BOARDS, MAX_CLASSES = 10_000, 32
-MAX_CLASS_NAME = 200
+MAX_CLASS_NAME = 200  # characters
 PATIENCE_S = 60.0  # how long the host waits for a class that left without a record
 RATE_S = 120.0  # a rate is taken over this time at most
 LATE_S = 2.5 * wire.HEARTBEAT_S  # a board that is silent for longer is shown as silent
 
 
 class BoardStatus(msgspec.Struct):
-    """What is shown of a board; a temperature or power mode of None: it has no such sensor."""
+    """What is shown of a board; `temperature_c` and `power_mode` are None without such a sensor."""
 
     name: str
     device_class: str
@@ -118,7 +118,7 @@ class Board:
 
 
 class Roster:
-    """Has the boards by routing id, and the queues by device class."""
+    """The boards that have come, by routing id, and the queues of their device classes, by name."""
 
     def __init__(self, request: Request, store: Store, peer_log: PeerLog) -> None:
         self.request, self.store, self.peer_log = request, store, peer_log
@@ -166,7 +166,7 @@ class Roster:
         board.room, board.gone, shown.inside, shown.last_error = 0, True, 0.0, reason
 
     def done(self, now: float) -> bool:
-        """Whether all is measured. A class that left without a record counts for PATIENCE_S."""
+        """Whether all is measured. A class that left without a record counts PATIENCE_S longer."""
         counted = [
             queue
             for queue in self.queues.values()

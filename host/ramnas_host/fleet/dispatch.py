@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 FIRST_ARCH_S = 60.0  # predicted for an arch while its class has not measured any
 FACTOR, GRACE_S = 3.0, 180.0  # a lease lasts FACTOR times the predicted time, and GRACE_S more
-DEATHS = 2  # after as many boards died while they measured it alone, an arch is quarantined
+DEATHS = 2  # an arch is quarantined when this many boards died while they measured it alone
 
 
 class Holder(Protocol):
@@ -61,7 +61,7 @@ class Queue:
     def __init__(self, request: Request, device_class: str, recorded: Collection[wire.Key]) -> None:
         self.request, self.name = request, device_class
         self.archs = {arch.id: arch for arch in request.archs_of(device_class)}
-        self.keys = {  # of the record of each arch
+        self.keys = {  # arch id -> the key of its record
             arch_id: record_key(request.run, request.target, arch, device_class)
             for arch_id, arch in self.archs.items()
         }

@@ -52,15 +52,15 @@ class Host:
         self._asking: list[Board] = []  # these get blocks after the next commit
 
     def serve(self, alive: Callable[[], None] = lambda: None) -> list[str]:
-        """Serve until every device class that came has a record of every arch; return the classes.
+        """Serve until every device class that came has a record of every arch; returns the classes.
 
         `alive` is called once a second, and may raise to end this.
         """
         tick_s = 0.0
         # Records are trees, freed as soon as nobody holds them. Looking for cycles among a thousand
         # of them took a quarter of the CPU time of each record (tests.benchmarks.bench_fleet).
-        collections = gc.get_threshold()
-        gc.set_threshold(200_000, *collections[1:])
+        thresholds = gc.get_threshold()
+        gc.set_threshold(200_000, *thresholds[1:])
         try:
             while not self.roster.done(self.now):
                 for letter in self.router.letters(TICK_S):
@@ -75,7 +75,7 @@ class Host:
                     self._tick()
                     self.on_status(self.roster.status(self.now))
         finally:
-            gc.set_threshold(*collections)
+            gc.set_threshold(*thresholds)
         self.on_status(self.roster.status(self.now))
         self.router.farewell(board.name for board in self.roster.here())
         return sorted(self.roster.queues)
@@ -90,7 +90,7 @@ class Host:
         if isinstance(message, (wire.Hello, wire.Bye)):
             self._commit()  # a board's earlier records count before its blocks go to others
         if isinstance(message, wire.Hello):
-            self._greeted(name, message, letter.user)
+            self._admit(name, message, letter.user)
         elif board is None or board.gone:
             if not isinstance(message, wire.Bye):  # the board or this host was started again
                 what = type(message).__name__
@@ -102,7 +102,7 @@ class Host:
             board.heard_s = self.now
             self._handle(board, message, letter.size)
 
-    def _greeted(self, name: bytes, hello: wire.Hello, user: str) -> None:
+    def _admit(self, name: bytes, hello: wire.Hello, user: str) -> None:
         try:
             board = self.roster.admit(name, hello, user, self.now)
         except FleetError as error:
@@ -143,8 +143,7 @@ class Host:
             self.roster.remove(board, message.reason, self.now, died=False)
 
     def _commit(self) -> None:
-        """Commit all records that came, then send one Ack to each board: only what is on disk is
-        acknowledged."""
+        """Commit all records that came, and only then acknowledge them, with one Ack per board."""
         for board, keys in self.intake.commit(self.now).items():
             board.sent_s = self.now
             self.router.send(board.name, wire.Ack(tuple(keys)))

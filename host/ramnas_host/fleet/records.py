@@ -17,13 +17,13 @@ MAX_TEXT = 4096  # the limit of a record's reason, in characters
 
 
 class Intake:
-    """Takes records that one request asks for."""
+    """Takes the records that one request asks for."""
 
     def __init__(self, request: Request, store: Store, queues: dict[str, Queue]) -> None:
         """`queues` are those of all device classes, by name."""
         self.request, self.store, self.queues = request, store, queues
         self._space_hash = request.space.hash
-        self._group: list[tuple[Board, Queue, wire.Key, LatencyRecord, bytes]] = []
+        self._taken: list[tuple[Board, Queue, wire.Key, LatencyRecord, bytes]] = []
 
     def take(self, board: Board, record: LatencyRecord, size: int) -> str:
         """Check a record, whose message has `size` bytes, and keep it for the next commit.
@@ -39,7 +39,7 @@ class Intake:
         implausible = _implausible(record, text)
         if implausible:
             return f"a record with {implausible}"
-        self._group.append((board, queue, queue.keys[record.arch_id], record, text))
+        self._taken.append((board, queue, queue.keys[record.arch_id], record, text))
         return ""
 
     def commit(self, now: float) -> dict[Board, list[wire.Key]]:
@@ -47,11 +47,11 @@ class Intake:
 
         The store ignores a record that it already has.
         """
-        group, self._group = self._group, []
-        if group:
-            self.store.add_all((key, record, text) for _, _, key, record, text in group)
+        taken, self._taken = self._taken, []
+        if taken:
+            self.store.add_all((key, record, text) for _, _, key, record, text in taken)
         acks: defaultdict[Board, list[wire.Key]] = defaultdict(list)
-        for board, queue, key, record, _ in group:
+        for board, queue, key, record, _ in taken:
             acks[board].append(key)
             if record.arch_id in queue.missing:  # the first time that it came
                 queue.record(record.arch_id, now)
@@ -59,8 +59,7 @@ class Intake:
         return acks
 
     def _asked(self, queue: Queue, record: LatencyRecord) -> bool:
-        """Whether this class was asked for it; then its key is one of `queue.keys`, and need not be
-        hashed again."""
+        """Whether this class was asked for it. Then its key is known: the one in `queue.keys`."""
         return (
             record.arch == queue.archs.get(record.arch_id)
             and record.run == self.request.run

@@ -1,4 +1,4 @@
-"""The host's one ROUTER socket: receives the messages of all boards, and sends messages to them."""
+"""The host's one ROUTER socket, which receives the messages of all boards and sends theirs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Letter(NamedTuple):
 
 
 class Router:
-    """Is bound to `endpoint` from the beginning, and waits only in `letters` and `farewell`."""
+    """A ROUTER socket bound to `endpoint`. Only `letters` and `farewell` wait."""
 
     def __init__(self, door: Door, peer_log: PeerLog) -> None:
         """Bind `door`; FleetError if that is impossible."""
@@ -62,7 +62,7 @@ class Router:
             self.close = opened.pop_all().close
 
     def letters(self, wait_s: float) -> Iterator[Letter]:
-        """Wait for letters, and give those that came; not so many that their commit is late."""
+        """Wait for letters, then give those that came: not so many that their commit is late."""
         self._socket.poll(int(1000 * wait_s))
         end_s, receive, self.drained = time.monotonic() + GROUP_S, self._socket.recv, False
         for count in range(GROUP):

@@ -53,7 +53,8 @@ class UntilTau:
         for queue in queues if self._fit is None and now >= self._due_s else ():
             if not queue.ended and queue.recorded - self._seen.get(queue.name, 0) >= BLOCK:
                 self._seen[queue.name], self._due_s = queue.recorded, now + EVERY_S
-                records = store.records(queue.request.run, queue.name)
+                run, target = queue.request.run, queue.request.target
+                records = [r for r in store.records(run, queue.name) if r.target == target]
                 self._fit = queue, self._thread.submit(self.finished, queue.name, records)
                 break
         return []
