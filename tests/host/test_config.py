@@ -16,7 +16,7 @@ GONE = object()
 
 
 def flat(section: dict[str, object], path: str = "") -> dict[str, object]:
-    """Nested sections -> {"optimizer.lr": 0.4, ...}, the sections themselves included."""
+    """Flatten nested sections into {"optimizer.lr": 0.4, ...}, and keep the sections too."""
     found: dict[str, object] = {}
     for key, value in section.items():
         found[f"{path}{key}"] = value
@@ -175,9 +175,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(
-        DataError, match="'x': known are digits, digits-small, fashion, imagenet"
-    ):
+    with pytest.raises(DataError, match="'x': known are digits, digits-small, fashion, imagenet"):
         load_recipe("x")
 
 

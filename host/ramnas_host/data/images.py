@@ -87,11 +87,11 @@ class Split:
         return torch.cat([images for images, _ in self.batches(resolution)])
 
     def batches(self, resolution: int, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give (images, labels) in order, `size` at a time, prepared as the runtime prepares them.
+        """Yield (images, labels) in order, `size` at a time, prepared as the runtime prepares them.
 
-        Images that take no more than a GiB at this resolution are prepared once and kept. More
-        than that are decoded again at each call. Several threads decode. A file that is not an
-        image is logged and left out; DataError if none is an image.
+        If all images take no more than a GiB at this resolution, they are prepared once and kept;
+        otherwise each call decodes them again. Several threads decode. A file that is not an image
+        is logged and left out; DataError if none is an image.
         """
         if resolution not in self._kept:
             keep: list[tuple[Tensor, Tensor]] = []

@@ -1,4 +1,4 @@
-"""Makes the batches of every training step, in worker processes, the same after a restart.
+"""Makes the batch of every training step, in worker processes; a restart gives the same batches.
 
 The order of images in an epoch depends on the seed and the epoch, and each example on the seed, the
 epoch and the image. So no position has to be stored, and neither the number of workers nor the
@@ -44,7 +44,7 @@ class Batch:
     """The examples of a step.
 
     `pixels`: uint8 [n, h, w, 3] in BGR. `targets`: tensors [n, ...] that belong to the images.
-    `broken`: names of files that could not be read, and that other images replace.
+    `broken`: names of files that could not be read; other images are in their places.
     """
 
     pixels: Tensor
@@ -100,7 +100,7 @@ def drawn_batches(
     split: ImageSource, draw: Draw, recipe: Schedule, first: int, last: int, *,
     rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
-    """Give this rank's share of the batch of every step from `first` to `last` - 1.
+    """Yield this rank's share of the batch of every step from `first` to `last` - 1.
 
     All ranks get the same number of examples, so DataError if `world` does not divide the batch.
     """

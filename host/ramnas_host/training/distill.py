@@ -28,10 +28,10 @@ def dkd(
 ) -> Tensor:
     """Decoupled knowledge distillation (Eq. 5): alpha * TCKD + beta * NCKD.
 
-    TCKD is T^2 KL(teacher || student) of the pair (p_y, 1 - p_y), where y is the label. NCKD is the
-    same of the softmax over all classes but y. Logits are [n, classes] and labels [n]; the result
-    is averaged over the batch. At T = 1, KL = TCKD + (1 - p_y) NCKD for every image. Log-sum-exp
-    keeps the loss finite at any margin between logits.
+    TCKD is T^2 KL(teacher || student) over the pair (p_y, 1 - p_y), where y is the label. NCKD is
+    T^2 KL(teacher || student) over the softmax of all classes but y. Logits are [n, classes] and
+    labels [n]; the result is averaged over the batch. At T = 1, KL = TCKD + (1 - p_y) NCKD for
+    every image. Log-sum-exp keeps the loss finite at any margin between logits.
     """
     parts = [decouple(_wide(logits) / temperature, labels) for logits in (student, teacher)]
     (student_target, student_others), (teacher_target, teacher_others) = parts
@@ -43,8 +43,8 @@ def dkd(
 def decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Split logits into log (p_y, 1 - p_y), [n, 2], and the log softmax over the other classes.
 
-    The second is [n, classes]. Its column of the label is 0 for student and teacher alike, so it
-    adds nothing to their KL divergence.
+    The second is [n, classes]. The label's own entry is set to 0 for student and teacher alike, so
+    it adds nothing to their KL divergence.
     """
     hit = F.one_hot(labels, logits.shape[1]).bool()
     y = logits.masked_select(hit)

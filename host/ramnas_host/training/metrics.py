@@ -41,7 +41,10 @@ class Metrics:
         self, step: int, epoch: int, lr: float, images_per_s: float, losses: tuple[float, ...],
         scores: dict[str, float] | None,
     ) -> None:  # fmt: skip
-        """Add a row. `losses` come first in the columns; `scores` is None without an evaluation."""
+        """Add a row. `losses` are in the order of the columns, `scores` go by the columns' names.
+
+        `scores` is None if the step was not evaluated.
+        """
         row = [step, epoch, f"{lr:.6g}", f"{images_per_s:.1f}", *(f"{v:.5f}" for v in losses)]
         empty = [""] * (len(self._columns) - len(row))
         found = [f"{scores[name]:.4f}" for name in self._columns[len(row) :]] if scores else empty

@@ -36,52 +36,51 @@ class Progress:
     best: float = 0.0
 
 
-def identity(what: str, recipe: Schedule) -> str:
-    """A text that must not change between saving a training and going on with it.
+def identity(subject: str, recipe: Schedule) -> str:
+    """A text that must be the same when a training is saved and when it goes on.
 
-    `what` says which network is trained on which data. Of the recipe, everything counts but the
-    keys that do not change the result: how often to save and to evaluate, how many broken images to
-    accept, and whether to compile.
+    `subject` says which network is trained on which data. All of the recipe counts except for how
+    often to save and evaluate, how many broken images to accept, and whether to compile.
     """
     same = msgspec.structs.replace(recipe, save_every=0, evaluate_every=0, max_broken=0)
     if isinstance(same, Recipe):
         same = msgspec.structs.replace(same, compile=False)
-    return f"{what} {msgspec.json.encode(same).decode()}"
+    return f"{subject} {msgspec.json.encode(same).decode()}"
 
 
-def save(path: Path, state: State, progress: Progress, what: str) -> None:
-    """Write the state, whole or not at all. `what` is the `identity` of the training."""
-    kept = {f"net.{key}": value for key, value in state.net.state_dict().items()}
+def save(path: Path, state: State, progress: Progress, training: str) -> None:
+    """Write the state, whole or not at all. `training` is the `identity` of the training."""
+    saved = {f"net.{key}": value for key, value in state.net.state_dict().items()}
     for key, parameter in state.net.named_parameters():
         momentum = state.sgd.state[parameter].get("momentum_buffer")
         if momentum is not None:  # a tensor that no step has used yet has none
-            kept[f"momentum.{key}"] = momentum
-    metadata = {"next_step": str(progress.next_step), "best": repr(progress.best), "what": what}
+            saved[f"momentum.{key}"] = momentum
+    metadata = {"next_step": str(progress.next_step), "best": repr(progress.best), "what": training}
     if state.scaler is not None:
         metadata["scaler"] = msgspec.json.encode(state.scaler.state_dict()).decode()
-    tensors.write(path, kept, metadata)
+    tensors.write(path, saved, metadata)
 
 
-def load(path: Path, state: State, what: str) -> Progress:
+def load(path: Path, state: State, training: str) -> Progress:
     """Restore `state` from a file that `save` wrote, and return how far the training was.
 
-    DataError if the file belongs to a training with another `identity`.
+    DataError if the file belongs to a training whose `identity` is not `training`.
     """
     try:
-        kept, metadata = tensors.read(path)
+        saved, metadata = tensors.read(path)
         progress = Progress(int(metadata["next_step"]), float(metadata["best"]))
     except (OSError, KeyError, ValueError, tensors.UnreadableError) as error:
         raise DataError(
             f"{path} is not a saved training of ramnas: {error}; delete it to start over"
         ) from error
-    if metadata.get("what") != what:
+    if metadata.get("what") != training:
         raise DataError(
             f"{path} was saved by a training with another space, recipe, data set or version: "
             "delete it to start over, or choose another --out"
         )
-    state.net.load_state_dict({k[4:]: v for k, v in kept.items() if k.startswith("net.")})
+    state.net.load_state_dict({k[4:]: v for k, v in saved.items() if k.startswith("net.")})
     for key, parameter in state.net.named_parameters():
-        momentum = kept.get(f"momentum.{key}")
+        momentum = saved.get(f"momentum.{key}")
         if momentum is not None:
             # a copy in the parameter's memory layout, so that sums are the same to the last bit
             own = torch.empty_like(parameter).copy_(momentum)

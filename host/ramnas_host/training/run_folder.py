@@ -69,7 +69,7 @@ class RunFolder:
         self._ranks.wait()  # every rank must have read the state before it is overwritten
         if self._ranks.leads:
             make_folder(self._folder)
-            if not self.progress.next_step:  # the best weights there are those of an earlier run
+            if not self.progress.next_step:  # best weights there are from an earlier run
                 (self._folder / BEST).unlink(missing_ok=True)
             write_file(self._folder / "run.yaml", msgspec.yaml.encode(self._resolved()))
             self._metrics = Metrics(self._folder, self.progress.next_step, contents.columns)

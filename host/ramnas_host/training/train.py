@@ -47,7 +47,7 @@ def train(
     goes on from there and ends in the same weights, to the last bit on a CPU. Without `folder`
     nothing is saved or evaluated. `workers`: the number of extra processes that decode images.
     """
-    torch.manual_seed(recipe.seed)  # the same first weights on every rank
+    torch.manual_seed(recipe.seed)  # the same initial weights on every rank
     net = Supernet(space, len(dataset.classes)).to(ranks.device).train()
     if recipe.sync_batchnorm and ranks.world > 1:
         net.synchronise_batchnorm()

@@ -1,4 +1,4 @@
-"""Two real gloo processes under torchrun, against one process that does the work of both.
+"""Two gloo processes under torchrun, compared with one process that does the work of both.
 
 torchrun starts them once for all tests: the start costs more than what they do.
 """
@@ -85,7 +85,7 @@ class TwoProcesses:
                 "--out", str(self.folder / out)]  # fmt: skip
 
     def weights(self, training: str) -> list[dict[str, Tensor]]:
-        """By rank."""
+        """The weights that each rank has at the end of a training."""
         return [
             torch.load(self.folder / f"{training}-rank{rank}.pt", weights_only=True)
             for rank in (0, 1)
@@ -99,7 +99,10 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> TwoProcesses:
 
 @functools.cache  # both tests compare with both
 def one_process(shares: int) -> dict[str, Tensor]:
-    """The same batches in `shares` parts one after the other, the gradients averaged; float64."""
+    """The weights after the same steps in one process, in float64.
+
+    It does the `shares` parts of each batch one after the other and averages their gradients.
+    """
     recipe = four_steps()
     torch.set_default_dtype(torch.float64)
     try:
