@@ -11,7 +11,7 @@ FRESH ?=
 # watch a clock
 JOBS ?= 2
 tests = OMP_NUM_THREADS=1 $(1) -m pytest -n $(JOBS) --dist loadgroup -m "not alone" $(2) && \
-  $(1) -m pytest -m alone $(2)
+  OMP_NUM_THREADS=1 $(1) -m pytest -m alone $(2)
 
 # one for each ROS 2 that is sourced, one for that from PyPI
 ROS_VENV := .venv-ros$(addprefix -,$(ROS_DISTRO))

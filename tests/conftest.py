@@ -16,14 +16,15 @@ settings.load_profile("shared machine")
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, and run the tests of the demo alone.
+    """Keep the tests of a file on one worker, and all tests that read the demo on another.
 
-    The demo keeps latency budgets, so no other test may run beside it.
+    That one makes the demo once. The demo takes longest, so its tests come first.
     """
+    reads_demo = {item for item in items if "demo" in getattr(item, "fixturenames", ())}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
-        if "demo" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.alone)
+        group = "demo" if item in reads_demo else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item not in reads_demo)
 
 
 @pytest.fixture(scope="session", autouse=True)
