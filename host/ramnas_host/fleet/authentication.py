@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_MS = 10_000  # a peer that has not finished its handshake by then is cut off
 _BACKLOG = 1024  # connections that the kernel holds until they are accepted
-_ENDING_MS = 50  # how often the gate's thread checks whether it should end
 LOOK_S = 1.0  # the folder of keys is not read again before this
 _UNKNOWN_ADDRESS = "an unknown address"
 
@@ -76,8 +75,7 @@ class Gate:
     def __init__(
         self, context: zmq.Context[Any], socket: zmq.Socket[Any], door: Door, peer_log: PeerLog
     ) -> None:
-        """FleetError if the address is public and there are no keys; FileError if the keys cannot
-        be used."""
+        """FleetError for a public address without keys, FileError for keys that cannot be used."""
         own = keys.load_keys(door.keys) if door.keys else None
         if keys.is_public(door.endpoint) and not own:
             if not door.insecure:
@@ -123,7 +121,7 @@ class Gate:
         for socket in filter(None, (self._watch.monitor, self._zap)):
             poller.register(socket, zmq.POLLIN)
         while not self._ending:
-            ready = dict(poller.poll(_ENDING_MS))
+            ready = dict(poller.poll(50))  # ms, so that it sees soon that it should end
             if self._zap and self._zap in ready:
                 self._answer(self._zap)
             for event in self._watch.events():

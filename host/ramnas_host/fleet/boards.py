@@ -17,7 +17,7 @@ from ramnas_models.errors import FleetError
 
 MAX_BOARDS, MAX_CLASSES = 10_000, 32
 MAX_CLASS_NAME = 200  # characters
-PATIENCE_S = 60.0  # how long the host waits for a class that left without a record
+PATIENCE_S = 60.0  # how long the host waits for boards of a class that may not come (again)
 RATE_S = 120.0  # a rate is taken over this time at most
 LATE_S = 2.5 * wire.HEARTBEAT_S  # a board that is silent for longer is shown as silent
 
@@ -120,10 +120,16 @@ class Board:
 class Roster:
     """The boards that have come, by routing id, and the queues of their device classes, by name."""
 
-    def __init__(self, request: Request, store: Store, peer_log: PeerLog) -> None:
+    def __init__(self, request: Request, store: Store, peer_log: PeerLog, now: float) -> None:
         self.request, self.store, self.peer_log = request, store, peer_log
         self.boards: dict[bytes, Board] = {}
         self.queues: dict[str, Queue] = {}
+        # the boards of an earlier host that was killed are on their way back
+        for device_class in sorted({key[4] for key in store.keys(request.run)}):
+            queue = Queue(request, device_class, store.keys(request.run, device_class))
+            if queue.recorded and not queue.done:
+                queue.gone_s = now
+                self.queues[device_class] = queue
 
     def here(self) -> list[Board]:
         return [board for board in self.boards.values() if not board.gone]
@@ -133,9 +139,8 @@ class Roster:
         device_class = self._device_class(hello)
         board = self.boards.get(name)
         if board and board.is_another(hello, user, now):
-            raise FleetError(
-                f"another board here is called {printable(name)}; give it another --name"
-            )
+            shown = printable(name)
+            raise FleetError(f"another board here is called {shown}; give it another --name")
         if board is None and len(self.boards) >= MAX_BOARDS:
             self._forget_board()
         queue = self.queues.get(device_class)
@@ -152,6 +157,7 @@ class Roster:
             self.remove(board, "its device class changed", now, died=False)
         if board.gone:
             queue.boards += 1
+            queue.came = True
             self.peer_log.say(logging.INFO, "board %s joined: %s", board.shown.name, queue.name)
         board.enter(hello, queue, user, now)
         return board
@@ -166,13 +172,15 @@ class Roster:
         board.room, board.gone, shown.inside, shown.last_error = 0, True, 0.0, reason
 
     def done(self, now: float) -> bool:
-        """Whether all is measured. A class that left without a record counts PATIENCE_S longer."""
-        counted = [
-            queue
-            for queue in self.queues.values()
-            if queue.boards or queue.recorded or now - queue.gone_s < PATIENCE_S
-        ]
-        return bool(counted) and all(queue.done for queue in counted)
+        """Whether all is measured. A class that left without a record, or that only an earlier host
+        saw, is waited for no longer than PATIENCE_S."""
+
+        def waited_for(queue: Queue) -> bool:
+            served = queue.boards or (queue.came and queue.recorded)
+            return bool(served) or now - queue.gone_s < PATIENCE_S
+
+        queues = self.queues.values()
+        return any(q.came for q in queues) and all(q.done for q in queues if waited_for(q))
 
     def status(self, now: float) -> Status:
         queues, boards = self.queues.values(), self.boards.values()
@@ -195,9 +203,7 @@ class Roster:
             raise FleetError(f"it has no {engine}, only {', '.join(engines) or 'no engine'}")
         device_class = hello.device.class_key(engine, engines[engine])
         if len(device_class) > MAX_CLASS_NAME:
-            raise FleetError(
-                f"its device class has a name of more than {MAX_CLASS_NAME} characters"
-            )
+            raise FleetError(f"its device class is longer than {MAX_CLASS_NAME} characters")
         return device_class
 
     def _forget_board(self) -> None:

@@ -70,6 +70,7 @@ class Queue:
         self.waiting = deque(ids[i : i + BLOCK] for i in range(0, len(ids), BLOCK))
         self.deaths: Counter[str] = Counter()  # by arch: boards that died while measuring it alone
         self.boards = 0  # how many are here now
+        self.came = False  # whether this host has seen a board of this class
         self.gone_s = 0.0  # when the last board left
         self.ended = False  # whether enough is measured
         self._anchors = request.anchors()

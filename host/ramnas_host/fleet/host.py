@@ -44,11 +44,11 @@ class Host:
         self.request, self.store, self.on_status = request, store, on_status
         self.until_tau = until_tau
         self.peer_log = PeerLog()
-        self.roster = Roster(request, store, self.peer_log)
+        self.now = time.monotonic()
+        self.roster = Roster(request, store, self.peer_log, self.now)
         self.intake = Intake(request, store, self.roster.queues)
         self.router = Router(door, self.peer_log)
         self.endpoint, self.close = self.router.endpoint, self.router.close
-        self.now = time.monotonic()
         self._asking: list[Board] = []  # these get blocks after the next commit
 
     def serve(self, alive: Callable[[], None] = lambda: None) -> list[str]:
@@ -78,7 +78,7 @@ class Host:
             gc.set_threshold(*thresholds)
         self.on_status(self.roster.status(self.now))
         self.router.farewell(board.name for board in self.roster.here())
-        return sorted(self.roster.queues)
+        return sorted(name for name, queue in self.roster.queues.items() if queue.came)
 
     def _receive(self, letter: Letter) -> None:
         name, message, board = letter.name, letter.message, self.roster.boards.get(letter.name)

@@ -80,8 +80,7 @@ class Router:
                 return
 
     def send(self, name: bytes, message: wire.FromHost) -> bool:
-        """Send without waiting; False, and the message is lost, if the peer is gone or does not
-        read."""
+        """Send without waiting; False if the peer is gone or does not read: the message is lost."""
         try:
             # two sends take half the time of send_multipart
             self._socket.send(name, zmq.SNDMORE | zmq.DONTWAIT)

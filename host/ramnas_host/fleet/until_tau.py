@@ -30,9 +30,7 @@ class UntilTau:
 
     def __init__(self, space: Space, target_tau: float, *, refits: int = 3) -> None:
         if not 0 < target_tau < 1:
-            raise DataError(
-                f"the target tau is {target_tau:g}: it must be above 0 and below 1, such as 0.95"
-            )
+            raise DataError(f"the target tau is {target_tau:g}; it must lie between 0 and 1")
         self._space, self._target, self._refits = space, target_tau, refits
         self._taus: dict[str, dict[int, float]] = {}  # class -> archs of a fit -> its tau
         self._thread = ThreadPoolExecutor(1)

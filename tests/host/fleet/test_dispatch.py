@@ -10,6 +10,7 @@ import pytest
 
 from ramnas_edge.board.device import Device
 from ramnas_edge.fleet import wire
+from ramnas_edge.measuring import profiler
 from ramnas_edge.measuring.record import Block, Target, record_key
 from ramnas_edge.measuring.request import BLOCK, Request, sampled
 from ramnas_edge.measuring.store import Store
@@ -205,7 +206,7 @@ def test_an_ended_class_gives_nothing() -> None:
 
 @pytest.fixture
 def roster(tmp_path: Path) -> Roster:
-    return Roster(REQUEST, Store(tmp_path / "s.sqlite"), PeerLog())
+    return Roster(REQUEST, Store(tmp_path / "s.sqlite"), PeerLog(), 0.0)
 
 
 def hello(module: str, session: str = "s") -> wire.Hello:
@@ -229,6 +230,27 @@ def test_the_host_waits_a_minute_for_a_class_that_left_without_a_record(
     assert list(roster.queues.values()) == [board.queue, third.queue]
     with pytest.raises(FleetError, match="this host has 2 device classes already"):
         roster.admit(b"fourth", hello("fourth"), "", 1063.0)
+
+
+def test_a_restarted_host_waits_a_minute_for_classes_that_are_not_measured_to_the_end(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    before = Roster(REQUEST, store, PeerLog(), 0.0)
+    half = before.admit(b"half", hello("half"), "", 0.0)
+    block = given(half.queue, half)
+    store.add(profiler.failed(block, block.archs[0], SPACE, half.queue.name, "of the test"))
+
+    again = Roster(REQUEST, store, PeerLog(), 1000.0)
+    assert [queue.recorded for queue in again.queues.values()] == [1]
+    assert not again.done(1061.0)  # without any board it waits as long as it takes
+    board = again.admit(b"a", hello("board"), "", 1000.0)
+    while (block := board.queue.give(board, 1000.0)) is not None:
+        record(board.queue, block)
+    assert not again.done(1059.0)
+    assert again.done(1061.0)
+    again.admit(b"half", hello("half"), "", 1062.0)
+    assert not again.done(2000.0)
 
 
 def test_a_board_that_was_started_again_had_died_and_one_that_changed_its_class_had_not(

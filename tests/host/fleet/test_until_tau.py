@@ -135,7 +135,7 @@ def test_every_class_is_judged_by_itself(taus: list[float]) -> None:
 
 @pytest.mark.parametrize("tau", [0.0, 1.0, -0.5, 95, float("nan")])
 def test_a_target_must_be_between_0_and_1(tau: float) -> None:
-    with pytest.raises(DataError, match=r"above 0 and below 1, such as 0.95"):
+    with pytest.raises(DataError, match="it must lie between 0 and 1"):
         UntilTau(SPACE, tau)
 
 
