@@ -7,10 +7,10 @@ PYTHON ?=
 TORCH_INDEX ?=
 FRESH ?=
 
-# tests by a Python, of some folders: most of them in workers, as they often wait, then those that
-# watch a clock
+# tests by a Python, of some folders: most of them in workers, each of which takes whole files, then
+# those that watch a clock
 JOBS ?= 2
-tests = OMP_NUM_THREADS=1 $(1) -m pytest -n $(JOBS) --dist loadgroup -m "not alone" $(2) && \
+tests = OMP_NUM_THREADS=1 $(1) -m pytest -n $(JOBS) --dist loadfile $(3) -m "not alone" $(2) && \
   OMP_NUM_THREADS=1 $(1) -m pytest -m alone $(2)
 
 # one for each ROS 2 that is sourced, one for that from PyPI
@@ -25,7 +25,7 @@ demo: .venv/.ready  ## the whole main line on real digits, in runs/demo (FRESH=1
 	.venv/bin/python -m ramnas_host demo --out runs/demo $(if $(FRESH),--fresh)
 
 test: .venv/.ready .venv38/.ready  ## all tests
-	$(call tests,.venv/bin/python)
+	$(call tests,.venv/bin/python,,--no-loadscope-reorder)
 
 check: .venv/.ready  ## ruff, mypy (strict), vermin (Python 3.8 on the device)
 	.venv/bin/ruff check .

@@ -59,6 +59,7 @@ DEV = [
     *HOST,
     *CPU,
     *TEST,
+    "pytest-xdist>=3.8",  # from there on it can keep the order of files
     "jetson-stats>=4.2",  # its real service runs on an emulated board in the tests
     "tensorboard>=2.15",  # a training writes to it where it is installed
     "ruff>=0.6",

@@ -14,17 +14,9 @@ settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, and all tests that read the demo on another.
-
-    That one makes the demo once. The demo takes longest, so its tests come first.
-    """
-    reads_demo = {item for item in items if "demo" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "demo" if item in reads_demo else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item not in reads_demo)
+    """Put the tests of the demo first: a worker takes a whole file, and this one takes longest."""
+    items.sort(key=lambda item: item.path.name != "test_demo.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

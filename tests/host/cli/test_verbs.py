@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from ramnas_edge.measuring.store import Store
-from ramnas_models.sampling import sample_by_macs
-from ramnas_models.space import load_space
 from tests.host.cli.commands import Ran, ramnas, refused
 
 
@@ -58,19 +52,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_search_without_records_says_what_to_do(supernet_file: Path, tmp_path: Path) -> None:
-    store = tmp_path / "s.sqlite"
-    argv = ["--supernet", supernet_file, "--store", store, "--out", tmp_path / "f"]
-    refused(ramnas("search", *argv), "s.sqlite does not exist; ramnas calibrate makes it")
-    assert not store.exists()
-    Store(store).close()
-    refused(ramnas("search", *argv), "holds no record of run 'calibration'; calibrate first")
-    refused(
-        ramnas("calibrate", "--samples", "12", "--rounds", "2", "--store", store, "--local-agent"),
-        "a record needs",
-    )
-
-
 def test_an_out_below_a_file_is_refused_before_the_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file/run"
@@ -99,47 +80,6 @@ def test_wrong_arguments_have_exit_code_2_too() -> None:
     assert ran.returncode == 2
     assert "'big' is not a height and a width, such as 480x640" in ran.stderr
     assert ramnas().returncode == 2
-
-
-def test_the_bundle_of_a_front_that_is_not_verified_is_refused(demo: Path, tmp_path: Path) -> None:
-    argv = ["--supernet", demo / "train/supernet.safetensors", "--out", tmp_path / "bundle"]
-    ran = ramnas("bundle", "--front", demo / "front.json", *argv)
-    refused(ran, "no candidate of this front is verified yet; run ramnas verify")
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_front_of_another_space_is_refused(demo: Path, tmp_path: Path) -> None:
-    content = json.loads((demo / "verified.json").read_bytes())
-    (tmp_path / "other.json").write_text(json.dumps({**content, "space_hash": "0" * 12}))
-    argv = ["--supernet", demo / "train/supernet.safetensors", "--out", tmp_path / "bundle"]
-    ran = ramnas("bundle", "--front", tmp_path / "other.json", *argv)
-    refused(ran, "use the supernet of that search")
-
-
-def test_evaluate_prints_and_writes_accuracies(supernet_file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "accuracy.json"
-    ran = ramnas("evaluate", "--supernet", supernet_file, "--random", "2", "--out", out)
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(out.read_bytes())
-    assert len(found["random"]) == 2
-    assert f"max {found['max']:.2%}" in ran.stdout
-    assert len(found["archs"]) == 4
-    assert all(entry["top1"] <= entry["top5"] <= 1 for entry in found["archs"])
-
-
-def test_a_list_of_archs_is_evaluated_in_its_order(supernet_file: Path, tmp_path: Path) -> None:
-    space = load_space("micro")
-    archs = sample_by_macs(space, np.random.default_rng(0), 3)
-    (tmp_path / "archs.yaml").write_text(str([list(arch.integers) for arch in archs]))
-    argv = ["--supernet", supernet_file, "--archs", tmp_path / "archs.yaml"]
-    ran = ramnas("evaluate", *argv, "--out", tmp_path / "accuracy.json")
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads((tmp_path / "accuracy.json").read_bytes())["archs"]
-    assert [entry["arch_id"] for entry in found] == [arch.id for arch in archs]
-    for text in ("[]", "5", "candidates: 3", "[[1, 2]]", "- {"):
-        (tmp_path / "bad.yaml").write_text(text)
-        refused(ramnas("evaluate", "--supernet", supernet_file, "--archs", tmp_path / "bad.yaml"),
-                "bad.yaml")  # fmt: skip
 
 
 def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
