@@ -7,7 +7,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import Set
+from typing import Dict, List, Set
 
 import pytest
 
@@ -79,6 +79,15 @@ def test_a_circle_is_found() -> None:
     back = house.Import(models / "space.py", 1, "ramnas_models.plan")
     assert house.circles([there, back]) == [["ramnas_models.plan", "ramnas_models.space"]]
     assert house.circles([there]) == []
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: Dict[str, List[str]] = {}
+    for file in FILES:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{file.relative_to(house.ROOT)}")
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(house.ROOT)))

@@ -32,7 +32,7 @@ _SAME_MODULE = {
 _PACKAGES = ("numpy", "onnx", "pyzmq", "msgspec", "psutil", "jetson-stats", "pycuda", "tensorrt")
 
 
-class Report(msgspec.Struct, frozen=True):
+class DoctorReport(msgspec.Struct, frozen=True):
     """What was found out about this machine; each of `problems` is one sentence with its cure."""
 
     device: Device
@@ -65,7 +65,7 @@ def _doctor(args: argparse.Namespace) -> None:
 
 def examine(
     *, root: Path = Path("/"), on_step: Callable[[str], None] = lambda step: None
-) -> Report:
+) -> DoctorReport:
     """Examine the machine whose files are below `root`; `on_step` is told what comes next.
 
     Each engine is tried in a process of its own, because it may crash.
@@ -78,12 +78,12 @@ def examine(
     sensors = tuple(answers(root))
     packages = tuple(_packages())
     problems = [*_duplicates(name for name, _ in packages), *_problems(device, engines, sensors)]
-    return Report(
+    return DoctorReport(
         device, platform.python_version(), packages, tuple(engines), sensors, tuple(problems)
     )
 
 
-def text(report: Report) -> str:
+def text(report: DoctorReport) -> str:
     """The report as lines for people to read."""
     device = report.device
     lines = [

@@ -11,7 +11,7 @@ from ramnas_models.head_plan import CLASSIFICATION
 
 
 @dataclass(frozen=True)
-class Labels:
+class ObjectiveLabels:
     """Labels for one table, plot or page; `legend` is shown once beside them.
 
     `boards` maps a device class to its short name, and `objectives` the name of an objective to
@@ -27,11 +27,13 @@ class Labels:
         return short_names.legend(self.boards)
 
 
-def labels_of(objectives: Sequence[Objective], device_classes: Iterable[str] = ()) -> Labels:
+def labels_of(
+    objectives: Sequence[Objective], device_classes: Iterable[str] = ()
+) -> ObjectiveLabels:
     """Labels for the objectives, their boards, and further `device_classes`."""
     own = [one.device_class for one in objectives if one.device_class]
     boards = short_names.short_names([*own, *device_classes])
-    return Labels(boards, {one.name: _label(one, boards) for one in objectives})
+    return ObjectiveLabels(boards, {one.name: _label(one, boards) for one in objectives})
 
 
 def _label(objective: Objective, boards: dict[str, str]) -> str:

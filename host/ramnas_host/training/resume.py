@@ -29,7 +29,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """How far a training is: the next step, and the score of the best weights so far."""
 
     next_step: int = 0
@@ -48,7 +48,7 @@ def identity(subject: str, recipe: Schedule) -> str:
     return f"{subject} {msgspec.json.encode(same).decode()}"
 
 
-def save(path: Path, state: State, progress: Progress, training: str) -> None:
+def save(path: Path, state: State, progress: TrainingProgress, training: str) -> None:
     """Write the state, whole or not at all. `training` is the `identity` of the training."""
     saved = {f"net.{key}": value for key, value in state.net.state_dict().items()}
     for key, parameter in state.net.named_parameters():
@@ -61,14 +61,14 @@ def save(path: Path, state: State, progress: Progress, training: str) -> None:
     tensors.write(path, saved, metadata)
 
 
-def load(path: Path, state: State, training: str) -> Progress:
+def load(path: Path, state: State, training: str) -> TrainingProgress:
     """Restore `state` from a file that `save` wrote, and return how far the training was.
 
     DataError if the file belongs to a training whose `identity` is not `training`.
     """
     try:
         saved, metadata = tensors.read(path)
-        progress = Progress(int(metadata["next_step"]), float(metadata["best"]))
+        progress = TrainingProgress(int(metadata["next_step"]), float(metadata["best"]))
     except (OSError, KeyError, ValueError, tensors.UnreadableError) as error:
         raise DataError(
             f"{path} is not a saved training of ramnas: {error}; delete it to start over"

@@ -51,7 +51,7 @@ class RunFolder:
         self._folder, self._state, self._contents, self._ranks = folder, state, contents, ranks
         self._steps = contents.recipe.epochs * contents.per_epoch
         self._metrics: Metrics | None = None
-        self.progress = resume.Progress()
+        self.progress = resume.TrainingProgress()
 
     @property
     def last_good(self) -> str:
@@ -88,7 +88,7 @@ class RunFolder:
         if self._metrics:
             self._metrics.write(step, epoch, lr, images_per_s, losses, scores)
         if step < self._steps and (scores or step % recipe.save_every == 0):
-            self.progress = resume.Progress(step, self.progress.best)
+            self.progress = resume.TrainingProgress(step, self.progress.best)
             if self._ranks.leads:
                 state = self._folder / STATE
                 resume.save(state, self._state, self.progress, self._contents.identity)
@@ -106,7 +106,7 @@ class RunFolder:
         scores = self._contents.evaluate()
         goodness = self._contents.goodness(scores)
         if goodness > self.progress.best:
-            self.progress = resume.Progress(self.progress.next_step, goodness)
+            self.progress = resume.TrainingProgress(self.progress.next_step, goodness)
             if self._ranks.leads:
                 self._contents.save(self._folder / BEST)
         return scores

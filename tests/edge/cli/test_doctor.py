@@ -29,7 +29,7 @@ def test_the_verb_reports_this_machine_as_json_and_in_words() -> None:
         [sys.executable, "-m", "ramnas_edge", "doctor", "--json"], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    report = msgspec.json.decode(ran.stdout, type=doctor.Report)
+    report = msgspec.json.decode(ran.stdout, type=doctor.DoctorReport)
     assert {engine.name for engine in report.engines} == set(backends.ENGINES)
     working = dict(backends.available())
     for engine in report.engines:
