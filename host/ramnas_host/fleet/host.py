@@ -14,8 +14,8 @@ from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet.authentication import Door
 from ramnas_host.fleet.boards import Board, Roster, Status
 from ramnas_host.fleet.dispatch import Lease
-from ramnas_host.fleet.peer_log import PeerLog, printable
 from ramnas_host.fleet.intake import Intake
+from ramnas_host.fleet.peer_log import PeerLog, printable
 from ramnas_host.fleet.router import Letter, Router
 from ramnas_host.fleet.until_tau import UntilTau
 from ramnas_models.errors import FleetError, WireError
