@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
+import pytest
 
 from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.record import OK
@@ -202,6 +203,12 @@ def test_a_folder_of_something_else_is_not_deleted(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+on_the_small_demo = pytest.mark.skipif(
+    "RAMNAS_DEMO" in os.environ, reason="the small demo shows the same, sooner"
+)
+
+
+@on_the_small_demo
 def test_agent_killed_in_calibration_costs_nothing_that_was_recorded(
     demo: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +244,7 @@ def test_agent_killed_in_calibration_costs_nothing_that_was_recorded(
     assert json.loads((out / "steps.json").read_bytes())["calibrate"]
 
 
+@on_the_small_demo
 def test_ctrl_c_is_code_130_and_leaves_a_run_that_continues(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     _copy_up_to(demo, out, "calibrate")
