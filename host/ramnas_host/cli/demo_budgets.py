@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ramnas_edge.runtime import latency_file
+from ramnas_edge.runtime.combinations import Combination, staircase
 from ramnas_host.cli import progress
 from ramnas_models.bundle import Model, open_bundle
 from ramnas_models.errors import RamnasError
@@ -78,15 +80,13 @@ def aims_of(measured: Sequence[tuple[Model, float]]) -> list[Aim]:
     one: those with less than LEAST_ROOM are left out, and of the others those with the most are
     taken. If they are fewer than three, the most accurate model gets wider budgets too.
     """
-    rising = sorted(measured, key=lambda pair: (pair[1], -_top1(pair[0])))
-    stairs: list[tuple[Model, float]] = []
-    for model, p90_ms in rising:
-        if not stairs or _top1(model) > _top1(stairs[-1][0]):
-            stairs.append((model, p90_ms))
-    above = [*(p90_ms for _, p90_ms in stairs[1:]), math.inf]
+    models = [Combination((model,), _top1(model)) for model, _ in measured]
+    stairs = [step.models[0] for step in staircase(models, [p90_ms for _, p90_ms in measured])]
+    known_ms = {model.sha256: p90_ms for model, p90_ms in measured}
+    costs = [known_ms[model.sha256] for model in stairs]
     aims = [
         Aim(model, p90_ms, min(ROOM * p90_ms, math.nextafter(next_ms, 0)))
-        for (model, p90_ms), next_ms in zip(stairs, above, strict=True)
+        for model, p90_ms, next_ms in zip(stairs, costs, [*costs[1:], math.inf], strict=True)
         if next_ms >= LEAST_ROOM * p90_ms
     ]
     best = aims[-1]
@@ -105,8 +105,8 @@ def _measured(out: Path) -> list[tuple[Model, float]]:
     """The bundle's models with the p90 (ms) that `ramnas-edge calibrate` measures now."""
     said = _edge(out, "calibrate", "--frame", FRAME, *_ENGINE)
     written = (out / "cache/ramnas/latencies").glob("*.json")  # one file per device class
-    content = json.loads(max(written, key=lambda path: path.stat().st_mtime_ns).read_bytes())
-    p90_ms = {entry["sha256"]: entry["p90_ms"] for entry in content["figures"]}
+    newest = max(written, key=lambda path: path.stat().st_mtime_ns)
+    p90_ms = {latency.sha256: latency.p90_ms for latency in latency_file.read(newest)}
     models = open_bundle(out / "bundle").front("classification").models
     known = [(model, p90_ms[model.sha256]) for model in models if model.sha256 in p90_ms]
     if len(known) < BUDGETS:

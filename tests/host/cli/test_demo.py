@@ -70,7 +70,10 @@ def test_the_latency_surrogate_knows_the_order(whole_summary: dict[str, Any]) ->
     assert latency[latency["chosen"]]["tau"] > 0.8
 
 
-def test_the_front_of_a_whole_search_is_long_enough(whole_summary: dict[str, Any]) -> None:
+def test_the_front_and_bundle_of_a_whole_search_are_long_enough(
+    demo: Path, whole_summary: dict[str, Any]
+) -> None:
+    assert len(open_bundle(demo / "bundle").front("classification").models) >= 4
     verified = [m for m in whole_summary["front"] if m["measured"]]
     assert len(verified) >= 6
     assert sum(m["non_dominated"] for m in verified) >= 4
