@@ -96,28 +96,31 @@ def _new_on_board(args: argparse.Namespace) -> None:
 
 
 def _make(args: argparse.Namespace) -> Path:
+    from ramnas_edge.board.folders import config_folder
     from ramnas_edge.fleet import keys
 
-    secret = keys.new(args.folder or keys.home(), args.name)
+    secret = keys.new(args.folder or config_folder(), args.name)
     print(f"keep here and secret: {secret}")
     return secret
 
 
 def _authorize(args: argparse.Namespace) -> None:
+    from ramnas_edge.board.folders import config_folder
     from ramnas_edge.fleet import keys
 
-    authorized = args.authorized or keys.home() / "authorized_keys"
+    authorized = args.authorized or config_folder() / "authorized_keys"
     path = keys.authorize(args.key, authorized, args.name)
     print(f"{path.stem} may now connect to hosts that use {authorized}, running ones too")
 
 
 def _list(args: argparse.Namespace) -> None:
+    from ramnas_edge.board.folders import config_folder
     from ramnas_edge.fleet import keys
     from ramnas_models.errors import FileError
 
-    for path in sorted(keys.home().glob(f"*{keys.SECRET}")):
+    for path in sorted(config_folder().glob(f"*{keys.SECRET}")):
         print(f"own         {keys.load_public(path).decode()}  {path}")
-    authorized = args.authorized or keys.home() / "authorized_keys"
+    authorized = args.authorized or config_folder() / "authorized_keys"
     known, unusable = keys.load_authorized(authorized)
     for public, name in known.items():
         print(f"authorized  {public.decode()}  {name}")

@@ -18,7 +18,6 @@ import zmq
 from zmq.auth import load_certificate
 from zmq.utils import z85
 
-from ramnas_edge.board.folders import config_folder
 from ramnas_models.errors import DataError, FileError
 from ramnas_models.files import make_folder, write_file, writing
 
@@ -34,11 +33,6 @@ class Keys(NamedTuple):
 
     def __repr__(self) -> str:  # the secret stays out of logs and tracebacks
         return f"Keys({self.public.decode()})"
-
-
-def home() -> Path:
-    """The folder where keys are kept by default: `ramnas` in $XDG_CONFIG_HOME or ~/.config."""
-    return config_folder()
 
 
 def new(folder: Path, name: str) -> Path:

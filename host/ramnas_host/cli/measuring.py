@@ -131,11 +131,12 @@ def check_rounds(args: argparse.Namespace) -> None:
 
 
 def _door(args: argparse.Namespace) -> Door:
+    from ramnas_edge.board.folders import config_folder
     from ramnas_edge.fleet import keys
     from ramnas_host.fleet.authentication import Door
 
     endpoint = "tcp://127.0.0.1:*" if args.local_agent and args.bind == _BIND else args.bind
-    usual = keys.home() / "host.key_secret"
+    usual = config_folder() / "host.key_secret"
     own: Path | None = args.keys
     if own is None and not args.insecure and keys.is_public(endpoint) and usual.exists():
         own = usual
