@@ -125,8 +125,9 @@ class Roster:
         self.boards: dict[bytes, Board] = {}
         self.queues: dict[str, Queue] = {}
         # the boards of an earlier host that was killed are on their way back
-        for device_class in sorted({key[4] for key in store.keys(request.run)}):
-            queue = Queue(request, device_class, store.keys(request.run, device_class))
+        recorded = store.keys(request.run)
+        for device_class in sorted({key[4] for key in recorded}):
+            queue = Queue(request, device_class, recorded)
             if queue.recorded and not queue.done:
                 queue.gone_s = now
                 self.queues[device_class] = queue
