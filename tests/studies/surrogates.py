@@ -18,7 +18,7 @@ from ramnas_host.surrogates import families
 from ramnas_host.surrogates.cost_gp import CostGp
 from ramnas_host.surrogates.cost_prior import MixedGp
 from ramnas_host.surrogates.encodings import ENCODINGS
-from ramnas_host.surrogates.surrogate import COST, Score, cost_table, score
+from ramnas_host.surrogates.surrogate import COST, Score, cost_table, score, space_costs
 from ramnas_models.files import write_file
 from ramnas_models.space import load_space
 from tests.studies.measured_latencies import Measured, read_npz, read_store
@@ -49,10 +49,10 @@ def predicted(
     data: Measured, family: str, encoding: str, rows: Rows, ms: Floats, ask: Rows
 ) -> Floats:
     """Predicted ms for the encodings `ask`, learnt from `rows` and `ms`."""
-    table = cost_table(data.space)
     if family == COST:
-        return np.exp(CostGp(table).fit(rows, np.log(ms)).predict(ask)[0])
-    encode = ENCODINGS[encoding](data.space, table)
+        costs = space_costs(data.space)
+        return np.exp(CostGp(costs).fit(rows, np.log(ms)).predict(ask)[0])
+    encode = ENCODINGS[encoding](data.space, cost_table(data.space))
     return np.exp(families.Fitted(family, encode(rows), np.log(ms))(encode(ask)))
 
 
@@ -153,10 +153,10 @@ def plot(data: Measured, found: list[Result], path: Path) -> None:
 
 def leave_one_gpu_out(data: Measured, seeds: int = PRIOR_SEEDS) -> str:
     """A Markdown table of rho on a new GPU: without the other GPU, with it, and mixed."""
-    table = cost_table(data.space)
+    costs = space_costs(data.space)
     train, _ = data.split(PRIOR_RECORDS, 1000)
     known = {
-        device: CostGp(table).fit(data.rows[train], np.log(data.ms[train, j]))
+        device: CostGp(costs).fit(data.rows[train], np.log(data.ms[train, j]))
         for j, device in enumerate(data.devices)
     }
     lines = ["| device | n | without | with | mixed | |", "|---|---|---|---|---|---|"]
@@ -168,7 +168,7 @@ def leave_one_gpu_out(data: Measured, seeds: int = PRIOR_SEEDS) -> str:
         for seed in range(seeds):
             some, test = data.split(n, seed)
             test = test[:PRIOR_TEST]
-            mixed = MixedGp(table, others).fit(data.rows[some], np.log(data.ms[some, j]))
+            mixed = MixedGp(costs, others).fit(data.rows[some], np.log(data.ms[some, j]))
             rho.append([
                 score(data.ms[test, j], np.exp(p.predict(data.rows[test])[0])).rho
                 for p in (mixed.plain, mixed.informed, mixed)

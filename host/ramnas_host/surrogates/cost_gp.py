@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ramnas_host.surrogates.encodings import integers, widths
+from ramnas_host.surrogates.costs import Costs
 from ramnas_host.surrogates.robust_gp import MOSTLY_NOISE, PRIOR, Inputs, RobustGp
-from ramnas_models.cost_table import COSTS, CostTable
+from ramnas_models.cost_table import COSTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from ramnas_models.space import Space
 
     Rows = NDArray[np.int64]
     Floats = NDArray[np.float64]
@@ -41,9 +39,8 @@ class CostGp:
     start small, so that a few noisy records are not mistaken for structure.
     """
 
-    def __init__(self, table: CostTable, others: Sequence[Predictor] = ()) -> None:
-        self._table, self._others = table, others
-        self._widths = widths(table.space)
+    def __init__(self, costs: Costs, others: Sequence[Predictor] = ()) -> None:
+        self._table, self._others = costs, others
 
     def fit(self, rows: Rows, y: Floats) -> CostGp:
         """Learn from encodings [n, slots] and log targets [n]."""
@@ -90,7 +87,8 @@ class CostGp:
 
     def _relative(self, parts: Floats, totals: Floats, rows: Rows) -> Inputs:
         own = (parts / self._scale - self._mean).reshape(len(rows), -1)
-        return Inputs(totals / self._totals_scale - 1, own, self._widths(rows), rows[:, 0])
+        choices, groups = self._table.choices(rows), self._table.groups(rows)
+        return Inputs(totals / self._totals_scale - 1, own, choices, groups)
 
 
 def first_guess(totals: Floats, y: Floats, *, steps: int = 4) -> Floats:
@@ -118,11 +116,11 @@ class ChoiceGp:
     """Predicts accuracies, which are not a sum over parts.
 
     It is the same process as in `CostGp`, but its totals are logarithms (log MACs and so on) and
-    its parts are the scaled integers of the encoding.
+    its parts are the integers of the encoding, scaled to the same variance.
     """
 
-    def __init__(self, space: Space, table: CostTable) -> None:
-        self._table, self._encode = table, integers(space, table)
+    def __init__(self, costs: Costs) -> None:
+        self._table = costs
 
     def fit(self, rows: Rows, y: Floats) -> ChoiceGp:
         """Learn from encodings [n, slots] and targets [n]."""
@@ -141,11 +139,12 @@ class ChoiceGp:
 
     def _features(self, rows: Rows) -> tuple[Floats, Floats]:
         totals = self._table(rows).sum(1)
-        return np.log(totals), self._encode(rows)
+        return np.log(np.maximum(totals, 1)), rows.astype(float)
 
     def _inputs(self, rows: Rows) -> Inputs:
         totals, parts = (
-            (new - seen.mean(0)) / np.maximum(seen.std(0), 1e-9)
+            # what did not vary among the records says nothing about other archs
+            (new - seen.mean(0)) / np.where(seen.std(0) > 1e-9, seen.std(0), np.inf)
             for new, seen in zip(self._features(rows), (self._totals, self._parts), strict=True)
         )
-        return Inputs(totals, parts, np.zeros((len(rows), 0)), rows[:, 0])
+        return Inputs(totals, parts, np.zeros((len(rows), 0)), self._table.groups(rows))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ramnas_host.surrogates.cost_gp import CostGp, Predictor
-from ramnas_models.cost_table import CostTable
+from ramnas_host.surrogates.costs import Costs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,8 +28,8 @@ class MixedGp:
     whose mean absolute error on held-out records is within one standard error of the best weight's.
     """
 
-    def __init__(self, table: CostTable, others: Sequence[Predictor]) -> None:
-        self._table, self._others = table, others
+    def __init__(self, costs: Costs, others: Sequence[Predictor]) -> None:
+        self._costs, self._others = costs, others
 
     def fit(self, rows: Rows, y: Floats) -> MixedGp:
         """Learn from encodings [n, slots] and log targets [n]."""
@@ -63,7 +63,7 @@ class MixedGp:
         return self._held_out
 
     def _processes(self) -> tuple[CostGp, CostGp]:
-        return CostGp(self._table, self._others), CostGp(self._table)
+        return CostGp(self._costs, self._others), CostGp(self._costs)
 
 
 def _most_informed(errors: Floats) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from ramnas_host.surrogates import families
 from ramnas_host.surrogates.cost_gp import ChoiceGp, CostGp
 from ramnas_host.surrogates.cost_prior import MixedGp
+from ramnas_host.surrogates.costs import Costs, costs_of
 from ramnas_host.surrogates.encodings import ENCODINGS
 from ramnas_models.cost_table import CostTable
 from ramnas_models.errors import DataError
@@ -75,13 +76,14 @@ class Surrogate:
 
 
 def fit(
-    space: Space, rows: Rows, y: Floats, family: str, *, log: bool, encoding: str = "int",
+    space: Space | Costs, rows: Rows, y: Floats, family: str, *, log: bool, encoding: str = "int",
     input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
 ) -> Surrogate:  # fmt: skip
     """Fit one family on encodings [n, slots] and targets [n] (ms or mJ with `log`, or accuracies).
 
     `input_hw` is the input size of all networks, if it is not each arch's own resolution. `priors`
-    are surrogates of the same target on other boards, from which the family `cost` starts.
+    are surrogates of the same target on other boards, from which the family `cost` starts. For
+    networks that no space of ramnas describes, give their `Costs` in place of a space.
     DataError for too few records, and for targets from which nothing can be learnt.
     """
     if priors and (family != COST or not log):
@@ -95,16 +97,18 @@ def fit(
     target = np.log(y) if log else y
     order = np.random.default_rng(0).permutation(len(y))
     folds = np.array_split(order, FOLDS)
-    table = cost_table(space, input_hw)
+    costs = space if isinstance(space, Costs) else space_costs(space, input_hw)
     predict: Callable[[Rows], tuple[Floats, Floats]]
     if family == COST:
         others = [_Logarithm(prior) for prior in priors]
         process = (
-            ChoiceGp(space, table) if not log
-            else MixedGp(table, others) if others
-            else CostGp(table)
+            ChoiceGp(costs) if not log
+            else MixedGp(costs, others) if others
+            else CostGp(costs)
         ).fit(rows, target)  # fmt: skip
         held_out, predict = process.held_out(folds), process.predict
+    elif isinstance(space, Costs):
+        raise DataError(f"a table of costs is enough for the family {COST}, but not for {family}")
     else:
         encode = _encoding(space, encoding, input_hw)
         mean, held_out = families.cross_validated(family, encode(rows), target, folds)
@@ -152,6 +156,11 @@ def score(truth: Floats, predicted: Floats) -> Score:
 def cost_table(space: Space, input_hw: tuple[int, int] | None = None) -> CostTable:
     """The cost table of a space. This process keeps it, so that each part is counted once."""
     return CostTable(space, input_hw=input_hw)
+
+
+def space_costs(space: Space, input_hw: tuple[int, int] | None = None) -> Costs:
+    """What the family `cost` needs to know of a space."""
+    return costs_of(cost_table(space, input_hw))
 
 
 @functools.lru_cache(maxsize=16)
