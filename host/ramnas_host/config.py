@@ -24,7 +24,7 @@ class SplitSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many images of a data set each split gets; 0 for `train` means all that are left."""
 
     train: int
-    validation: int
+    selection: int
     calibration: int
 
 
@@ -211,7 +211,7 @@ def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
     above_0 = (
         "epochs", "batch_size", "save_every", "evaluate_every", "optimizer.lr",
         "optimizer.lr_batch", "optimizer.clip_norm", "distillation.temperature", "augment.size",
-        "augment.crop", "images.validation", "images.calibration", "calibration",
+        "augment.crop", "images.selection", "images.calibration", "calibration",
         "hardest_pixels",
     )  # fmt: skip
     up_to_1 = (

@@ -8,6 +8,7 @@ from typing import Iterator, Mapping, Optional, Tuple, Union
 
 import msgspec
 
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.anchors import Anchors
 from ramnas_models.errors import BundleError
 from ramnas_models.files import new_folder, write_file
@@ -15,20 +16,9 @@ from ramnas_models.head_plan import CLASSIFICATION, DETECTION, TASKS
 from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.space import Arch, Space
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)  # in format 2 an accuracy lacks its images and its interval
 MANIFEST = "manifest.json"
-
-
-class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A measured accuracy.
-
-    `metric` is `top1`, `mAP50-95` or `mIoU`, `value` lies between 0 and 1, and `split` names the
-    images it was measured on, such as `test`.
-    """
-
-    metric: str
-    value: float
-    split: str
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,9 +167,11 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
     try:
         content = file.read_bytes()
         version = msgspec.json.decode(content, type=_Version).format
-        if version != FORMAT:
+        if version not in READABLE:
+            readable = " and ".join(map(str, READABLE))
             raise BundleError(
-                f"{file} has format {version}, this ramnas reads {FORMAT}; write the bundle again"
+                f"{file} has format {version}, and this ramnas reads {readable}; write the bundle "
+                "again, or install the version of ramnas that wrote it"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
     except OSError as error:

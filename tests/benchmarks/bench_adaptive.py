@@ -16,9 +16,9 @@ from ramnas_edge.measuring.record import Target
 from ramnas_edge.runtime.bundle_calibration import calibrate_bundle
 from ramnas_edge.runtime.runtime import Runtime
 from ramnas_models import onnx_graph
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import (
     FORMAT,
-    Accuracy,
     Cost,
     Manifest,
     Model,

@@ -135,7 +135,7 @@ def test_no_number_may_be_below_0(key: str, tmp_path: Path) -> None:
         "distillation.temperature",
         "augment.size",
         "augment.crop",
-        "images.validation",
+        "images.selection",
         "images.calibration",
     ],
 )

@@ -8,9 +8,9 @@ from typing import Dict, Optional, Sequence, Tuple
 import numpy as np
 
 from ramnas_models import onnx_graph
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import (
     FORMAT,
-    Accuracy,
     Bundle,
     Cost,
     Latency,

@@ -68,7 +68,7 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "has format 1, this ramnas reads 2; write the bundle again"),
+        ({"format": 1}, "has format 1, and this ramnas reads 2 and 3; write the bundle again"),
         ({"tasks": []}, "names no model"),
         ({"licence": 1}, "Expected `str`, got `int` - at `\\$.licence`"),
         ({"extra": 1}, "unknown field `extra`"),

@@ -112,7 +112,7 @@ def _train_and_score(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
     net = checkpoint.load(weights).net
     found = []
     for arch in archs():
-        got = score(recalibrated_subnet(net, arch, dataset.calibration), dataset.test)
+        got = score(recalibrated_subnet(net, arch, dataset.calibration), dataset.report)
         found.append({"arch_id": arch.id, "macs": net.plan(arch).macs, "top1": got.top1})
     write_file(scores, json.dumps(found, indent=1).encode())
     return str(where)
@@ -135,7 +135,7 @@ def _finetune_one(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
     net = checkpoint.load(folder(out, name, 0) / train.LAST).net
     subnet = net.extract(arch)
     finetune(classification_task(subnet, dataset, short.augment, short.label_smoothing), short)
-    write_file(where, json.dumps(score(subnet, dataset.test).top1).encode())
+    write_file(where, json.dumps(score(subnet, dataset.report).top1).encode())
     return str(where)
 
 

@@ -40,7 +40,7 @@ def main() -> None:
             start = time.perf_counter()
             recalibrated(subnet, calibration)
             seconds += time.perf_counter() - start
-            found.append(100 * score(subnet, dataset.test).top1)
+            found.append(100 * score(subnet, dataset.report).top1)
         rest = statistics.mean(found[2:])
         print(
             f"| {size} | {found[0]:.2f} | {found[1]:.2f} | {rest:.2f} | {seconds:.1f} |", flush=True

@@ -152,7 +152,7 @@ class _Truth:
         new = [arch for arch in archs if arch.id not in self.top1]
         with bar("true accuracy", len(new)) as update:
             for i, arch in enumerate(new):
-                (scores,) = true_scores(self._net, [arch], self._dataset, "validation")
+                (scores,) = true_scores(self._net, [arch], self._dataset, "selection")
                 self.top1[arch.id] = scores.top1
                 write_file(self.path, json.dumps(self.top1).encode())
                 update(i + 1)

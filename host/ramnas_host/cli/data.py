@@ -23,7 +23,7 @@ def add(verbs: Verbs) -> None:
         help="name or .yaml of the recipe that names the data set (default: digits)",
     )  # fmt: skip
     data_option(data)
-    data.add_argument("--split", default="test", choices=SPLITS, help="(default: test)")
+    data.add_argument("--split", default="report", choices=SPLITS, help="(default: report)")
     data.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     data.set_defaults(call=_data)
 

@@ -121,7 +121,7 @@ def _steps(out: Path, size: DemoSize) -> list[DemoStep]:
     return [
         DemoStep("train", ("train", "--space", "micro", "--recipe", size.recipe, "--out", train)),
         DemoStep("evaluate", (
-            "evaluate", "--supernet", supernet, "--split", "test", "--random", "10",
+            "evaluate", "--supernet", supernet, "--split", "report", "--random", "10",
             "--out", str(out / "accuracy.json"),
         )),
         DemoStep("calibrate", (
@@ -145,7 +145,7 @@ def _steps(out: Path, size: DemoSize) -> list[DemoStep]:
             "bundle", "--front", verified, "--supernet", supernet,
             "--plot", str(out / "pareto.png"), "--out", str(out / "bundle"),
         )),
-        DemoStep("data", ("data", "--recipe", "digits", "--split", "test", "--out", test)),
+        DemoStep("data", ("data", "--recipe", "digits", "--split", "report", "--out", test)),
     ]  # fmt: skip
 
 

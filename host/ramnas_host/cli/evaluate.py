@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
     supernet_option(evaluate)
     data_option(evaluate)
     evaluate.add_argument(
-        "--split", default="test", choices=SPLITS, help="images to measure on (default: test)"
+        "--split", default="report", choices=SPLITS, help="images to measure on (default: report)"
     )
     which = evaluate.add_mutually_exclusive_group()
     which.add_argument(

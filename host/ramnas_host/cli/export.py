@@ -49,7 +49,7 @@ def _export(args: argparse.Namespace) -> None:
     from ramnas_host.search.front import arch_of
     from ramnas_host.training import checkpoint
     from ramnas_host.training.evaluate import recalibrated_subnet, score
-    from ramnas_models.bundle import Accuracy
+    from ramnas_models.accuracy import Accuracy
 
     loaded = checkpoint.load(args.weights)
     arch = arch_of(loaded.net.space, args.arch, args.front)

@@ -9,7 +9,7 @@ ARCH_HELP = (
     "the arch: min, max, A0 to A6 (published networks of space attentivenas), the name or id of a "
     "candidate of --front, or a .yaml file"
 )
-SPLITS = ("train", "calibration", "validation", "test")
+SPLITS = ("train", "calibration", "selection", "report")
 
 
 def supernet_option(verb: argparse.ArgumentParser) -> None:

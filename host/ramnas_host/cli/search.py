@@ -162,7 +162,7 @@ def _search(args: argparse.Namespace) -> None:
         return objectives.read_objectives(",".join(one.name for one in asked), records, space)
 
     def true(archs: Sequence[Arch], on_done: Callable[[int], None]) -> list[float]:
-        found = true_scores(loaded.net, archs, dataset, "validation", on_done=on_done)
+        found = true_scores(loaded.net, archs, dataset, "selection", on_done=on_done)
         return [s.top1 for s in found]
 
     with bar("true accuracy of samples", len(archs)) as update:

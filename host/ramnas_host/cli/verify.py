@@ -55,7 +55,7 @@ def _verify(args: argparse.Namespace) -> None:
     archs = [candidate.arch for candidate in found.candidates]
     dataset = dataset_of(loaded.about, args.data)
     with bar("true accuracy of the front", len(archs)) as update:
-        scores = true_scores(loaded.net, archs, dataset, "validation", on_done=update)
+        scores = true_scores(loaded.net, archs, dataset, "selection", on_done=update)
     for run, target in verification.runs(found.objectives, args.run).items():
         request = Request(run, space, target, archs, args.rounds)
         measuring.measure(args, request, json_lines=args.json_lines)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -38,10 +40,15 @@ def load_dataset(name: str, images: SplitSizes, folder: Path | None = None) -> D
 def dataset_of(about: About, folder: Path | None = None) -> Dataset:
     """The data set that a supernet was trained on, in the same splits.
 
-    Imported weights have no recipe. They were trained on ImageNet, so `folder` must hold that.
+    Imported weights have no recipe. They were trained on all of ImageNet's train/, so nothing may
+    be chosen or reported there. `folder` must hold ImageNet: one half of its val/ is the selection
+    split and the other half is the report split.
     """
     recipe = recipe_of(about)
-    found = load_dataset(recipe.dataset, recipe.images, folder)
+    images = recipe.images if about.recipe else msgspec.structs.replace(recipe.images, selection=0)
+    found = load_dataset(recipe.dataset, images, folder)
+    if not about.recipe:
+        found = _trained_elsewhere(found, folder)
     if len(found.classes) != len(about.classes):
         raise DataError(
             f"{folder} has {len(found.classes)} classes, but the supernet was trained on "
@@ -55,12 +62,19 @@ def recipe_of(about: About) -> Recipe:
     if not about.recipe:
         return load_recipe("imagenet")
     try:
-        return msgspec.json.decode(about.recipe, type=Recipe)
-    except msgspec.DecodeError as error:
+        return msgspec.convert(_renamed(msgspec.json.decode(about.recipe)), Recipe)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DataError(
             f"the supernet was trained by another version of ramnas, whose recipe this one cannot "
             f"read: {error}"
         ) from error
+
+
+def _renamed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe with today's names: the selection split was once called validation."""
+    names = {"validation": "selection"}
+    images = {names.get(key, key): value for key, value in recipe.get("images", {}).items()}
+    return {**recipe, "images": images}
 
 
 def _digits(images: SplitSizes, folder: Path | None) -> Dataset:
@@ -75,7 +89,7 @@ def _digits(images: SplitSizes, folder: Path | None) -> Dataset:
     whole = Split(Arrays(grey), torch.from_numpy(labels.astype(np.int64)), Preprocessing(norm))
     index = {}
     rest = np.arange(len(labels))
-    sizes = (("test", 250), ("validation", images.validation), ("calibration", images.calibration))
+    sizes = (("report", 250), ("selection", images.selection), ("calibration", images.calibration))
     for part, size in sizes:
         if not 10 <= size <= len(rest) - 10:  # at least one image per class on either side
             raise DataError(
@@ -120,7 +134,7 @@ def _fashion(images: SplitSizes, folder: Path | None) -> Dataset:
         ),
         licence="MIT",
         source="Fashion-MNIST, Zalando SE (2017)",
-        test=parts["test"],
+        report=parts["test"],
         **_held_out(parts["train"], images, folder),
     )  # fmt: skip
 
@@ -142,7 +156,7 @@ def _imagenet(images: SplitSizes, folder: Path | None) -> Dataset:
         classes=classes,
         licence="as that of the images",
         source=f"images of {folder.resolve().name}",
-        test=_of_classes(folder / "val", classes, preprocessing),
+        report=_of_classes(folder / "val", classes, preprocessing),
         **_held_out(_of_classes(folder / "train", classes, preprocessing), images, folder),
     )
 
@@ -154,25 +168,43 @@ _READERS: dict[str, Callable[[SplitSizes, Path | None], Dataset]] = {
 }
 
 
+def _trained_elsewhere(dataset: Dataset, folder: Path | None) -> Dataset:
+    """The data set for weights that have seen all training images: val/ makes both other splits.
+
+    Every second image of val/ is for selection and the others are for the report. The images are
+    in the order of their classes, so both halves have as many of each class, give or take one.
+    """
+    whole = dataset.report
+    if len(whole) < 2:
+        raise DataError(
+            f"{folder} has one image in val/; imported weights need two or more, because one half "
+            "is for the search and the other for the report"
+        )
+    places = np.arange(len(whole))
+    return dataclasses.replace(
+        dataset, selection=whole.take(places[::2]), report=whole.take(places[1::2])
+    )
+
+
 def _held_out(labelled: Split, images: SplitSizes, folder: Path) -> dict[str, Split]:
-    """Split `labelled` into validation and training, and take calibration out of training.
+    """Split `labelled` into selection and training, and take calibration out of training.
 
     The calibration images stay in training: BatchNorm takes its statistics from images that the
     weights were trained on, as in the public AttentiveNAS code.
     """
     order = np.random.default_rng(0).permutation(len(labelled))
-    validation, train = np.split(order, [images.validation])
+    selection, train = np.split(order, [images.selection])
     train = train[: images.train or None]
     if len(train) < max(1, images.calibration):
         raise DataError(
-            f"{folder} has {len(labelled)} training images, too few for images.validation "
-            f"{images.validation}, images.calibration {images.calibration} and images.train "
+            f"{folder} has {len(labelled)} training images, too few for images.selection "
+            f"{images.selection}, images.calibration {images.calibration} and images.train "
             f"{images.train or 'all'}: lower these in the recipe"
         )
     index = {
         "train": train,
         "calibration": train[: images.calibration],
-        "validation": validation,
+        "selection": selection,
     }
     return {part: labelled.take(chosen) for part, chosen in index.items()}
 

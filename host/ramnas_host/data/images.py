@@ -156,8 +156,9 @@ def standardise(x: Tensor, norm: Normalisation) -> Tensor:
 class Dataset:
     """A labelled data set in four splits.
 
-    `train` is for the weights, `calibration` for the statistics of BatchNorm, `validation` for the
-    search and for choosing the best weights. `test` is for the report, at the end.
+    `train` is for the weights and `calibration` for the statistics of BatchNorm. `selection` is for
+    everything that is chosen: archs in a search, and the best weights. `report` is for the figures
+    that are published. It is read once, at the end, and nothing is chosen by it.
     """
 
     name: str
@@ -166,8 +167,8 @@ class Dataset:
     source: str
     train: Split
     calibration: Split
-    validation: Split
-    test: Split
+    selection: Split
+    report: Split
 
     def split(self, name: str) -> Split:
         """A split by its name."""

@@ -28,7 +28,7 @@ SIDES = (0.15, 0.6)  # an item's longer side, as a share of the scene's height
 MOST_OVERLAP = 0.3  # the largest IoU of two boxes
 CONTRAST = (60.0, 160.0)  # between an item and the background under it, where white is 255
 
-_SOURCES = {"train": "train", "val": "validation", "test": "test"}  # split of scenes -> of items
+_SOURCES = {"train": "train", "val": "selection", "test": "report"}  # split of scenes -> of items
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def classification_task(
     preprocessing, resolution = dataset.train.preprocessing, subnet.plan.input_hw[0]
 
     def evaluate(split: str, ranks: Ranks) -> dict[str, float]:
-        scores = score(subnet, dataset.split("validation" if split == "val" else split))
+        scores = score(subnet, dataset.split({"val": "selection", "test": "report"}[split]))
         return {"top1": scores.top1, "top5": scores.top5}
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:

@@ -26,7 +26,8 @@ from ramnas_host.training import run_folder
 from ramnas_host.training.checkpoint import Checkpoint
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.loop import Step
-from ramnas_models.bundle import Accuracy, Preprocessing
+from ramnas_models.accuracy import Accuracy
+from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.files import write_file
 from ramnas_models.heads import Detector, Segmenter
@@ -133,7 +134,7 @@ def prepare(
     )
     network = saved_network.build(net, about)
     task = _task(network, data, about, recipe_of(supernet.about))
-    report_split = "test" if data.test else "val"
+    report_split = "test" if isinstance(data, Dataset) or data.test else "val"
     return PreparedRun(network, net.space, about, task, recipe, report_split)
 
 

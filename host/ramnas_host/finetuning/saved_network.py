@@ -12,7 +12,8 @@ import msgspec
 
 from ramnas_host.config import Finetuning, SegmentationHead
 from ramnas_host.training import tensors
-from ramnas_models.bundle import Accuracy, Preprocessing
+from ramnas_models.accuracy import Accuracy
+from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.head_plan import lraspp, ssdlite
 from ramnas_models.heads import Detector, Segmenter

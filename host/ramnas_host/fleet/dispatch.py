@@ -6,6 +6,7 @@ This file has neither sockets nor a clock: `now` is in seconds of any monotonic 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 FIRST_ARCH_S = 60.0  # predicted for an arch while its class has not measured any
 FACTOR, GRACE_S = 3.0, 180.0  # a lease lasts FACTOR times the predicted time, and GRACE_S more
+LONGEST_S = 3 * 3600.0  # a lease ends this long after it was given, whatever its board claims
 DEATHS = 2  # an arch is quarantined when this many boards died while they measured it alone
 
 
@@ -40,7 +42,12 @@ class Lease:
     unrecorded: list[str]
     start_s: float
     deadline_s: float
+    last_s: float  # the latest deadline
     sent_s: float
+
+    def extend(self, seconds: float, now: float) -> None:
+        """Move the deadline to `seconds` from now; never back, and never beyond `last_s`."""
+        self.deadline_s = min(max(self.deadline_s, now + seconds), self.last_s)
 
 
 class ClassStatus(msgspec.Struct, frozen=True):
@@ -75,6 +82,7 @@ class Queue:
         self.ended = False  # whether enough is measured
         self._anchors = request.anchors()
         self._leased: dict[str, Lease] = {}  # by arch id
+        self._last_s: dict[str, float] = {}  # by arch id: the `last_s` of its newest lease
         self._arch_s: float | None = None  # what a board needs for an arch
         self._blocks = 0  # how many were given so far
 
@@ -127,12 +135,17 @@ class Queue:
         if job:
             block = msgspec.structs.replace(block, id=job)
         self._blocks += 1
-        archs_ahead = sum(len(lease.unrecorded) for lease in board.leases.values())
-        predicted_s = (self._arch_s or FIRST_ARCH_S) * (archs_ahead + len(ids))
-        lease = Lease(block, board, ids, now, now + FACTOR * predicted_s + GRACE_S, now)
-        board.leases[block.id] = lease
+        last_s = min([now + LONGEST_S, *(self._last_s[i] for i in ids if job and i in self._last_s)])
+        self._last_s.update(dict.fromkeys(ids, last_s))
+        lease = board.leases[block.id] = Lease(block, board, ids, now, now, last_s, now)
+        archs = sum(len(each.unrecorded) for each in board.leases.values())
+        lease.extend(self._allowed_s(archs), now)
         self._leased.update(dict.fromkeys(ids, lease))
         return block
+
+    def _allowed_s(self, archs: int) -> float:
+        """How long a board may take for so many archs."""
+        return FACTOR * (self._arch_s or FIRST_ARCH_S) * archs + GRACE_S
 
     def record(self, arch_id: str, now: float) -> None:
         """Note that a record of this arch is committed, whichever board sent it."""
@@ -149,6 +162,7 @@ class Queue:
         self._arch_s = spent_s if self._arch_s is None else 0.7 * self._arch_s + 0.3 * spent_s
         for next_lease in lease.board.leases.values():
             next_lease.start_s = now
+            next_lease.extend(self._allowed_s(len(next_lease.unrecorded)), now)
 
     def release(self, board: Holder, *, died: bool) -> None:
         """Take back the blocks of a board that is gone, for other boards.
@@ -205,11 +219,14 @@ class Queue:
     def adopt(self, board: Holder, held: wire.Holding, now: float) -> bool:
         """Lease to a board a block that it had before the connection, or this host, broke off.
 
-        False if nothing of that block is wanted from this board.
+        False if nothing of that block is wanted from this board. Such a lease ends when the first
+        one of its archs would have: a board that comes back again and again wins no time.
         """
         if held.job in board.leases:
             return True
-        free = [] if self.ended else self._free(held.archs)
+        if self.ended or len(board.leases) >= wire.WINDOW:
+            return False
+        free = self._free(i for i in held.archs[:BLOCK] if now < self._last_s.get(i, math.inf))
         if free:
             self._lease(free, board, now, held.job)
         return bool(free)
@@ -231,13 +248,15 @@ class Queue:
         return again, [job for job in holding if job not in held]
 
     def progressed(self, board: Holder, job: str, part: float, now: float) -> float:
-        """Extend the lease of a block of which this part, 0 to 1, is measured.
+        """Extend the lease of a block of which its board says that this part, 0 to 1, is measured.
 
-        Returns the number of archs that are measured but have no record yet.
+        The other block of the board waits for this one, so its lease is extended as well. Returns
+        the number of archs that are measured but have no record yet.
         """
         lease = board.leases.get(job)
         if lease is None or not 0 < part <= 1:
             return 0.0
         left_s = (now - lease.start_s) * (1 - part) / part
-        lease.deadline_s = max(lease.deadline_s, now + FACTOR * left_s + GRACE_S)
+        for each in board.leases.values():
+            each.extend(FACTOR * left_s + GRACE_S, now)
         return min(part * len(lease.block.archs), float(len(lease.unrecorded)))

@@ -14,7 +14,8 @@ from ramnas_host.training.checkpoint import Checkpoint
 from ramnas_host.training.evaluate import recalibrated_subnet
 from ramnas_models import bundle as bundles
 from ramnas_models import onnx_graph
-from ramnas_models.bundle import Accuracy, Bundle, Cost, Latency, Manifest, Model, write_bundle
+from ramnas_models.accuracy import Accuracy
+from ramnas_models.bundle import Bundle, Cost, Latency, Manifest, Model, write_bundle
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch
 
@@ -100,7 +101,7 @@ def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
             for objective in front.objectives
             if objective.is_classifier_latency and objective.name in candidate.measured
         )
-        accuracy = Accuracy("top1", candidate.measured[TOP1].value, "validation")
+        accuracy = Accuracy("top1", candidate.measured[TOP1].value, "selection")
         measured.append(Entry(candidate.arch, accuracy, latencies))
     return measured
 

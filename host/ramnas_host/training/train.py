@@ -89,10 +89,10 @@ def _contents(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> 
     """What a supernet's training saves. The best weights are those with the highest mean of the
     top-1 of min and max."""
     space, about = net.space, describe(dataset, recipe)
-    parts = ("train", "calibration", "validation", "test")
+    parts = ("train", "calibration", "selection", "report")
 
     def evaluate() -> dict[str, float]:
-        low, high = true_scores(net, [space.min(), space.max()], dataset, "validation", ranks=ranks)
+        low, high = true_scores(net, [space.min(), space.max()], dataset, "selection", ranks=ranks)
         return dict(zip(SCORES, (low.top1, low.top5, high.top1, high.top5), strict=True))
 
     return FolderContents(

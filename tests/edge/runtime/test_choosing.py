@@ -17,7 +17,8 @@ from ramnas_edge.runtime.choosing import choose, eligible, ladder
 from ramnas_edge.runtime.combinations import Combination, combinations
 from ramnas_edge.runtime.expected_latency import ExpectedLatencies
 from ramnas_edge.vision.pipeline import Pipelines
-from ramnas_models.bundle import Accuracy, Cost, Model, TaskFront
+from ramnas_models.accuracy import Accuracy
+from ramnas_models.bundle import Cost, Model, TaskFront
 from ramnas_models.errors import BudgetError
 from ramnas_models.space import load_space
 from tests.models.bundles import CLASSES, WHOLE

@@ -25,7 +25,8 @@ from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.record import OK
 from ramnas_edge.measuring.store import Store
 from ramnas_host.cli.demo_budgets import LEAST_ROOM, ROOM, aims_of, run_budgets
-from ramnas_models.bundle import Accuracy, Cost, Model, open_bundle
+from ramnas_models.accuracy import Accuracy
+from ramnas_models.bundle import Cost, Model, open_bundle
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import load_space
 from tests.host.cli.commands import ramnas, refused
@@ -170,7 +171,7 @@ def test_a_model_that_costs_more_and_knows_less_is_no_aim() -> None:
 
 def _model(top1: float) -> Model:
     arch = load_space("micro").min()
-    accuracy = Accuracy("top1", top1, "validation")
+    accuracy = Accuracy("top1", top1, "selection")
     return Model(arch.id, arch, "", f"{top1}", (48, 48), (accuracy,), Cost(1, 1, 1), ())
 
 
@@ -185,7 +186,7 @@ def test_accuracy_on_the_robot_is_that_of_torch(demo: Path, summary: dict[str, A
     archs = {c.arch_id: c.arch for c in front.load(demo / "verified.json").candidates}
     for pick in summary["picks"]:
         subnet = recalibrated_subnet(net, archs[pick["model"]], digits.calibration)
-        assert abs(pick["top1"] - score(subnet, digits.test).top1) <= 1 / len(digits.test)
+        assert abs(pick["top1"] - score(subnet, digits.report).top1) <= 1 / len(digits.report)
 
 
 def test_plot_is_a_picture_and_every_step_has_its_seconds(

@@ -21,15 +21,15 @@ from ramnas_edge.vision import preprocessing
 from ramnas_host.config import SplitSizes, load_recipe
 from ramnas_host.data import images
 from ramnas_host.data.about import About, describe
-from ramnas_host.data.datasets import DEBIAN_FASHION, dataset_of, load_dataset
+from ramnas_host.data.datasets import DEBIAN_FASHION, dataset_of, load_dataset, recipe_of
 from ramnas_host.data.images import Dataset, Files, Split, write_image_folder
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
 
-PARTS = ("train", "calibration", "validation", "test")
-FASHION = SplitSizes(train=0, validation=300, calibration=200)
-FOLDER = SplitSizes(train=0, validation=10, calibration=8)
+PARTS = ("train", "calibration", "selection", "report")
+FASHION = SplitSizes(train=0, selection=300, calibration=200)
+FOLDER = SplitSizes(train=0, selection=10, calibration=8)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,8 @@ def same(one: Split, other: Split) -> bool:
 def test_splits_hold_every_digit_once(digits: Dataset) -> None:
     parts = [digits.split(part) for part in PARTS]
     assert sum(map(len, parts)) == 1797
-    assert (len(digits.validation), len(digits.calibration)) == (500, 100)
-    assert len(digits.test) >= 200
+    assert (len(digits.selection), len(digits.calibration)) == (500, 100)
+    assert len(digits.report) >= 200
     for part in parts:
         assert set(part.labels.tolist()) == set(range(10))
     images = {part.images[i].tobytes() for part in parts for i in range(len(part))}
@@ -136,16 +136,16 @@ def test_fashion_reads_back_what_was_written(
             np.testing.assert_array_equal(
                 split.images[i], np.repeat(pixels[number][..., None], 3, 2)
             )
-    assert numbers(found.test) == list(range(1500, 1797))
-    train, validation = numbers(found.train), numbers(found.validation)
-    assert sorted(train + validation) == list(range(1500))
-    assert len(validation) == 300
+    assert numbers(found.report) == list(range(1500, 1797))
+    train, selection = numbers(found.train), numbers(found.selection)
+    assert sorted(train + selection) == list(range(1500))
+    assert len(selection) == 300
     calibration = numbers(found.calibration)
     assert len(set(calibration)) == 200
     assert set(calibration) <= set(train)
 
 
-def test_fewer_training_images_do_not_change_the_validation_split(
+def test_fewer_training_images_do_not_change_the_selection_split(
     published: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     write_fashion(tmp_path, published)
@@ -153,7 +153,7 @@ def test_fewer_training_images_do_not_change_the_validation_split(
     few = load_dataset("fashion", msgspec.structs.replace(FASHION, train=400), tmp_path)
     assert len(few.train) == 400
     assert set(numbers(few.train)) < set(numbers(every.train))
-    assert same(few.validation, every.validation)
+    assert same(few.selection, every.selection)
     assert set(numbers(few.calibration)) <= set(numbers(few.train))
 
 
@@ -212,13 +212,13 @@ def test_images_and_labels_that_differ_in_number_are_refused(
         load_dataset("fashion", FASHION, write_fashion(tmp_path, one_less))
 
 
-@pytest.mark.parametrize(("validation", "calibration"), [(1500, 1), (1400, 101), (9999, 1)])
+@pytest.mark.parametrize(("selection", "calibration"), [(1500, 1), (1400, 101), (9999, 1)])
 def test_too_few_images_to_hold_some_out_are_refused(
-    published: dict[str, np.ndarray], tmp_path: Path, validation: int, calibration: int
+    published: dict[str, np.ndarray], tmp_path: Path, selection: int, calibration: int
 ) -> None:
     write_fashion(tmp_path, published)
     with pytest.raises(DataError, match=r"has 1500 training images, too few for images\.") as e:
-        load_dataset("fashion", SplitSizes(0, validation, calibration), tmp_path)
+        load_dataset("fashion", SplitSizes(0, selection, calibration), tmp_path)
     assert str(tmp_path) in str(e.value)
 
 
@@ -226,29 +226,29 @@ def test_the_real_fashion_mnist_is_whole() -> None:
     if not DEBIAN_FASHION.exists():
         pytest.skip(f"needs Debian's package dataset-fashion-mnist in {DEBIAN_FASHION}")
     found = load_dataset("fashion", load_recipe("fashion").images)
-    assert len(found.train) + len(found.validation) == 60_000
-    assert len(found.test) == 10_000
-    assert found.test.labels.bincount().tolist() == [1000] * 10
-    assert found.test.images[0].shape == (28, 28, 3)
+    assert len(found.train) + len(found.selection) == 60_000
+    assert len(found.report) == 10_000
+    assert found.report.labels.bincount().tolist() == [1000] * 10
+    assert found.report.images[0].shape == (28, 28, 3)
 
 
-def test_a_folder_gives_classes_in_order_of_name_and_holds_validation_out(folder: Path) -> None:
+def test_a_folder_gives_classes_in_order_of_name_and_holds_selection_out(folder: Path) -> None:
     (folder / "train" / "ant" / "notes.txt").write_text("no image")
     found = load_dataset("imagenet", FOLDER, folder)
     assert found.classes == ("ant", "bee", "cat")
     for part in PARTS:
         split = found.split(part)
         assert [found.classes[i] for i in split.labels] == [p.parent.name for p in paths(split)]
-    train, validation = set(paths(found.train)), set(paths(found.validation))
-    assert (len(train), len(validation), len(found.calibration)) == (29, 10, 8)
-    assert train | validation == set((folder / "train").glob("*/*.jpg"))
+    train, selection = set(paths(found.train)), set(paths(found.selection))
+    assert (len(train), len(selection), len(found.calibration)) == (29, 10, 8)
+    assert train | selection == set((folder / "train").glob("*/*.jpg"))
     assert set(paths(found.calibration)) <= train
-    assert set(paths(found.test)) == set((folder / "val").glob("*/*.jpg"))
+    assert set(paths(found.report)) == set((folder / "val").glob("*/*.jpg"))
 
 
 def test_val_may_have_fewer_classes_and_keeps_the_labels_of_train(folder: Path) -> None:
     (folder / "val" / "ant").rename(folder / "elsewhere")
-    assert set(load_dataset("imagenet", FOLDER, folder).test.labels.tolist()) == {1, 2}
+    assert set(load_dataset("imagenet", FOLDER, folder).report.labels.tolist()) == {1, 2}
 
 
 def test_a_folder_that_is_not_like_imagenet_is_refused(folder: Path) -> None:
@@ -280,11 +280,11 @@ def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_broken_file_is_left_out_with_its_label_and_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sound = load_dataset("imagenet", FOLDER, folder).test
+    sound = load_dataset("imagenet", FOLDER, folder).report
     x = sound.at(32)
     for i in (2, 4, 5):  # one image of a batch, and both of another
         paths(sound)[i].write_bytes(b"no image")
-    split = load_dataset("imagenet", FOLDER, folder).test
+    split = load_dataset("imagenet", FOLDER, folder).report
     with caplog.at_level(logging.WARNING):
         found = list(split.batches(32, size=2))
     kept = [i for i in range(12) if i not in (2, 4, 5)]
@@ -302,7 +302,7 @@ def test_a_broken_file_is_left_out_with_its_label_and_a_warning(
 def test_a_split_with_only_broken_files_is_refused(folder: Path) -> None:
     for path in (folder / "val").glob("*/*"):
         path.write_bytes(b"no image")
-    split = load_dataset("imagenet", FOLDER, folder).test
+    split = load_dataset("imagenet", FOLDER, folder).report
     with pytest.raises(
         DataError, match=f"none of the 12 files is an image, such as {folder}/val/ant/000.jpg"
     ):
@@ -325,7 +325,7 @@ def seen_by_runtime(
 def test_training_sees_what_the_runtime_sees(name: str, folder: Path) -> None:
     """The tensors equal the edge's resizing followed by the graph's normalisation."""
     images = load_recipe("digits").images if name == "digits" else FOLDER
-    split = load_dataset(name, images, folder).test.take(np.arange(12))
+    split = load_dataset(name, images, folder).report.take(np.arange(12))
     if name == "imagenet":
         assert split.preprocessing == Preprocessing(Normalisation(), "bicubic", 256, 224)
     for side in (40, 48):
@@ -336,14 +336,14 @@ def test_training_sees_what_the_runtime_sees(name: str, folder: Path) -> None:
 
 
 def test_an_image_folder_is_written_as_png_by_class(digits: Dataset, tmp_path: Path) -> None:
-    assert write_image_folder(digits, "test", tmp_path / "out") == len(digits.test)
+    assert write_image_folder(digits, "report", tmp_path / "out") == len(digits.report)
     files = sorted((tmp_path / "out").rglob("*.png"))
-    assert len(files) == len(digits.test)
+    assert len(files) == len(digits.report)
     for file in files:
         index = int(file.stem)
-        assert file.parent.name == str(digits.test.labels[index].item())
+        assert file.parent.name == str(digits.report.labels[index].item())
         np.testing.assert_array_equal(
-            preprocessing.read_image(str(file)), digits.test.images[index]
+            preprocessing.read_image(str(file)), digits.report.images[index]
         )
 
 
@@ -360,14 +360,51 @@ def test_a_checkpoint_leads_back_to_the_splits_that_trained_it(
     assert all(same(found.split(part), trained.split(part)) for part in PARTS)
 
 
-def test_imported_weights_need_an_imagenet_with_as_many_classes(tmp_path: Path) -> None:
-    for part, count in (("train", 7100), ("val", 1)):
+def like_imagenet(root: Path, per_class: dict[str, int]) -> Path:
+    """A folder of empty files in ImageNet's layout, enough for the recipe's calibration."""
+    for part, count in per_class.items():
         for name in ("ant", "bee"):
-            (tmp_path / part / name).mkdir(parents=True)
+            (root / part / name).mkdir(parents=True)
             for i in range(count):
-                (tmp_path / part / name / f"{i}.jpg").touch()
+                (root / part / name / f"{i:05}.jpg").touch()
+    return root
+
+
+def test_imported_weights_are_searched_and_reported_on_halves_of_val(tmp_path: Path) -> None:
+    root = like_imagenet(tmp_path, {"train": 2100, "val": 7})
     about = About(("ant", "bee"), Preprocessing(Normalisation()), "", "")
-    assert len(dataset_of(about, tmp_path).validation) == 10_000
+    found = dataset_of(about, root)
+    selection, report = set(paths(found.selection)), set(paths(found.report))
+    assert not selection & report
+    assert selection | report == set((root / "val").glob("*/*.jpg"))
+    for split in (found.selection, found.report):  # both halves have as many of each class
+        counts = split.labels.bincount()
+        assert counts.max() - counts.min() <= 1
+    again = dataset_of(about, root)
+    assert paths(again.selection) == paths(found.selection)
+
+
+def test_weights_trained_here_are_reported_on_all_of_val(tmp_path: Path) -> None:
+    root = like_imagenet(tmp_path, {"train": 7100, "val": 3})
+    recipe = load_recipe("imagenet")
+    about = describe(load_dataset("imagenet", recipe.images, root), recipe)
+    found = dataset_of(about, root)
+    assert set(paths(found.report)) == set((root / "val").glob("*/*.jpg"))
+    assert set(paths(found.selection)) <= set((root / "train").glob("*/*.jpg"))
+    assert not set(paths(found.selection)) & set(paths(found.train))
+
+
+def test_a_recipe_that_was_stored_with_the_older_names_is_still_read(folder: Path) -> None:
+    recipe = msgspec.structs.replace(load_recipe("imagenet"), images=FOLDER)
+    about = describe(load_dataset("imagenet", FOLDER, folder), recipe)
+    older = msgspec.structs.replace(about, recipe=about.recipe.replace("selection", "validation"))
+    assert older.recipe != about.recipe
+    assert recipe_of(older) == recipe
+
+
+def test_imported_weights_need_an_imagenet_with_as_many_classes(tmp_path: Path) -> None:
+    like_imagenet(tmp_path, {"train": 2100, "val": 1})
+    about = About(("ant", "bee"), Preprocessing(Normalisation()), "", "")
     three = msgspec.structs.replace(about, classes=("ant", "bee", "cat"))
     with pytest.raises(
         DataError, match=f"{tmp_path} has 2 classes, but the supernet was trained on 3"

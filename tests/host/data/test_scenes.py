@@ -43,7 +43,7 @@ def folder(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def composed(digits: Dataset) -> list[Scene]:
     backgrounds = [photograph.read() for photograph in PHOTOGRAPHS["test"]]
-    return [compose(digits.test, backgrounds, np.random.default_rng((0, i))) for i in range(60)]
+    return [compose(digits.report, backgrounds, np.random.default_rng((0, i))) for i in range(60)]
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -168,10 +168,10 @@ def test_splits_share_neither_backgrounds_nor_items(digits: Dataset) -> None:
         assert not set(one) & set(other)
     pixels = {
         part: {image.tobytes() for image in digits.split(part).images.pixels}  # type: ignore[union-attr]
-        for part in ("train", "validation", "test")
+        for part in ("train", "selection", "report")
     }
-    assert not pixels["train"] & pixels["test"]
-    assert not pixels["train"] & pixels["validation"]
+    assert not pixels["train"] & pixels["report"]
+    assert not pixels["train"] & pixels["selection"]
 
 
 def test_an_interrupted_run_leaves_nothing(digits: Dataset, tmp_path: Path) -> None:

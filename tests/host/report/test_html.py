@@ -22,7 +22,8 @@ from ramnas_host.search.front import ChosenSurrogate, Front, ObjectiveValue
 from ramnas_host.search.objectives import LATENCY, MACS, TOP1, Objective
 from ramnas_host.surrogates.surrogate import Score
 from ramnas_models import bundle as bundles
-from ramnas_models.bundle import Accuracy, Bundle, Cost, Latency, Manifest, Model
+from ramnas_models.accuracy import Accuracy
+from ramnas_models.bundle import Bundle, Cost, Latency, Manifest, Model
 from ramnas_models.errors import BudgetError
 from ramnas_models.sampling import sample_by_macs
 from tests.host.report.chromium import Chromium, started

@@ -90,7 +90,7 @@ def argv(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("comparison")
     torch.manual_seed(0)
     recipe = load_recipe("digits")
-    images = msgspec.structs.replace(recipe.images, validation=200, calibration=20)
+    images = msgspec.structs.replace(recipe.images, selection=200, calibration=20)
     recipe = msgspec.structs.replace(recipe, images=images)
     about = describe(load_dataset("digits", recipe.images), recipe)
     checkpoint.save(folder / "supernet.safetensors", Supernet(SPACE, 10), about)

@@ -21,7 +21,8 @@ from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.prepare import FINETUNED
 from ramnas_host.finetuning.saved_network import FinetunedAbout
 from ramnas_host.search import finetuned_bundle
-from ramnas_models.bundle import Accuracy, Preprocessing, open_bundle
+from ramnas_models.accuracy import Accuracy
+from ramnas_models.bundle import Preprocessing, open_bundle
 from ramnas_models.errors import DataError
 from ramnas_models.heads import Segmenter
 from ramnas_models.onnx_graph import Normalisation

@@ -37,7 +37,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def four_steps(**changes: object) -> Recipe:
     """64 images in batches of 16."""
     digits = load_recipe("digits")
-    images = SplitSizes(train=64, validation=50, calibration=20)
+    images = SplitSizes(train=64, selection=50, calibration=20)
     short = {"images": images, "epochs": 1, "batch_size": 16, "dropout": 0.0, "drop_connect": 0.0}
     return msgspec.structs.replace(digits, **{**short, **changes})
 

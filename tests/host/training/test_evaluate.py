@@ -33,13 +33,13 @@ def net() -> Supernet:
 def test_top1_and_top5_equal_a_count_image_by_image(net: Supernet, digits: Dataset) -> None:
     subnet = recalibrated_subnet(net, SPACE.max(), digits.calibration)
     top1 = top5 = 0
-    for image, label in zip(digits.test.at(48), digits.test.labels.tolist(), strict=True):
+    for image, label in zip(digits.report.at(48), digits.report.labels.tolist(), strict=True):
         order = np.argsort(-subnet(image[None])[0].numpy())
         top1 += order[0] == label
         top5 += label in order[:5]
-    found = score(subnet, digits.test)
-    assert found.top1 == pytest.approx(top1 / len(digits.test), abs=1.5 / len(digits.test))
-    assert found.top5 == pytest.approx(top5 / len(digits.test), abs=1.5 / len(digits.test))
+    found = score(subnet, digits.report)
+    assert found.top1 == pytest.approx(top1 / len(digits.report), abs=1.5 / len(digits.report))
+    assert found.top5 == pytest.approx(top5 / len(digits.report), abs=1.5 / len(digits.report))
     assert 0 < found.top1 < found.top5 < 1
 
 
@@ -57,7 +57,7 @@ def test_the_calibration_images_are_fixed_and_prepared_once(net: Supernet, digit
 def test_ranks_share_the_archs_and_each_gets_all_scores(net: Supernet, digits: Dataset) -> None:
     rng = np.random.default_rng(0)
     archs = [SPACE.sample(rng) for _ in range(5)]
-    alone = true_scores(net, archs, digits, "validation")
+    alone = true_scores(net, archs, digits, "selection")
 
     class Half(Ranks):
         """Rank 0 of 2; the other rank's answer is made up."""
@@ -66,7 +66,7 @@ def test_ranks_share_the_archs_and_each_gets_all_scores(net: Supernet, digits: D
             return [value, alone[1::2]]
 
     done: list[int] = []
-    shared = true_scores(net, archs, digits, "validation", ranks=Half(0, 2), on_done=done.append)
+    shared = true_scores(net, archs, digits, "selection", ranks=Half(0, 2), on_done=done.append)
     assert shared == alone
     assert done == [2, 4, 5]
-    assert true_scores(net, [], digits, "validation") == []
+    assert true_scores(net, [], digits, "selection") == []

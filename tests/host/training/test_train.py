@@ -34,7 +34,7 @@ from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
 
 SPACE = load_space("micro")
-IMAGES = SplitSizes(train=240, validation=100, calibration=50)
+IMAGES = SplitSizes(train=240, selection=100, calibration=50)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_weights_and_a_checkpoint_reads_back(
     assert all(torch.equal(v, first[k]) for k, v in loaded.net.state_dict().items())
     arch = SPACE.sample(np.random.default_rng(0))
     again = [
-        score(recalibrated_subnet(net, arch, digits.calibration), digits.test)
+        score(recalibrated_subnet(net, arch, digits.calibration), digits.report)
         for net in (nets[0], loaded.net)
     ]
     assert again[0] == again[1]
@@ -126,7 +126,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     recipe = tmp_path / "short.yaml"
     changed = short(
         epochs=2, batch_size=16, dropout=0.2, drop_connect=0.2, augment=augment,
-        images=SplitSizes(train=96, validation=50, calibration=20), save_every=2, evaluate_every=1,
+        images=SplitSizes(train=96, selection=50, calibration=20), save_every=2, evaluate_every=1,
     )  # fmt: skip
     recipe.write_bytes(msgspec.yaml.encode(changed))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -218,7 +218,7 @@ def test_a_run_leaves_its_settings_metrics_last_and_best_weights(
     ]
     assert len(means) == 2
     best = checkpoint.load(folder / BEST).net
-    low, high = true_scores(best, [SPACE.min(), SPACE.max()], digits, "validation")
+    low, high = true_scores(best, [SPACE.min(), SPACE.max()], digits, "selection")
     assert (low.top1 + high.top1) / 2 == max(means)
     assert list((folder / "tensorboard").glob("events.*"))
 
@@ -226,8 +226,10 @@ def test_a_run_leaves_its_settings_metrics_last_and_best_weights(
 def test_without_recalibration_a_trained_subnet_guesses(trained: Trained, digits: Dataset) -> None:
     net = checkpoint.load(trained.folder / train.LAST).net
     for arch in (SPACE.min(), SPACE.max()):
-        assert score(net.extract(arch), digits.test).top1 < 0.2
-    assert score(recalibrated_subnet(net, SPACE.max(), digits.calibration), digits.test).top1 > 0.4
+        assert score(net.extract(arch), digits.report).top1 < 0.2
+    assert (
+        score(recalibrated_subnet(net, SPACE.max(), digits.calibration), digits.report).top1 > 0.4
+    )
 
 
 def test_the_state_of_another_training_is_refused(digits: Dataset, tmp_path: Path) -> None:
@@ -316,7 +318,7 @@ def small_imagenet(path: Path, **changes: object) -> Path:
     content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
     content.update(
         epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=3, precision="fp32",
-        images={"train": 0, "validation": 4, "calibration": 4}, **changes,
+        images={"train": 0, "selection": 4, "calibration": 4}, **changes,
     )  # fmt: skip
     content["optimizer"]["lr"] = 0.02
     path.write_text(yaml.safe_dump(content))
