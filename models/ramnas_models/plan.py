@@ -22,6 +22,11 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
+def widened(space: Space, width: int) -> int:
+    """The channels that `width` stands for in `space`: multiplied, then made divisible by 8."""
+    return make_divisible(width * space.width_multiplier)
+
+
 @dataclass(frozen=True)
 class Conv:
     """A convolution, padded to keep the size, with its BatchNorm or bias and its activation."""
@@ -224,22 +229,19 @@ def plan(
     space: Space, arch: Arch, *, num_classes: int = 1000, input_hw: Optional[Tuple[int, int]] = None
 ) -> Plan:
     """Lay out `arch` of `space` for an input of `input_hw` pixels, by default its resolution."""
-
-    def wide(width: int) -> int:
-        return make_divisible(width * space.width_multiplier)
-
     hw = input_hw or (arch.resolution, arch.resolution)
     first = space.stem
-    stem = Conv("stem", 3, wide(arch.stem), first.kernel, first.stride, hw, act=first.act)
+    stem = Conv("stem", 3, widened(space, arch.stem), first.kernel, first.stride, hw, act=first.act)
     c_in, hw = stem.c_out, stem.out_hw
     blocks = []
     for i, stage in enumerate(arch.stages):
         for j in range(stage.depth):
-            blocks.append(_block(space, i, j, stage, c_in, wide(stage.width), hw))
+            blocks.append(_block(space, i, j, stage, c_in, widened(space, stage.width), hw))
             c_in, hw = blocks[-1].project.c_out, blocks[-1].project.out_hw
     act = space.head.act
     expand = Conv("head.expand", c_in, make_divisible(c_in * space.head.expand), 1, 1, hw, act=act)
-    mix = Conv("head.mix", expand.c_out, wide(arch.head), 1, 1, (1, 1), norm=False, act=act)
+    wide = widened(space, arch.head)
+    mix = Conv("head.mix", expand.c_out, wide, 1, 1, (1, 1), norm=False, act=act)
     return Plan(
         arch_id=arch.id,
         input_hw=stem.in_hw,

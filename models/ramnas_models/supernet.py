@@ -27,6 +27,7 @@ from ramnas_models.plan import (
     Shortcut,
     SqueezeExcite,
     plan,
+    widened,
 )
 from ramnas_models.space import Arch, Space
 
@@ -76,6 +77,13 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(_own(source, "bias", shape))
         self.register_buffer("running_mean", _own(source, "running_mean", shape))
         self.register_buffer("running_var", _own(source, "running_var", shape, 1.0))
+
+    def reset(self, gamma: float) -> None:
+        """The values of a new network: `gamma`, no shift, and the statistics of white noise."""
+        nn.init.constant_(self.weight, gamma)
+        nn.init.zeros_(self.bias)
+        self.running_mean.zero_()
+        self.running_var.fill_(1.0)
 
 
 class ElasticConv(nn.Module):
@@ -309,28 +317,62 @@ class Supernet(Net):
         """A standalone copy of `arch`; its BatchNorm statistics are void until `recalibrate`."""
         return Subnet(self.plan(self.space.check(arch)), self).eval()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """He initialisation; the last BatchNorm gamma of every block starts at 0 (BigNAS)."""
-        for key, module in self._layers.items():
-            if isinstance(module, ElasticConv):
+        """He initialisation; the last BatchNorm gamma of a block starts at 0 (BigNAS).
+
+        Such a block starts as its shortcut. So a block that lacks one in some arch starts with a
+        gamma of 1: otherwise it would give 0 for every image, and nothing before it would learn.
+        """
+        for layer in _largest_layers(self.space, self.num_classes):
+            module = self._layers[layer.key]
+            if isinstance(layer, Conv) and isinstance(module, ElasticConv):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-                if key.endswith("project") and module.bn is not None:
-                    nn.init.zeros_(module.bn.weight)
+                if layer.act and not layer.norm:
+                    _pair(module.weight)
+                if module.bn is not None:
+                    module.bn.reset(0.0 if _ends_residual(self.space, layer) else 1.0)
             else:
                 nn.init.normal_(module.weight, std=0.01)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
 
+def _pair(weight: Tensor) -> None:
+    """Make every second output channel the negative of the one before it, in place.
+
+    Squeeze-and-excite and the head run on one pooled pixel, which a new network makes almost the
+    same for all images, and without BatchNorm. A ReLU after independent weights is then on or off
+    for all images at once. With 8 channels, one layer in 256 would be off as a whole and learn
+    nothing. Of each pair, one channel is always on.
+    """
+    weight[1::2] = -weight[::2]
+
+
+def _widths_at(space: Space, stage: int) -> set[int]:
+    """How many channels the input and the output of a stage's first block can have."""
+    before = space.stages[stage - 1].widths if stage else space.stem.widths
+    return {widened(space, width) for width in (*before, *space.stages[stage].widths)}
+
+
+def _ends_residual(space: Space, layer: Conv) -> bool:
+    """Whether `layer` ends a block that has a shortcut in every arch that has the block."""
+    if not layer.key.endswith(".project"):
+        return False
+    stage, block = map(int, layer.key.split(".")[1:3])
+    if space.shortcut == "projected" or block > 0:
+        return True
+    return space.stages[stage].stride == 1 and len(_widths_at(space, stage)) == 1
+
+
 def _largest_layers(space: Space, num_classes: int) -> Iterable[Layer]:
     """The layers of the max net, and the shortcuts that only narrower networks need."""
     largest = plan(space, space.max(), num_classes=num_classes)
     layers = {layer.key: layer for layer in largest.layers()}
-    before, c_in = space.stem.widths, largest.stem.c_out
-    for i, stage in enumerate(space.stages):
-        block = next(b for b in largest.blocks if b.stage == i)
-        if space.shortcut == "projected" and len({*before, *stage.widths}) > 1:
-            key = f"stages.{i}.0.shortcut"  # some arch changes the width here
-            layers[key] = Conv(key, c_in, block.project.c_out, 1, 1, (1, 1), norm=False)
-        before, c_in = stage.widths, block.project.c_out
+    for block in largest.blocks:
+        if block.index == 0 and space.shortcut == "projected":
+            c_in, c_out = (block.expand or block.depthwise).c_in, block.project.c_out
+            key = f"stages.{block.stage}.0.shortcut"
+            if len(_widths_at(space, block.stage)) > 1:  # some arch changes the width here
+                layers[key] = Conv(key, c_in, c_out, 1, 1, (1, 1), norm=False)
     return layers.values()

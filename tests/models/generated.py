@@ -1,0 +1,50 @@
+"""Small spaces of every kind that a YAML file can describe, for property tests (hypothesis)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ramnas_models.space import ACTIVATIONS, Space, read_space
+
+acts = st.sampled_from(ACTIVATIONS)
+
+
+def some(*values: int) -> st.SearchStrategy[list[int]]:
+    """One to three of `values`, rising."""
+    return st.sets(st.sampled_from(values), min_size=1, max_size=3).map(sorted)
+
+
+@st.composite
+def stages(draw: st.DrawFn) -> dict[str, Any]:
+    return {
+        "widths": draw(some(8, 12, 16, 24)),
+        "depths": draw(some(1, 2, 3)),
+        "kernels": draw(some(1, 3, 5)),
+        "expands": draw(some(1, 2, 4)),
+        "stride": draw(st.sampled_from([1, 2])),
+        "se": draw(st.booleans()),
+        "act": draw(acts),
+    }
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> Space:
+    """A space with up to three stages, at most 24 pixels wide, down to maps of one pixel."""
+    content = {
+        "name": "generated",
+        "source": "test",
+        "granularity": draw(st.sampled_from(["stage", "block"])),
+        "shortcut": draw(st.sampled_from(["projected", "identity"])),
+        "width_multiplier": draw(st.sampled_from([0.5, 1.0, 1.2])),
+        "resolutions": draw(some(9, 16, 24)),
+        "stem": {"widths": draw(some(8, 16)), "kernel": 3, "stride": 2, "act": draw(acts)},
+        "stages": draw(st.lists(stages(), min_size=1, max_size=3)),
+        "head": {
+            "widths": draw(some(8, 16, 32)),
+            "expand": draw(st.integers(1, 4)),
+            "act": draw(acts),
+        },
+    }
+    return read_space(content, "generated")
