@@ -29,15 +29,20 @@ class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n: Optional[int] = None
     interval: Optional[Tuple[float, float]] = None
 
-    def __str__(self) -> str:
-        """For people: `top1 95.2 % (report split, n 250, 95 % interval 91.8 to 97.2 %)`."""
+    @property
+    def images(self) -> str:
+        """The images, for people: `report split, n 250, 95 % interval 91.8 to 97.2 %`."""
         words = [f"{self.split} split"]
         if self.n is not None:
             words.append(f"n {self.n}")
         if self.interval is not None:
             low, high = (100 * end for end in self.interval)
             words.append(f"95 % interval {low:.1f} to {high:.1f} %")
-        return f"{self.metric} {100 * self.value:.1f} % ({', '.join(words)})"
+        return ", ".join(words)
+
+    def __str__(self) -> str:
+        """For people: `top1 95.2 % (report split, n 250, 95 % interval 91.8 to 97.2 %)`."""
+        return f"{self.metric} {100 * self.value:.1f} % ({self.images})"
 
 
 def share(metric: str, value: float, split: str, n: int) -> Accuracy:

@@ -90,21 +90,28 @@ def _compare(args: argparse.Namespace) -> None:
     from ramnas_host.report import plots
     from ramnas_host.search import comparison
     from ramnas_host.training import checkpoint
+    from ramnas_models.accuracy import share
     from ramnas_models.files import write_file
 
     loaded = checkpoint.load(args.supernet)
     _check_same(args)
-    truth = _Truth(args.out / "accuracies.json", loaded, dataset_of(loaded.about, args.data))
-    by_macs = comparison.own_front(_search(args, loaded, truth, "macs", []), truth.top1)
+    dataset = dataset_of(loaded.about, args.data)
+    truth = _Truth(args.out / "accuracies.json", loaded, dataset, "selection")
+    reported = _Truth(args.out / "reported.json", loaded, dataset, "report")
+    by_macs = comparison.own_front(_search(args, loaded, truth, "macs", []))
     found = []
     for batch in args.batches:
         known = _calibrated(args, loaded, batch)
         front = _search(args, loaded, truth, f"latency-{batch}", known)
-        by_latency = comparison.own_front(front, truth.top1)
+        by_latency = comparison.own_front(front)
         archs = {c.arch_id: c.arch for c in (*by_macs, *by_latency)}
         request = _request(args, loaded, f"fronts-{batch}", batch, [*archs.values()])
         records = _recorded(args, request, front.cost.device_class)
-        found.append(comparison.compare(batch, by_macs, by_latency, truth.top1, records))
+        top1 = {
+            arch_id: share("top1", value, "report", len(dataset.report))
+            for arch_id, value in zip(archs, reported([*archs.values()]), strict=True)
+        }
+        found.append(comparison.compare(batch, by_macs, by_latency, top1, records))
     write_file(args.out / "comparison.json", _json(found))
     plots.plot_comparison(found, args.out / "fronts.png")
     print(comparison.table(found))
@@ -120,9 +127,11 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _check_same(args: argparse.Namespace) -> None:
     """DataError if `--out` was begun with another supernet or other settings than these."""
+    from ramnas_host.search.front import FORMAT
     from ramnas_models.files import write_file
 
     now = {name: getattr(args, name) for name in _SETTINGS}
+    now["front"] = FORMAT
     now["supernet"] = hashlib.sha256(args.supernet.read_bytes()).hexdigest()
     path = args.out / "settings.json"
     if path.exists():
@@ -138,10 +147,10 @@ def _check_same(args: argparse.Namespace) -> None:
 
 
 class _Truth:
-    """Archs -> their true top-1 on the validation split, each computed once and kept in a file."""
+    """Archs -> their true top-1 on one split, each computed once and kept in a file."""
 
-    def __init__(self, path: Path, loaded: Checkpoint, dataset: Dataset) -> None:
-        self.path, self._net, self._dataset = path, loaded.net, dataset
+    def __init__(self, path: Path, loaded: Checkpoint, dataset: Dataset, split: str) -> None:
+        self.path, self._net, self.dataset, self._split = path, loaded.net, dataset, split
         self.top1: dict[str, float] = json.loads(path.read_bytes()) if path.exists() else {}
 
     def __call__(self, archs: Sequence[Arch]) -> list[float]:
@@ -152,7 +161,7 @@ class _Truth:
         new = [arch for arch in archs if arch.id not in self.top1]
         with bar("true accuracy", len(new)) as update:
             for i, arch in enumerate(new):
-                (scores,) = true_scores(self._net, [arch], self._dataset, "selection")
+                (scores,) = true_scores(self._net, [arch], self.dataset, self._split)
                 self.top1[arch.id] = scores.top1
                 write_file(self.path, json.dumps(self.top1).encode())
                 update(i + 1)
@@ -221,9 +230,7 @@ def _search(
     archs = sample_by_macs(space, np.random.default_rng(args.seed), args.accuracy_samples)
     if path.exists():
         print(f"== search by {name}: already done")
-        found = front.load(path)
-        truth([candidate.arch for candidate in found.candidates])
-        return found
+        return front.load(path)
     print(f"== search by {name}", flush=True)
     samples = list(zip(archs, truth(archs), strict=True))
     settings = front.Settings(
@@ -232,8 +239,9 @@ def _search(
     )  # fmt: skip
     by_macs = [objectives.Observations(objectives.Objective(kind)) for kind in ("top1", "macs")]
     found = infill.find_front(
-        space, known or by_macs, samples, truth, settings, most=args.candidates
-    )
+        space, known or by_macs, samples, truth, settings, most=args.candidates,
+        images=len(truth.dataset.selection), dataset=truth.dataset.name,
+    )  # fmt: skip
     front.save(found, path)
     return found
 

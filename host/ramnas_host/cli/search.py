@@ -178,6 +178,8 @@ def _search(args: argparse.Namespace) -> None:
             constraints=constraints,
             prior_boards=boards,
             most=args.candidates,
+            images=len(dataset.selection),
+            dataset=dataset.name,
             measure=measured if args.measure else None,
             on_generation=lambda generation: update(generation, "NSGA-II"),
         )

@@ -18,8 +18,8 @@ def add(verbs: Verbs) -> None:
     verify = add_verb(
         verbs, "verify",
         help="measure the front that a search predicted",
-        purpose="Measures what ramnas search predicted: the accuracy of every candidate on "
-        "validation images, and its latency and energy on your boards.",
+        purpose="Measures what ramnas search predicted: the accuracy of every candidate on the "
+        "report split, which nothing was chosen by, and its latency and energy on your boards.",
         example="ramnas verify --front front.json --supernet supernet.safetensors "
         "--store records.sqlite --local-agent --out verified.json",
     )  # fmt: skip
@@ -48,6 +48,7 @@ def _verify(args: argparse.Namespace) -> None:
     from ramnas_host.search.labels import labels_of
     from ramnas_host.training import checkpoint
     from ramnas_host.training.evaluate import true_scores
+    from ramnas_models.accuracy import share
 
     found, loaded = front.load(args.front), checkpoint.load(args.supernet)
     front_bundle.check_space(loaded, found)
@@ -55,12 +56,13 @@ def _verify(args: argparse.Namespace) -> None:
     archs = [candidate.arch for candidate in found.candidates]
     dataset = dataset_of(loaded.about, args.data)
     with bar("true accuracy of the front", len(archs)) as update:
-        scores = true_scores(loaded.net, archs, dataset, "selection", on_done=update)
+        scores = true_scores(loaded.net, archs, dataset, "report", on_done=update)
     for run, target in verification.runs(found.objectives, args.run).items():
         request = Request(run, space, target, archs, args.rounds)
         measuring.measure(args, request, json_lines=args.json_lines)
     records = verification.verification_records(Store(args.store), found, args.run)
-    verified = verification.verified(found, [s.top1 for s in scores], records)
+    top1 = [share("top1", s.top1, "report", len(dataset.report)) for s in scores]
+    verified = verification.verified(found, top1, records)
     front_output.write(args, verified)
     print(tables.table(verified))
     if any(candidate.name for candidate in verified.candidates):
@@ -81,4 +83,8 @@ def _verify(args: argparse.Namespace) -> None:
             "command with another --run measures them again",
             label[name], ", ".join(arch_ids), args.store,
         )  # fmt: skip
+    print(
+        f"measured top-1 is on the report split, n {len(dataset.report)}: publish it, and choose "
+        "nothing by it"
+    )
     print(f"verified front: {args.out}")

@@ -12,12 +12,14 @@ from ramnas_edge.measuring.record import LatencyRecord, Target
 from ramnas_edge.measuring.store import Store
 from ramnas_host.report import ladders
 from ramnas_host.report.ladders import Ladder
+from ramnas_host.report.tables import top1_label
 from ramnas_host.search import front as fronts
 from ramnas_host.search import verification
 from ramnas_host.search.front import Candidate, Front, ObjectiveValue, Settings
 from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import MACS, TOP1, UNITS
 from ramnas_host.surrogates.surrogate import Score
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Bundle, open_bundle
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch
@@ -43,7 +45,8 @@ class Axis(msgspec.Struct, frozen=True):
 class ReportModel(msgspec.Struct, frozen=True):
     """A candidate of the front, with its values by the name of the objective.
 
-    `bundled` says that a budget may pick it.
+    `bundled` says that a budget may pick it. `accuracies` are top-1 on the selection and on the
+    report split.
     """
 
     arch_id: str
@@ -51,6 +54,7 @@ class ReportModel(msgspec.Struct, frozen=True):
     arch: str
     macs: int
     bundled: bool
+    accuracies: tuple[Accuracy, ...]
     predicted: dict[str, ObjectiveValue]
     measured: dict[str, ObjectiveValue]
 
@@ -96,11 +100,15 @@ class DoneCommand(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All that the page shows; `short_names` maps each device class to the name people read."""
+    """All that the page shows; `short_names` maps each device class to the name people read.
+
+    `top1` names the axis of top-1 with the split and the number of images.
+    """
 
     title: str
     space: str
     verified: bool
+    top1: str
     short_names: dict[str, str]
     axes: tuple[Axis, ...]
     models: tuple[ReportModel, ...]
@@ -169,6 +177,7 @@ def build(
         title=title,
         space=front.space,
         verified=any(c.measured for c in front.candidates),
+        top1=top1_label(front),
         short_names=labels.boards,
         axes=tuple(
             Axis(one.name, labels.objectives[one.name], one.kind, UNITS[one.kind], one.device_class)
@@ -210,7 +219,7 @@ def _if_exists(path: Path) -> Path | None:
 
 def _model(c: Candidate, bundled: bool) -> ReportModel:
     return ReportModel(
-        c.arch_id, c.name, arch_text(c.arch), c.macs, bundled, c.predicted, c.measured
+        c.arch_id, c.name, arch_text(c.arch), c.macs, bundled, c.accuracies, c.predicted, c.measured
     )
 
 

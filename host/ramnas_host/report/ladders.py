@@ -9,6 +9,7 @@ from ramnas_host.search import front_bundle
 from ramnas_host.search.front import Front
 from ramnas_host.search.objectives import ENERGY, LATENCY
 from ramnas_models import bundle as bundles
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Bundle, Cost, Latency, Model, Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
@@ -22,7 +23,7 @@ class Rung(msgspec.Struct, frozen=True):
 
     arch_id: str
     name: str
-    accuracy: float | None
+    accuracy: Accuracy | None
     value: float
     p90_ms: float
     median_ms: float
@@ -130,7 +131,7 @@ def _rungs(task: bundles.TaskFront, front: Front, setup: tuple[object, ...]) -> 
                 rungs.append(
                     Rung(
                         model.arch_id, names.get(model.arch_id, ""),
-                        model.accuracy.value if model.accuracy else None, one.value,
+                        model.accuracy, one.value,
                         latency.p90_ms, latency.corrected_ms, model.cost.macs,
                         energy.get(model.arch_id),
                     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ramnas_host.report.tables import top1_label
 from ramnas_host.search.front import Front
 from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import ENERGY, LATENCY, MACS, TOP1, UNITS, Objective
@@ -111,7 +112,7 @@ def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> None:
         axes.set_xscale("log")
         _plain_ticks(axes)
         axes.set_xlabel(f"measured latency of a batch of {one.batch} (ms, drift-corrected median)")
-        axes.set_ylabel("top-1 on validation images (%)")
+        axes.set_ylabel(f"top-1 on the {one.images} (%)")
         axes.set_title(f"batch {one.batch}, {labels.boards[one.device_class]}", fontsize=9)
         axes.grid(alpha=0.3, which="both")
         axes.legend()
@@ -170,7 +171,7 @@ def _plot(front: Front, cost: Objective, bundled: Collection[str], axes: Axes) -
             fontsize=8,
         )
     axes.set_xlabel(_COST_LABELS[cost.kind])
-    axes.set_ylabel("top-1 on validation images (%)")
+    axes.set_ylabel(top1_label(front))
     _plain_ticks(axes)
     axes.grid(alpha=0.3, which="both")
     axes.legend()

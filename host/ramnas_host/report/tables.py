@@ -28,8 +28,13 @@ def table(front: Front) -> str:
         if one.device_class
     ]
     lines += labels.legend
+    lines.append(_images(front))
     titles = (_title(objective, number, field) for objective, number, field in columns)
-    lines.append("arch            MMACs" + "".join(f"  {t + ' pred':>19}   meas" for t in titles))
+    heads = (
+        f"  {title + ' pred':>19}   meas" + (f"  {'95 %':>12}" if one.kind == TOP1 else "")
+        for title, (one, _, _) in zip(titles, columns, strict=True)
+    )
+    lines.append("arch            MMACs" + "".join(heads))
     for c in front.candidates:
         line = f"{c.arch_id}  {c.macs / 1e6:7.2f}"
         for objective, _, field in columns:
@@ -38,8 +43,33 @@ def table(front: Front) -> str:
                 for values in (c.predicted, c.measured)
             )
             line += f"  {predicted:>19} {measured:>6}"
+            if objective.kind == TOP1:
+                line += f"  {_interval(c):>12}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def _images(front: Front) -> str:
+    """Which images the two values of top-1 belong to, in one line."""
+    n = {
+        split: {a.n for c in front.candidates for a in c.accuracies if a.split == split}
+        for split in ("selection", "report")
+    }
+    words = [
+        f"{verb} the {split} split (n {' or '.join(map(str, sorted(n[split], key=str)))})"
+        for verb, split in (("predicted for", "selection"), ("measured on", "report"))
+        if n[split]
+    ]
+    return f"top-1: {', '.join(words) or 'its images are unknown, this is an older front'}"
+
+
+def _interval(candidate: Candidate) -> str:
+    """The 95 % interval of the measured top-1, in percent."""
+    accuracy = candidate.accuracy("report")
+    if accuracy is None or accuracy.interval is None:
+        return "-"
+    low, high = (100 * end for end in accuracy.interval)
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _title(objective: Objective, number: int, field: str) -> str:
@@ -56,6 +86,13 @@ def _cell(objective: Objective, value: ObjectiveValue | None, field: str) -> str
     return f"{number:.1%}" if objective.kind == TOP1 else f"{number:.3f}"
 
 
+def top1_label(front: Front) -> str:
+    """The name of the axis of top-1, with the split and number of images that it comes from."""
+    shown = [c.accuracy("report") or c.accuracy("selection") for c in front.candidates]
+    images = sorted({f"{a.split} split, n {a.n}" for a in shown if a})
+    return f"top-1 (%), {' or '.join(images)}" if images else "top-1 (%)"
+
+
 def rows(front: Front) -> list[dict[str, object]]:
     """One row per candidate with a column for each objective, under its full name.
 
@@ -67,10 +104,23 @@ def rows(front: Front) -> list[dict[str, object]]:
             "name": candidate.name,
             "arch": " ".join(map(str, candidate.arch.integers)),
             "macs": candidate.macs,
+            "macs_bn": candidate.macs_bn,
             **dict(_columns(front, candidate)),
+            **dict(_accuracies(candidate)),
         }
         for candidate in front.candidates
     ]
+
+
+def _accuracies(candidate: Candidate) -> Iterator[tuple[str, float | None]]:
+    """The true top-1 on both splits, with number of images and ends of the 95 % interval."""
+    for split in ("selection", "report"):
+        found = candidate.accuracy(split)
+        low, high = (found.interval if found else None) or (None, None)
+        yield f"top1 {split}", found.value if found else None
+        yield f"top1 {split} n", found.n if found else None
+        yield f"top1 {split} low", low
+        yield f"top1 {split} high", high
 
 
 def _columns(front: Front, candidate: Candidate) -> Iterator[tuple[str, float | None]]:

@@ -13,6 +13,8 @@ from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.record import OK, LatencyRecord
 from ramnas_host.search.front import Candidate, Front
 from ramnas_host.search.nsga2 import non_dominated
+from ramnas_host.search.objectives import TOP1
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,12 +22,16 @@ if TYPE_CHECKING:
 
 
 class Point(msgspec.Struct, frozen=True):
-    """A model: MACs at batch 1, drift-corrected median of a batch in ms, true top-1 (0 to 1)."""
+    """A model: MACs at batch 1, drift-corrected median of a batch in ms, true top-1 (0 to 1).
+
+    `interval` is the 95 % interval of top-1.
+    """
 
     arch_id: str
     macs: int
     ms: float
     top1: float
+    interval: tuple[float, float] | None
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -35,7 +41,8 @@ class Comparison(msgspec.Struct, frozen=True):
     latency and the reference point at 1.1. `*_beaten` is the share of a front's models that a model
     of the other front dominates. `macs_tau` is Kendall's tau between MACs and latency over all
     models, or None if all have the same MACs or the same latency. `unmeasured` counts the models
-    that are left out because they have no valid record.
+    that are left out because they have no valid record. `images` says which images top-1 comes
+    from.
     """
 
     batch: int
@@ -48,15 +55,16 @@ class Comparison(msgspec.Struct, frozen=True):
     by_latency_beaten: float
     macs_tau: float | None
     unmeasured: int
+    images: str
 
 
-def own_front(front: Front, top1: Mapping[str, float]) -> list[Candidate]:
+def own_front(front: Front) -> list[Candidate]:
     """The candidates that are non-dominated by the front's own cost, as predicted, and true top-1.
 
-    `top1` is by arch id.
+    Top-1 is that on the selection split, because this is a choice.
     """
     cost = front.cost.name
-    values = np.array([[c.predicted[cost].value, -top1[c.arch_id]] for c in front.candidates])
+    values = np.array([[c.predicted[cost].value, -c.to_choose_by(TOP1)] for c in front.candidates])
     return [front.candidates[i] for i in non_dominated(values)]
 
 
@@ -64,13 +72,13 @@ def compare(
     batch: int,
     by_macs: Sequence[Candidate],
     by_latency: Sequence[Candidate],
-    top1: Mapping[str, float],
+    top1: Mapping[str, Accuracy],
     records: Sequence[LatencyRecord],
 ) -> Comparison:
     """Compare two sets of models at one batch size.
 
-    `records` hold the measurements of all these models in one run on one device class. DataError if
-    one of the two sets has no valid record.
+    `top1` is that on the report split, by arch id. `records` hold the measurements of all these
+    models in one run on one device class. DataError if one of the two sets has no valid record.
     """
     valid = [record for record in records if record.validity == OK]
     ms = corrected_ms(valid) if valid else {}
@@ -78,9 +86,10 @@ def compare(
 
     def points(models: Sequence[Candidate]) -> tuple[Point, ...]:
         unsorted = [
-            Point(c.arch_id, c.macs, ms[c.arch_id], top1[c.arch_id])
+            Point(c.arch_id, c.macs, ms[c.arch_id], accuracy.value, accuracy.interval)
             for c in models
             if c.arch_id in measured
+            for accuracy in [top1[c.arch_id]]
         ]
         return tuple(sorted(unsorted, key=lambda p: p.ms))
 
@@ -107,6 +116,7 @@ def compare(
         by_latency_beaten=_beaten(latency_values, macs_values),
         macs_tau=_macs_tau({*macs_points, *latency_points}),
         unmeasured=len(models - measured),
+        images=_images([top1[arch_id] for arch_id in models]),
     )
 
 
@@ -127,7 +137,15 @@ def table(comparisons: Sequence[Comparison]) -> str:
             f"| {ratio:.3f} | {c.by_macs_beaten:.0%} of {len(c.by_macs)} "
             f"| {c.by_latency_beaten:.0%} of {len(c.by_latency)} | {tau} | {c.unmeasured} |"
         )
+    lines += [""] + [f"batch {c.batch}: top-1 on the {c.images}" for c in comparisons]
     return "\n".join(lines)
+
+
+def _images(accuracies: Sequence[Accuracy]) -> str:
+    """The images of all accuracies in words; `n` differs only if images could not be read."""
+    splits = sorted({a.split for a in accuracies})
+    counts = sorted({a.n for a in accuracies if a.n is not None})
+    return f"{' and '.join(splits)} split, n {' or '.join(map(str, counts)) or 'unknown'}"
 
 
 def _macs_tau(points: Set[Point]) -> float | None:

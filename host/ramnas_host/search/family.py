@@ -1,4 +1,8 @@
-"""Names models of a front A0, A1, ... by rising cost and lists them beside published networks."""
+"""Names models of a front A0, A1, ... by rising cost and lists them beside published networks.
+
+The published MACs count two operations per BatchNorm element, and the published accuracies are
+those of ImageNet's validation images. Ours beside them are counted and measured in the same way.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +44,12 @@ BANDS = (0, 200, 400, 600, 800, float("inf"))
 def name_candidates(front: Front, n: int) -> Front:
     """Name `n` candidates, evenly spread in log cost along the front of top-1 and cost.
 
-    Both ends of that front get a name. Values are the measured ones if the front is verified, and
-    else the predicted ones. DataError if `n` is below 1 or above the number of models there.
+    Both ends of that front get a name. Costs are the measured ones if the front is verified, and
+    else the predicted ones. Top-1 is that on the selection split, because names are chosen too.
+    DataError if `n` is below 1 or above the number of models there.
     """
     costs = np.array([_value(c, front.cost.name).budgeted for c in front.candidates])
-    top1 = np.array([_value(c, TOP1).value for c in front.candidates])
+    top1 = np.array([_top1_to_choose_by(c) for c in front.candidates])
     best = non_dominated(np.column_stack([costs, -top1]))
     if not 1 <= n <= len(best):
         cost = labels_of([front.cost]).objectives[front.cost.name]
@@ -63,29 +68,48 @@ def name_candidates(front: Front, n: int) -> Front:
 
 
 def table(front: Front) -> str:
-    """The named models in Table III's bands of MACs, among the published networks.
+    """The named models in Table III's bands of MACs, with split, n and interval of their top-1.
 
-    The top-1 of published networks is on ImageNet, that of the named models on the validation split
-    of the front.
+    The published networks are listed too if the front's data set is ImageNet. On other images their
+    accuracies say nothing.
     """
     cost = front.cost
-    rows = [(float(macs), name, f"{top1:.1f}%", "") for name, macs, top1 in PUBLISHED]
+    rows = []
+    if front.dataset == "imagenet":
+        rows += [(float(macs), name, f"{top1:.1f}%", "", "") for name, macs, top1 in PUBLISHED]
     for c in front.candidates:
         if c.name:
             value = _value(c, cost.name).budgeted
             cost_cell = "" if cost.kind == MACS else f"{value:.3f} {UNITS[cost.kind]}"
-            top1 = f"{100 * _value(c, TOP1).value:.1f}%"
-            rows.append((c.macs / 1e6, f"{c.name} {c.arch_id}", top1, cost_cell))
-    lines = [f"{'MMACs':>9}  {'model':18}  {'top-1':>6}  {cost.kind}"]
+            top1, images = _top1_and_images(c)
+            macs = c.macs if c.macs_bn is None else c.macs_bn
+            rows.append((macs / 1e6, f"{c.name} {c.arch_id}", f"{top1:.1%}", cost_cell, images))
+    lines = [
+        "MMACs with two operations per BatchNorm element, as the paper counts them",
+        f"{'MMACs':>9}  {'model':18}  {'top-1':>6}  {cost.kind:12}  images of the top-1",
+    ]
     for low, high in pairwise(BANDS):
         inside = sorted(row for row in rows if low <= row[0] < high)
         if inside:
             lines.append(f"-- {low:g} to {high:g} M" if high < BANDS[-1] else f"-- above {low:g} M")
         lines += [
-            f"{macs:9.2f}  {name:18}  {top1:>6}  {cost_cell}".rstrip()
-            for macs, name, top1, cost_cell in inside
+            f"{macs:9.2f}  {name:18}  {top1:>6}  {cost_cell:12}  {images}".rstrip()
+            for macs, name, top1, cost_cell, images in inside
         ]
     return "\n".join(lines)
+
+
+def _top1_and_images(candidate: Candidate) -> tuple[float, str]:
+    """The top-1 to show, and in words on which images: the report split if it was read."""
+    for split in ("report", "selection"):
+        if found := candidate.accuracy(split):
+            return found.value, found.images
+    return _value(candidate, TOP1).value, "images unknown (an older front)"
+
+
+def _top1_to_choose_by(candidate: Candidate) -> float:
+    selection = candidate.accuracy("selection")
+    return selection.value if selection else _value(candidate, TOP1).value
 
 
 def _value(candidate: Candidate, objective: str) -> ObjectiveValue:

@@ -19,17 +19,19 @@ from ramnas_host.search.objectives import (
     main_cost,
 )
 from ramnas_host.surrogates.surrogate import Score
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.errors import DataError
 from ramnas_models.files import write_file
 from ramnas_models.named import find_arch
 from ramnas_models.space import Arch, Space
 
-FORMAT = 3
-READABLE = (2, FORMAT)  # format 2 has no held-out predictions
+FORMAT = 4
+# format 2 has no held-out predictions, format 3 has no accuracies with their images
+READABLE = (2, 3, FORMAT)
 
 
 class ObjectiveValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A value in the unit of its objective: top-1 (0 to 1, validation split), MACs, ms or mJ.
+    """A value in the unit of its objective: top-1 (0 to 1), MACs, ms or mJ.
 
     For a latency `value` is the drift-corrected median and `p90` the raw p90.
     """
@@ -48,6 +50,10 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `measured` is empty until the front is verified, and lacks what could not be measured. MACs are
     counted, so that both hold the same number. `name` is A0, A1, ... for members of the family.
+
+    `accuracies` are the true top-1 on two splits: on `selection`, by which the search chose this
+    arch and by which everything else is chosen, and after `ramnas verify` on `report`, which is the
+    measured one. `macs_bn` counts MACs as the paper does.
     """
 
     arch: Arch
@@ -56,6 +62,23 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     predicted: dict[str, ObjectiveValue]
     measured: dict[str, ObjectiveValue] = {}
     name: str = ""
+    macs_bn: int | None = None
+    accuracies: tuple[Accuracy, ...] = ()
+
+    def accuracy(self, split: str) -> Accuracy | None:
+        """The true top-1 on `split`, None if it was not measured there."""
+        return next((a for a in self.accuracies if a.split == split), None)
+
+    def to_choose_by(self, objective: str) -> float:
+        """The measured value by which models are chosen, the p90 of a latency.
+
+        Top-1 is that on the selection split: nothing may be chosen by the report split. A front of
+        format 3 has only one top-1, which is taken. KeyError if nothing was measured.
+        """
+        selection = self.accuracy("selection")
+        if objective == TOP1 and selection:
+            return selection.value
+        return self.measured[objective].budgeted
 
 
 class ChosenSurrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +111,8 @@ class Front(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The candidates of a search, from cheap to costly as predicted, and how they were found.
 
     `surrogates` has an entry for each objective but MACs, which need none. `hypervolumes` are those
-    of all evaluated archs, before the first infill round and after each round.
+    of all evaluated archs, before the first infill round and after each round. `dataset` is the
+    name of the data set whose images the accuracies come from.
     """
 
     format: int
@@ -100,6 +124,7 @@ class Front(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: Settings
     hypervolumes: tuple[float, ...]
     candidates: tuple[Candidate, ...]
+    dataset: str = ""
 
     @property
     def cost(self) -> Objective:
@@ -114,16 +139,14 @@ class Front(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def non_dominated(self, objectives: Sequence[Objective] = ()) -> tuple[Candidate, ...]:
         """The verified candidates that no other one dominates in `objectives`, cheapest first.
 
-        Without `objectives`, all of the front's count. Values are the measured ones, latencies by
-        their p90. DataError if no candidate has measured values of all these objectives.
+        Without `objectives`, all of the front's count. The values are those of `to_choose_by`.
+        DataError if no candidate has measured values of all these objectives.
         """
         objectives = objectives or self.objectives
         verified = [c for c in self.candidates if all(o.name in c.measured for o in objectives)]
         if not verified:
             raise DataError("no candidate of this front is verified yet; run ramnas verify first")
-        values = np.array(
-            [[o.sign * c.measured[o.name].budgeted for o in objectives] for c in verified]
-        )
+        values = np.array([[o.sign * c.to_choose_by(o.name) for o in objectives] for c in verified])
         best = [verified[i] for i in nsga2.non_dominated(values)]
         return tuple(sorted(best, key=lambda c: c.measured[self.cost.name].budgeted))
 
@@ -154,7 +177,7 @@ def load(path: Path) -> Front:
         content = path.read_bytes()
         version = msgspec.json.decode(content, type=_Version).format
         if version not in READABLE:
-            readable = " and ".join(map(str, READABLE))
+            readable = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
             raise DataError(
                 f"{path} is a front of format {version}, and this version of ramnas reads formats "
                 f"{readable}; run ramnas search again"
@@ -191,6 +214,9 @@ def _faults(front: Front) -> Iterator[str]:
             yield f"{where} does not have one predicted value for each objective"
         if not set(candidate.measured) <= set(names):
             yield f"{where} has measured values of other objectives"
+        report, measured = candidate.accuracy("report"), candidate.measured.get(TOP1)
+        if report and (measured is None or measured.value != report.value):
+            yield f"{where} has another top-1 on the report split than its measured one"
     named = [candidate.name for candidate in front.candidates if candidate.name]
     if len(set(named)) < len(named):
         yield f"two candidates have the same name: {', '.join(named)}"

@@ -88,9 +88,9 @@ class Entry:
 
 
 def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
-    """The bundle's entries for `models`: the measured top-1 and every latency of the classifier.
+    """The bundle's entries for `models`, with every latency of the classifier.
 
-    DataError if a model is not verified.
+    Their accuracy is top-1 on the report split. DataError if a model is not verified.
     """
     measured = []
     for candidate in models:
@@ -101,7 +101,9 @@ def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
             for objective in front.objectives
             if objective.is_classifier_latency and objective.name in candidate.measured
         )
-        accuracy = Accuracy("top1", candidate.measured[TOP1].value, "selection")
+        accuracy = candidate.accuracy("report") or candidate.accuracy("selection")
+        if accuracy is None:  # a front of format 3: its top-1 is on what is now the selection split
+            accuracy = Accuracy("top1", candidate.measured[TOP1].value, "selection")
         measured.append(Entry(candidate.arch, accuracy, latencies))
     return measured
 

@@ -13,7 +13,9 @@ from ramnas_host.search import nsga2
 from ramnas_host.search.front import FORMAT, Candidate, Front, ObjectiveValue, Settings
 from ramnas_host.search.objectives import TOP1, Constraint, Observations, main_cost
 from ramnas_host.search.predictors import Predictors
+from ramnas_models.accuracy import share
 from ramnas_models.errors import DataError
+from ramnas_models.plan import plan
 from ramnas_models.space import Arch, Space
 
 if TYPE_CHECKING:
@@ -35,12 +37,15 @@ def find_front(
     constraints: Sequence[Constraint] = (),
     prior_boards: Mapping[tuple[str, str], Surrogate] = {},
     most: int,
+    images: int,
+    dataset: str = "",
     measure: Callable[[Sequence[Arch]], Sequence[Observations]] | None = None,
     on_generation: Callable[[int], None] = lambda number: None,
 ) -> Front:
     """Fit surrogates to the `observations`, search, and keep at most `most` candidates.
 
     `samples` are archs with their true top-1, and `evaluate` gives the true top-1 of further ones.
+    Both are on the selection split of `dataset`, which has `images` images.
     Each infill round evaluates at most `most` new archs, the most promising ones at every cost, and
     fits the surrogate of top-1 again. `measure`, if given, also has these archs measured; it
     returns all observations so far, to which the surrogates of the costs are then fitted again. The
@@ -105,7 +110,8 @@ def find_front(
         surrogates=predictors.chosen_surrogates(),
         settings=settings,
         hypervolumes=tuple(hypervolumes),
-        candidates=_candidates(predictors, evaluated, expected, values, most),
+        candidates=_candidates(predictors, evaluated, expected, values, most, images),
+        dataset=dataset,
     )
 
 
@@ -185,6 +191,7 @@ def _candidates(
     expected: Mapping[Arch, float],
     searched: Floats,
     most: int,
+    images: int,
 ) -> tuple[Candidate, ...]:
     """The candidates of the front, cheapest first.
 
@@ -211,8 +218,13 @@ def _candidates(
             p90 = None if observed.p90_ratio is None else value * observed.p90_ratio
             predicted[name] = ObjectiveValue(value, p90)
         predicted[TOP1] = ObjectiveValue(min(1.0, max(0.0, expected[arch])))
-        macs = int(predictors.macs(predictors.space.encode(arch)[None])[0])
-        candidates.append(Candidate(arch, arch.id, macs, predicted))
+        costs = plan(predictors.space, arch)
+        seen = share(TOP1, evaluated[arch], "selection", images)
+        candidates.append(
+            Candidate(
+                arch, arch.id, costs.macs, predicted, macs_bn=costs.macs_bn, accuracies=(seen,)
+            )
+        )
     return tuple(candidates)
 
 

@@ -12,6 +12,7 @@ from ramnas_edge.measuring.store import Store
 from ramnas_host.search.front import Front, ObjectiveValue
 from ramnas_host.search.labels import labels_of
 from ramnas_host.search.objectives import LATENCY, MACS, TOP1, Objective, energy_mj
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.errors import DataError
 
 MIN_TAU = 0.8  # below this tau the predicted order is a poor guide
@@ -64,11 +65,12 @@ def records_by_objective(
 
 
 def verified(
-    front: Front, top1: Sequence[float], records: Mapping[str, Sequence[LatencyRecord]]
+    front: Front, top1: Sequence[Accuracy], records: Mapping[str, Sequence[LatencyRecord]]
 ) -> Front:
-    """The front with its candidates' measured values; `top1` is in the order of the candidates.
+    """The front with its candidates' measured values.
 
-    A candidate without a valid record for an objective has no measured value of it.
+    `top1` is that on the report split, in the order of the candidates. A candidate without a valid
+    record for an objective has no measured value of it.
     """
     values = {
         objective.name: _measured(objective, records[objective.name])
@@ -82,10 +84,14 @@ def verified(
             for name, by_arch in values.items()
             if candidate.arch_id in by_arch
         }
-        measured[TOP1] = ObjectiveValue(true_top1)
+        measured[TOP1] = ObjectiveValue(true_top1.value)
         if MACS in candidate.predicted:
             measured[MACS] = candidate.predicted[MACS]
-        candidates.append(msgspec.structs.replace(candidate, measured=measured))
+        others = [a for a in candidate.accuracies if a.split != true_top1.split]
+        accuracies = (*others, true_top1)
+        candidates.append(
+            msgspec.structs.replace(candidate, measured=measured, accuracies=accuracies)
+        )
     return msgspec.structs.replace(front, candidates=tuple(candidates))
 
 

@@ -35,7 +35,10 @@ def unmeasured(found: Front) -> Front:
     return msgspec.structs.replace(
         found,
         candidates=tuple(
-            msgspec.structs.replace(c, predicted=c.measured, measured={}) for c in found.candidates
+            msgspec.structs.replace(
+                c, predicted=c.measured, measured={}, accuracies=c.accuracies[:1]
+            )
+            for c in found.candidates
         ),
     )
 
@@ -63,8 +66,10 @@ def test_a_folder_gives_its_verified_front_records_bundle_and_commands(
     assert board.runs[0].counts == {"ok": 1, "inconclusive": 1}
     (ladder,) = found.ladders
     assert (ladder.source, ladder.unknown, ladder.whole_calls) == ("from the bundle", 1, True)
-    assert [(r.accuracy, r.p90_ms) for r in ladder.rungs] == [(0.90, 1.0), (0.95, 2.0)]
+    assert [(r.accuracy.value, r.p90_ms) for r in ladder.rungs] == [(0.90, 1.0), (0.95, 2.0)]
     assert found.steps[0].argv == ("train", "--out", "x")
+    assert found.top1 == "top-1 (%), report split, n 250"
+    assert [a.split for a in found.models[0].accuracies] == ["selection", "report"]
 
 
 def test_the_file_of_a_front_is_shown_without_the_store_beside_it(tmp_path: Path) -> None:
@@ -170,9 +175,12 @@ def test_a_front_of_the_previous_format_is_read(tmp_path: Path) -> None:
     content = json.loads(msgspec.json.encode(VERIFIED))
     chosen = {"family": "gp", "scores": {"gp": {"tau": 0.9, "rho": 0.9, "mape": 0.1}}}
     content.update(format=2, surrogates={TOP1: chosen})
+    for candidate in content["candidates"]:
+        del candidate["accuracies"], candidate["macs_bn"]
     (tmp_path / "front.json").write_text(json.dumps(content))
     found = contents.read(tmp_path / "front.json")
     assert found.scatters[0].held_out == ()
-    (tmp_path / "front.json").write_text(json.dumps({**content, "format": 4}))
-    with pytest.raises(DataError, match=r"format 4, .* reads formats 2 and 3"):
+    assert found.top1 == "top-1 (%)"
+    (tmp_path / "front.json").write_text(json.dumps({**content, "format": 5}))
+    with pytest.raises(DataError, match=r"format 5, .* reads formats 2, 3 and 4"):
         fronts.load(tmp_path / "front.json")

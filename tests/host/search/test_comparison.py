@@ -21,13 +21,18 @@ from ramnas_host.data.datasets import load_dataset
 from ramnas_host.search.comparison import compare, own_front, table
 from ramnas_host.search.front import Candidate
 from ramnas_host.training import checkpoint
+from ramnas_models.accuracy import Accuracy, share
 from ramnas_models.errors import DataError
 from ramnas_models.supernet import Supernet
-from tests.host.search.fronts import SPACE, record, records, timed
+from tests.host.search.fronts import SPACE, record, records, seen, timed
 
 
 def models(n: int) -> list[Candidate]:
     return list(timed(*((1.0, 0.9),) * n).candidates)
+
+
+def reported(top1: dict[str, float]) -> dict[str, Accuracy]:
+    return {arch_id: share("top1", value, "report", 250) for arch_id, value in top1.items()}
 
 
 def test_the_better_front_has_the_larger_hypervolume_and_dominates_the_other() -> None:
@@ -35,7 +40,7 @@ def test_the_better_front_has_the_larger_hypervolume_and_dominates_the_other() -
     top1 = {a.arch_id: 0.8, b.arch_id: 0.9, c.arch_id: 0.85, d.arch_id: 0.95}
     ms = {a.arch_id: 1.0, b.arch_id: 3.0, c.arch_id: 1.0, d.arch_id: 4.0}
     measured = [record(model.arch, ms[model.arch_id]) for model in (a, b, c, d)]
-    comparison = compare(8, [a, b], [d, c], top1, measured)
+    comparison = compare(8, [a, b], [d, c], reported(top1), measured)
     assert [p.arch_id for p in comparison.by_latency] == [c.arch_id, d.arch_id]  # fast to slow
     # c dominates a, and nothing else is dominated
     assert (comparison.by_macs_beaten, comparison.by_latency_beaten) == (0.5, 0.0)
@@ -47,7 +52,8 @@ def test_the_better_front_has_the_larger_hypervolume_and_dominates_the_other() -
     by_latency = 1.1 * (1.1 - 2 / 3) + 0.1 * (2 / 3)
     assert comparison.hypervolume_by_macs == pytest.approx(by_macs)
     assert comparison.hypervolume_by_latency == pytest.approx(by_latency)
-    row = table([comparison]).splitlines()[-1]
+    row, _, images = table([comparison]).splitlines()[-3:]
+    assert images == "batch 8: top-1 on the report split, n 250"
     assert row.startswith(f"| 8 | {by_macs:.3f} | {by_latency:.3f} |")
     assert "50% of 2 | 0% of 2" in row
 
@@ -56,24 +62,26 @@ def test_macs_tau_compares_the_orders_of_macs_and_latency() -> None:
     rising = [msgspec.structs.replace(c, macs=10**i) for i, c in enumerate(models(3))]
     top1 = {c.arch_id: 0.9 for c in rising}
     measured = [record(c.arch, ms) for c, ms in zip(rising, (1.0, 3.0, 2.0), strict=True)]
-    assert compare(1, rising[:2], rising[2:], top1, measured).macs_tau == pytest.approx(1 / 3)
+    assert compare(1, rising[:2], rising[2:], reported(top1), measured).macs_tau == pytest.approx(
+        1 / 3
+    )
 
 
 def test_equal_models_do_not_dominate_and_unmeasured_models_are_left_out() -> None:
     a, b, c = models(3)
     top1 = dict.fromkeys((a.arch_id, b.arch_id, c.arch_id), 0.9)
     measured = [record(a.arch, 2.0), record(b.arch, 2.0), record(c.arch, 1.0, validity="failed")]
-    comparison = compare(1, [a, c], [b, a], top1, measured)
+    comparison = compare(1, [a, c], [b, a], reported(top1), measured)
     assert (comparison.by_macs_beaten, comparison.by_latency_beaten) == (0, 0)
     assert comparison.unmeasured == 1
     with pytest.raises(DataError, match="batch 1: no model of the front searched by MACs has a"):
-        compare(1, [c], [a], top1, measured)
+        compare(1, [c], [a], reported(top1), measured)
 
 
 def test_a_fronts_own_models_are_non_dominated_by_predicted_cost_and_true_top1() -> None:
-    front = timed((1, 0.9), (2, 0.8), (3, 0.95))  # the predicted latencies are equal
-    top1 = {c.arch_id: c.measured["top1"].value for c in front.candidates}
-    assert [top1[c.arch_id] for c in own_front(front, top1)] == [0.95]
+    # the predicted latencies are equal, and the last one is the best on the report split alone
+    front = seen((1, 0.9, 0.9), (2, 0.95, 0.8), (3, 0.8, 0.95))
+    assert [c.accuracy("selection").value for c in own_front(front)] == [0.95]
 
 
 SMALL = {
@@ -137,7 +145,7 @@ def test_both_fronts_are_searched_measured_and_plotted_and_nothing_is_done_twice
     assert json.loads((out / "comparison.json").read_bytes()) == comparisons
     assert again.count("already done") == 3
     assert again.count("already measured") == 4
-    assert again.splitlines()[-4:] == first.splitlines()[-4:]
+    assert again.splitlines()[-7:] == first.splitlines()[-7:]
 
 
 def test_a_folder_with_other_settings_is_refused(

@@ -12,7 +12,7 @@ from ramnas_host.search.front import arch_of, load, save
 from ramnas_models.errors import DataError, SpaceError
 from ramnas_models.named import find_arch
 from ramnas_models.space import load_space
-from tests.host.search.fronts import SPACE, timed
+from tests.host.search.fronts import SPACE, seen, timed
 
 EIGHT = timed(*((2.0**i, 0.7 + i / 100) for i in (3, 0, 1, 2, 7, 4, 5, 6)), (300.0, 0.6))
 
@@ -34,9 +34,9 @@ def test_at_most_the_whole_front_can_be_named() -> None:
 
 
 def test_the_table_puts_each_model_into_its_band() -> None:
-    front = name_candidates(EIGHT, 2)
+    front = msgspec.structs.replace(name_candidates(EIGHT, 2), dataset="imagenet")
     macs = iter((150e6, 250e6, 350e6, 450e6, 550e6, 650e6, 750e6, 850e6, 950e6))
-    candidates = (msgspec.structs.replace(c, macs=int(next(macs))) for c in front.candidates)
+    candidates = (msgspec.structs.replace(c, macs_bn=int(next(macs))) for c in front.candidates)
     front = msgspec.structs.replace(front, candidates=tuple(candidates))
     lines = table(front).splitlines()
     bands = [line for line in lines if line.startswith("--")]
@@ -46,8 +46,29 @@ def test_the_table_puts_each_model_into_its_band() -> None:
     own = [i for i, line in enumerate(lines) if "  A0 " in line or "  A1 " in line]
     assert len(own) == 2
     assert lines.index("-- 200 to 400 M") < own[0] < lines.index("-- 400 to 600 M") < own[1]
-    assert lines[own[0]].split()[-2:] == ["1.000", "ms"]
+    assert lines[own[0]].split()[3:6] == ["70.0%", "1.000", "ms"]
+    assert lines[own[0]].endswith("report split, n 250, 95 % interval 64.1 to 75.3 %")
     assert sum(name in table(front) for name, _, _ in PUBLISHED) == len(PUBLISHED)
+
+
+def test_published_networks_stand_only_beside_accuracies_on_imagenet() -> None:
+    front = name_candidates(EIGHT, 2)
+    assert not any(name in table(front) for name, _, _ in PUBLISHED)
+
+
+def test_names_go_by_the_selection_split_and_the_table_shows_the_report_split() -> None:
+    # by the report split the second one would be dominated
+    front = name_candidates(seen((1, 0.90, 0.93), (2, 0.92, 0.91), (4, 0.95, 0.94)), 3)
+    assert [c.name for c in front.candidates] == ["A0", "A1", "A2"]
+    (line,) = (line for line in table(front).splitlines() if "  A1 " in line)
+    assert "91.0%" in line
+    searched = tuple(
+        msgspec.structs.replace(c, measured={}, accuracies=c.accuracies[:1])
+        for c in front.candidates
+    )
+    unverified = table(msgspec.structs.replace(front, candidates=searched))
+    assert "92.0%" in unverified
+    assert "selection split, n 500" in unverified
 
 
 def test_a_name_of_the_front_takes_precedence_over_a_published_one(tmp_path: Path) -> None:

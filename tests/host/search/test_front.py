@@ -64,6 +64,7 @@ def changed(content: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("constraints", [{"objective": "macs", "limit": 1}], "constraint on 'macs', which is not"),
         ("candidates/0/macs", "many", "Expected `int`"),
         ("surprise", 1, "unknown field `surprise`"),
+        ("candidates/0/accuracies/1/value", 0.8, "another top-1 on the report split than"),
     ],
 )
 def test_a_front_that_contradicts_itself_is_refused(

@@ -11,7 +11,7 @@ from ramnas_host.search.front import Candidate, ObjectiveValue
 from ramnas_host.search.front_bundle import MIN_RATIO, choose, entries, pick
 from ramnas_host.search.objectives import ENERGY, LATENCY, MACS, TOP1, Objective
 from ramnas_models.errors import DataError
-from tests.host.search.fronts import BOARD, front, timed
+from tests.host.search.fronts import BOARD, front, seen, timed
 
 
 def p90(chosen: list[Candidate]) -> list[float]:
@@ -101,6 +101,18 @@ def test_the_bundle_has_the_latencies_of_the_classifier_and_no_others() -> None:
         ("nano", 2, 2.0),
         ("board", 1, 4.0),
     ]
+
+
+def test_models_are_chosen_by_the_selection_split_and_reported_on_the_report_split() -> None:
+    # by the report split the second model would be dominated, and the third would not
+    verified = seen((1, 0.90, 0.93), (2, 0.92, 0.91), (3, 0.91, 0.95), (4, 0.95, 0.94))
+    chosen = choose(verified)
+    assert p90(chosen) == [1, 2, 4]
+    accuracies = [entry.accuracy for entry in entries(verified, chosen)]
+    assert [(a.value, a.split, a.n) for a in accuracies] == [
+        (0.93, "report", 250), (0.91, "report", 250), (0.94, "report", 250),
+    ]  # fmt: skip
+    assert all(a.interval[0] < a.value < a.interval[1] for a in accuracies)
 
 
 def test_a_model_that_is_best_only_in_another_objective_is_left_out() -> None:

@@ -54,6 +54,8 @@ def searched(
         settings,
         constraints=[read_constraint(text, observations, RECORDS, SPACE) for text in constraints],
         most=12,
+        images=500,
+        dataset="digits",
     )
 
 
@@ -162,10 +164,19 @@ def test_the_surrogates_learn_from_what_is_measured_in_between() -> None:
     samples = list(zip(SAMPLES, top1_with_depth(SAMPLES), strict=True))
     settings = msgspec.structs.replace(ONE_ROUND, infill_rounds=2)
     front = find_front(
-        SPACE, observations, samples, top1_with_depth, settings, most=12, measure=measure
+        SPACE,
+        observations,
+        samples,
+        top1_with_depth,
+        settings,
+        most=12,
+        images=500,
+        measure=measure,
     )
     no_rounds = msgspec.structs.replace(ONE_ROUND, infill_rounds=0)
-    blind = find_front(SPACE, observations, samples, top1_with_depth, no_rounds, most=12)
+    blind = find_front(
+        SPACE, observations, samples, top1_with_depth, no_rounds, most=12, images=500
+    )
 
     assert front.objectives[1].runs == ("run", "infill")
     learnt = [truth for truth, _ in front.surrogates["latency@board"].held_out]
@@ -204,7 +215,20 @@ def test_with_too_few_records_the_objective_is_named() -> None:
     observations = read_objectives("top1,latency", RECORDS[:9], SPACE)
     samples = list(zip(SAMPLES, top1_of(SAMPLES), strict=True))
     with pytest.raises(DataError, match="latency on board: a surrogate needs 20 records or more"):
-        find_front(SPACE, observations, samples, Supernet(), ONE_ROUND, most=8)
+        find_front(SPACE, observations, samples, Supernet(), ONE_ROUND, most=8, images=500)
+
+
+def test_a_candidate_keeps_the_accuracy_that_it_was_chosen_by(
+    three_rounds: tuple[Supernet, Front],
+) -> None:
+    _, front = three_rounds
+    assert front.dataset == "digits"
+    for c in front.candidates:
+        (accuracy,) = c.accuracies
+        assert (accuracy.split, accuracy.n) == ("selection", 500)
+        assert accuracy.value == pytest.approx(top1_of([c.arch])[0])
+        assert accuracy.interval[0] < accuracy.value < accuracy.interval[1]
+        assert c.macs_bn == plan(SPACE, c.arch).macs_bn > c.macs
 
 
 def test_spread_chooses_the_ends_and_even_steps() -> None:

@@ -12,6 +12,7 @@ from ramnas_edge.measuring.store import Store
 from ramnas_host.search import verification
 from ramnas_host.search.front import Front, ObjectiveValue
 from ramnas_host.search.objectives import ENERGY, LATENCY, MACS, TOP1, Objective
+from ramnas_models.accuracy import share
 from ramnas_models.errors import DataError
 from tests.host.search.fronts import BOARD, front, record, timed
 
@@ -47,7 +48,8 @@ def test_measured_values_come_from_the_records_of_that_board_and_task(tmp_path: 
         store.add(one)
     records = verification.verification_records(store, searched, "verify")
     store.close()
-    verified = verification.verified(searched, [0.8, 0.9, 0.7], records)
+    report = [share(TOP1, value, "report", 250) for value in (0.8, 0.9, 0.7)]
+    verified = verification.verified(searched, report, records)
     macs = ObjectiveValue(0.5)  # the predicted value, because MACs are counted
     assert [c.measured for c in verified.candidates] == [
         {
@@ -64,6 +66,7 @@ def test_measured_values_come_from_the_records_of_that_board_and_task(tmp_path: 
         },
         {TOP1: ObjectiveValue(0.7), MACS: macs},
     ]
+    assert [c.accuracy("report") for c in verified.candidates] == report
     ids = [c.arch_id for c in verified.candidates]
     assert verification.unmeasured(verified) == {
         BOARD.name: ids[1:],

@@ -37,6 +37,10 @@ const written = (axis, value) => {
   if (value === null || value === undefined) return "–";
   return axis.kind === "top1" ? percent(value) : `${digits(shown(axis, value))} ${unit(axis)}`;
 };
+// Which images an accuracy comes from, and how far the truth may be from it.
+const images = (accuracy) => [`${accuracy.split} split`, accuracy.n === null ? "" : `n ${accuracy.n}`, interval(accuracy)].filter(Boolean).join(", ");
+const interval = (accuracy) => (accuracy && accuracy.interval ? `95 % interval ${(100 * accuracy.interval[0]).toFixed(1)} to ${percent(accuracy.interval[1])}` : "");
+const reported = (model) => model.accuracies.find((accuracy) => accuracy.split === "report");
 const TOP1 = DATA.axes.find((axis) => axis.kind === "top1");
 const modelOf = new Map(DATA.models.map((model) => [model.arch_id, model]));
 // The data name a board by its device class. People read a short name, which the section of the boards explains.
@@ -105,8 +109,9 @@ function explain(mark, model) {
     const rows = DATA.axes.map((axis) => {
       const [guess, truth] = [model.predicted[axis.name], model.measured[axis.name]];
       const p90 = truth && truth.p90 ? `, p90 ${digits(truth.p90)}` : "";
+      const pictures = axis.kind === "top1" && truth && reported(model) ? ` (${images(reported(model))})` : "";
       return node("tr", {}, node("td", {}, axis.label), node("td", {}, written(axis, guess && guess.value)),
-        node("td", {}, written(axis, truth && truth.value) + p90));
+        node("td", {}, written(axis, truth && truth.value) + p90 + pictures));
     });
     const tip = byId("tip");
     tip.replaceChildren(
@@ -162,7 +167,8 @@ function card(ladder, pick, ms) {
   const answer = node("div");
   if (pick) {
     answer.append(node("p", { class: "pick" }, node("span", { class: "id" }, label(pick)),
-      pick.accuracy === null ? "" : ` ${metricName(ladder.metric)} ${percent(pick.accuracy)}`));
+      pick.accuracy === null ? "" : ` ${metricName(ladder.metric)} ${percent(pick.accuracy.value)}`));
+    if (pick.accuracy !== null) answer.append(node("p", { class: "quiet" }, images(pick.accuracy)));
     const facts = [["p90", `${digits(pick.p90_ms)} ms`], ["median", `${digits(pick.median_ms)} ms`], ["below the budget by", percent(1 - pick.p90_ms / ms, 0)],
       ["MMACs", digits(pick.macs / 1e6)], ...(pick.energy_mj === null ? [] : [["energy", `${digits(pick.energy_mj)} mJ`]])];
     answer.append(node("ul", { class: "figures" }, ...facts.map(([name, value]) => node("li", {}, `${name} `, node("b", {}, value)))));
@@ -180,7 +186,7 @@ function card(ladder, pick, ms) {
 
 function ladderChart(ladder, pick, ms) {
   const known = ladder.rungs.every((rung) => rung.accuracy !== null);
-  const height = (rung) => (known ? 100 * rung.accuracy : rung.macs / 1e6);
+  const height = (rung) => (known ? 100 * rung.accuracy.value : rung.macs / 1e6);
   const { svg, x, y, box } = chart({ width: 360, height: 170, log: true, xs: [...ladder.rungs.map((r) => r.p90_ms), Math.min(Math.max(ms, LEAST), MOST)], ys: ladder.rungs.map(height),
     xName: "p90 (ms)", yName: known ? `${metricName(ladder.metric)} (%)` : "MMACs", title: `models on ${shortName(ladder.device_class)}` });
   const at = x(Math.min(Math.max(ms, LEAST), MOST));
@@ -218,7 +224,7 @@ function drawFront(budget) {
   // as wide as its place: a phone would scale a wide chart down until its text cannot be read
   const width = Math.min(960, Math.max(340, byId("front").clientWidth));
   const { svg, x, y, box } = chart({ width, height: Math.max(300, 0.46 * width), log: true, xs: marks.map((m) => m.at[0]), ys: marks.map((m) => m.at[1]),
-    xName: costName(cost), yName: "top-1 on validation images (%)", title: `top-1 over ${costName(cost)}` });
+    xName: costName(cost), yName: DATA.top1, title: `top-1 over ${costName(cost)}` });
   if (cost.part === "p90" && budget !== null && x(budget) > box.left && x(budget) < box.right) {
     svg.append(drawn("line", { class: "budget-line", x1: x(budget), x2: x(budget), y1: box.top, y2: box.bottom }));
     svg.append(drawn("text", { x: x(budget) + 5, y: box.top + 10 }, "budget"));
@@ -253,15 +259,17 @@ function stairs(points, x, y) {
 
 function modelTable() {
   const columns = DATA.axes.filter((axis) => axis.kind !== "macs").flatMap((axis) => [
-    [axis, "predicted", "value"], [axis, "measured", "value"], ...(axis.kind === "latency" ? [[axis, "measured", "p90"]] : [])]);
+    [axis, "predicted", "value"], [axis, "measured", "value"],
+    ...(axis.kind === "latency" ? [[axis, "measured", "p90"]] : axis.kind === "top1" ? [[axis, "measured", "interval"]] : [])]);
   const over = node("tr", {}, node("th", {}, "model"), node("th", {}, "MMACs"));
   for (const axis of DATA.axes.filter((one) => one.kind !== "macs")) {
-    over.append(node("th", { class: "objective", colspan: axis.kind === "latency" ? 3 : 2 }, axis.kind === "top1" ? axis.label : `${axis.label} (${unit(axis)})`));
+    over.append(node("th", { class: "objective", colspan: axis.kind === "energy" ? 2 : 3 }, axis.kind === "top1" ? DATA.top1 : `${axis.label} (${unit(axis)})`));
   }
-  const head = node("tr", {}, node("th", {}), node("th", {}), ...columns.map(([, source, part]) => node("th", {}, part === "p90" ? "p90" : source)));
+  const head = node("tr", {}, node("th", {}), node("th", {}), ...columns.map(([, source, part]) => node("th", {}, part === "p90" ? "p90" : part === "interval" ? "95 % interval" : source)));
   const rows = DATA.models.map((model) => node("tr", { "data-id": model.arch_id, class: model.bundled ? "bundled" : "", title: model.arch },
     node("td", { class: "id" }, label(model)), node("td", {}, digits(model.macs / 1e6)),
     ...columns.map(([axis, source, part]) => {
+      if (part === "interval") return node("td", {}, interval(reported(model)).replace("95 % interval ", "") || "–");
       const figure = model[source][axis.name];
       const value = figure ? figure[part] : null;
       return node("td", {}, axis.kind === "top1" ? percent(value) : digits(value));
