@@ -21,6 +21,8 @@ from ramnas_edge.measuring.record import Visit
 from ramnas_models.errors import OutOfMemoryError
 from ramnas_models.space import Space
 
+KILLED_S = 5.0  # a process that is killed is gone by then, unless it waits in a driver
+
 
 class Child:
     """A running measuring process, with the parent's end of the pipe to it."""
@@ -54,14 +56,20 @@ class Child:
         except OSError as error:
             raise EOFError from error
 
-    def close(self) -> str:
-        """End the process, if it is still running, and say in words how it ended."""
+    def close(self, *, patience_s: float = 2.0) -> str:
+        """End the process, if it is still running, and say in words how it ended.
+
+        It is killed if it has not ended by itself after `patience_s`.
+        """
         self._pipe.close()
         try:
-            code = self._process.wait(timeout=2)
+            code = self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
+            try:
+                code = self._process.wait(KILLED_S)
+            except subprocess.TimeoutExpired:
+                return "it outlives SIGKILL, so it waits in a driver of the system that hangs"
         if code == errno.ENOMEM:
             return "out of memory"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,16 +1,20 @@
-"""Has jobs measured in a child process, replaces a child that dies, and repeats doubtful archs.
+"""Has jobs measured in a child process, replaces one that dies or hangs, repeats doubtful archs.
 
 A record is doubtful if its visits scatter, or if the board was throttled or changed its power mode
 meanwhile. The arch is measured once more in a fresh process, after the throttle has ended, and that
 second record is kept whatever it says.
+
+A child that says nothing for much longer than its next message should take is taken to hang, in an
+engine or a driver, and is killed. The limits are wide, because killing a healthy child costs more.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
-from typing import Deque, List, Optional, Sequence, Union
+from typing import Callable, Deque, List, Optional, Sequence, Union
 
 import msgspec
 
@@ -30,6 +34,13 @@ IDLE_S = 3.0  # rest before the first job, if there is a power sensor
 FIRST_SAMPLES_S = 1.0  # until then it is not known whether there is a power sensor
 REFERENCE = 200  # samples of the calm board that later ones are compared with
 SUSTAINED_S = 3.0  # how long one arch runs without a pause to read its power
+START_S = 300.0  # a child is ready for its first job by then
+OPEN_S = 60.0  # predicted for opening one network
+BUILD_S = 900.0  # the same with TensorRT, which builds an engine: minutes on a small board
+# A child may say nothing for FACTOR times the longest pause between two messages of its job so far,
+# and for GRACE_S more. The first pause includes the opening of all networks.
+FACTOR, GRACE_S = 3.0, 120.0
+STALL_S = 5.0  # `step` is called more often, so in a longer pause this process was stopped too
 News = Union[messages.Visited, messages.Measured]
 
 
@@ -40,8 +51,16 @@ class Supervisor:
     again, because `step` also reads the sensors.
     """
 
-    def __init__(self, space: Space, device: Device, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        space: Space,
+        device: Device,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._space, self._device, self._telemetry = space, device, telemetry
+        self._clock = clock
         self._child = Child(space)
         self._child_is_ready = False
         self._current: Optional[messages.Job] = None  # the job that the child works on
@@ -49,7 +68,9 @@ class Supervisor:
         self._doubtful: List[Arch] = []  # archs of the current job
         self._undisturbed: List[Sample] = []  # the board while it measures and all is well
         self._idle: Optional[List[Sample]] = None  # the board at rest, before the first job
-        self._started_s = self._cool_until_s = time.monotonic()
+        self._started_s = self._cool_until_s = self._stepped_s = clock()
+        self._silent_s = 0.0  # since the last message of the child
+        self._longest_s: Optional[float] = None  # the longest silence of the current job so far
 
     @property
     def idle(self) -> bool:
@@ -77,22 +98,28 @@ class Supervisor:
     def step(self) -> List[News]:
         """Read the sensors, start a job if one can start, and return the new visits and records.
 
-        BackendError if a child dies before it was ready for a job.
+        BackendError if a child dies or hangs before it was ready for a job.
         """
         self._telemetry.poll()
+        before_s, self._stepped_s = self._stepped_s, self._clock()
+        self._silent_s += min(self._stepped_s - before_s, STALL_S)
         news: List[News] = []
         while self._child.has_sent():
             try:
                 message = self._child.receive()
             except EOFError:
-                news += self._handle_death()
+                news += self._handle_death(f"died: {self._child.close()}")
                 break
+            self._longest_s, self._silent_s = max(self._longest_s or 0.0, self._silent_s), 0.0
             if isinstance(message, messages.Measured):
                 news += self._judge(message.record)
             elif isinstance(message, messages.Visited):
                 news.append(message)
             elif isinstance(message, messages.Ready):
                 self._finish_job()
+        if self._silent_s > self._patience_s():
+            how = self._child.close(patience_s=0.0)
+            news += self._handle_death(f"said nothing for {self._silent_s:.0f} s: {how}")
         if self._child_is_ready and self._waiting and self._may_start(self._waiting[0]):
             self._start(self._waiting.popleft())
         return news
@@ -104,7 +131,7 @@ class Supervisor:
 
     def _may_start(self, job: messages.Job) -> bool:
         """True once the board's power at rest is known and, for a second try, the board is cool."""
-        now = time.monotonic()
+        now = self._clock()
         if self._idle is None:
             resting = self._telemetry.between(self._started_s, now)
             powered = any(sample.power_mw for sample in resting)
@@ -125,11 +152,25 @@ class Supervisor:
             block = msgspec.structs.replace(job.block, sustained_s=SUSTAINED_S)
             job = msgspec.structs.replace(job, block=block)
         self._current, self._child_is_ready = job, False
+        self._silent_s, self._longest_s = 0.0, None
         self._child.send(job)
 
     def _replace_child(self) -> None:
         self._child.close()
         self._child, self._child_is_ready, self._current = Child(self._space), False, None
+        self._silent_s = 0.0
+
+    def _patience_s(self) -> float:
+        """How long the child may say nothing now, by what is known of its next message."""
+        if self._current is None:
+            return math.inf if self._child_is_ready else START_S
+        block = self._current.block
+        if self._longest_s is None:  # it opens all networks before it visits the first
+            each_s = BUILD_S if block.target.engine.endswith("tensorrt") else OPEN_S
+            predicted_s = each_s * (len(block.archs) + len(block.anchors))
+        else:
+            predicted_s = FACTOR * self._longest_s
+        return predicted_s + block.sustained_s * len(block.archs) + GRACE_S
 
     # -- what comes back ---------------------------------------------------------------------------
 
@@ -183,20 +224,22 @@ class Supervisor:
             self._replace_child()
 
     def _try_again(self, job: messages.Job, archs: Sequence[Arch]) -> None:
-        self._cool_until_s = time.monotonic() + COOL_S
+        self._cool_until_s = self._clock() + COOL_S
         block_id = f"{job.block.id}-{archs[0].id}"  # its rounds have a drift of their own
         block = msgspec.structs.replace(job.block, id=block_id, archs=tuple(archs))
         self._waiting.appendleft(msgspec.structs.replace(job, block=block, again=True))
 
-    def _handle_death(self) -> List[News]:
+    def _handle_death(self, how: str) -> List[News]:
         """Start a fresh child and try the archs of the lost block one by one.
 
-        If the block was a single arch, that arch has failed.
+        `how` the child died, or hung, completes "the measuring process ...". If the block was a
+        single arch, that arch has failed.
         """
-        how, job, self._doubtful = self._child.close(), self._current, []
-        log.warning("the measuring process died: %s", how)
+        reason = f"the measuring process {how}"
+        log.warning("%s", reason)
+        job, self._doubtful = self._current, []
         if job is None and not self._child_is_ready:
-            raise BackendError(f"the measuring process dies as soon as it is started: {how}")
+            raise BackendError(f"{reason}, as soon as it was started")
         self._replace_child()
         if job is None:  # it died between two jobs
             return []
@@ -205,7 +248,6 @@ class Supervisor:
             for arch in archs[::-1]:
                 self._try_again(job, [arch])
             return []
-        reason = f"the measuring process died: {how}"
         record = profiler.failed(job.block, archs[0], self._space, job.device_class, reason)
         return [messages.Measured(msgspec.structs.replace(record, device=self._device))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from ramnas_edge.measuring import messages, supervisor
 from ramnas_edge.measuring.record import FAILED, INCONCLUSIVE, OK, Block, LatencyRecord, Target
 from ramnas_models.errors import FleetError
 from ramnas_models.space import load_space
+from tests.edge.measuring.hanging import Hanging
 
 SPACE = load_space("micro")
 TARGET = Target(num_classes=10)
@@ -220,6 +222,37 @@ def test_an_arch_that_kills_its_process_alone_has_failed(host: AgentHost) -> Non
     assert "killed by SIGKILL" in record.reason
     assert record.p50_ms is None
     host.until(messages.Ready)
+
+
+def test_an_arch_whose_engine_hangs_has_failed_and_the_agent_asks_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = Hanging(tmp_path, monkeypatch, "visit", SPACE.max())
+    monkeypatch.setattr(supervisor, "FIRST_SAMPLES_S", 0.0)
+    monkeypatch.setattr(supervisor, "STALL_S", 60.0)
+    patient = functools.partial(supervisor.Supervisor, clock=hanging.clock)
+    monkeypatch.setattr(agent, "Supervisor", patient)
+    host, found = TestHost(), []
+
+    def play() -> None:
+        host.until(wire.Hello)
+        host.welcome()
+        host.send(job(SPACE.max()))
+        found.extend(host.records(1).values())
+        host.until(messages.Ready)
+        host.send(wire.Bye("the test is over"))
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        agent.serve(host.endpoint, name="board", spool=tmp_path / "spool.sqlite")
+    finally:
+        thread.join()
+        host.close()
+    (record,) = found
+    assert record.validity == FAILED
+    assert "said nothing for" in record.reason
+    assert hanging.ended
 
 
 def test_the_measuring_process_ends_with_a_killed_agent(host: AgentHost) -> None:

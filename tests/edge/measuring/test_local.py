@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import signal
 import sqlite3
@@ -20,11 +21,12 @@ from ramnas_edge.board.short_names import short_names
 from ramnas_edge.measuring import local, request, supervisor
 from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.local import Progress
-from ramnas_edge.measuring.record import LatencyRecord, Target
+from ramnas_edge.measuring.record import FAILED, LatencyRecord, Target
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import load_space
+from tests.edge.measuring.hanging import Hanging
 
 SPACE = load_space("micro")
 HANG_S = 300  # only a hang lasts so long
@@ -108,6 +110,26 @@ def test_progress_never_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert shares == sorted(shares)
     assert (shares[0], shares[-1], seen[-1].done) == (0, 3, 3)
     assert len(set(shares)) > 2 * 8  # there is progress within a block
+
+
+def test_an_arch_whose_engine_hangs_has_failed_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archs = sample_by_macs(SPACE, np.random.default_rng(0), 4)
+    wanted = Request("run", SPACE, Target(num_classes=10), archs)
+    hung = next(arch for arch in archs if arch not in wanted.anchors())
+    hanging = Hanging(tmp_path, monkeypatch, "visit", hung)
+    monkeypatch.setattr(supervisor, "FIRST_SAMPLES_S", 0.0)
+    monkeypatch.setattr(supervisor, "STALL_S", 60.0)
+    patient = functools.partial(supervisor.Supervisor, clock=hanging.clock)
+    monkeypatch.setattr(local, "Supervisor", patient)
+    with contextlib.closing(Store(tmp_path / "records.sqlite")) as store:
+        local.profile(wanted, store)
+        records = store.records("run")
+    assert len(records) == 4
+    (failed,) = (record for record in records if record.validity == FAILED)
+    assert failed.arch == hung
+    assert "said nothing for" in failed.reason
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from pathlib import Path
 from typing import Callable, Iterator, List, Sequence
 
 import msgspec
@@ -15,11 +16,13 @@ import pytest
 
 from ramnas_edge.board.device import Device
 from ramnas_edge.board.telemetry import Sample
-from ramnas_edge.measuring import messages, supervisor
+from ramnas_edge.measuring import child, messages, supervisor
 from ramnas_edge.measuring.record import FAILED, INCONCLUSIVE, Block, LatencyRecord, Target, Visit
 from ramnas_edge.measuring.supervisor import Supervisor
+from ramnas_models.errors import BackendError
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, load_space
+from tests.edge.measuring.hanging import Hanging
 
 SPACE = load_space("micro")
 ARCHS = tuple(sample_by_macs(SPACE, np.random.default_rng(0), 6))
@@ -89,8 +92,11 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setattr(supervisor, "CALM_S", 0.1)
     started: List[Supervisor] = []
 
-    def make(sample: Callable[[float], Sample] = cool) -> Supervisor:
-        started.append(Supervisor(SPACE, DEVICE, Script(sample)))  # type: ignore[arg-type]
+    def make(
+        sample: Callable[[float], Sample] = cool, clock: Callable[[], float] = time.monotonic
+    ) -> Supervisor:
+        script = Script(sample)
+        started.append(Supervisor(SPACE, DEVICE, script, clock=clock))  # type: ignore[arg-type]
         return started[-1]
 
     yield make
@@ -281,3 +287,112 @@ def test_a_lack_of_memory_fails_the_arch_and_the_next_job_is_measured(start: Sta
     running.submit(job(ARCHS[1:2], id="d"))
     (record,) = until_idle(running)
     assert record.p50_ms is not None
+
+
+@pytest.mark.parametrize("where", ["open", "visit"])
+def test_a_process_that_hangs_is_killed_and_its_archs_are_tried_one_by_one(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(supervisor, "STALL_S", 60.0)
+    hanging = Hanging(tmp_path, monkeypatch, where, ARCHS[1])
+    running = start(clock=hanging.clock)
+    running.submit(job(ARCHS[:3]))
+    records = {record.arch: record for record in until_idle(running)}
+    assert set(records) == set(ARCHS[:3])
+    assert records[ARCHS[1]].validity == FAILED
+    assert "said nothing for" in records[ARCHS[1]].reason
+    assert "killed by SIGKILL" in records[ARCHS[1]].reason
+    assert all(records[arch].p50_ms is not None for arch in (ARCHS[0], ARCHS[2]))
+    assert len(hanging.processes) == 2  # with the whole block, then alone
+    assert hanging.ended
+    running.submit(job(ARCHS[3:4], id="c"))
+    (record,) = until_idle(running)
+    assert record.p50_ms is not None
+
+
+def test_a_process_that_hangs_as_it_starts_is_an_error(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STALL_S", 60.0)
+    hanging = Hanging(tmp_path, monkeypatch, "start", ARCHS[0])
+    running = start(clock=hanging.clock)
+    running.submit(job(ARCHS[:1]))
+    with pytest.raises(BackendError, match=r"said nothing for 3\d\d s: killed by SIGKILL, as soon"):
+        until_idle(running)
+    assert hanging.ended
+
+
+class Hours:
+    """The machine's clock, and what a test adds to it."""
+
+    def __init__(self) -> None:
+        self.added_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.added_s
+
+
+def test_a_slow_process_that_talks_is_not_killed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STALL_S", float("inf"))
+    hours = Hours()
+    running = start(clock=hours)
+    before = process(running)
+    running.submit(job(ARCHS[:2], rounds=100_000))
+    deadline_s = time.monotonic() + HANG_S
+    while hours.added_s < 10_000.0:  # much longer than it may be silent
+        assert time.monotonic() < deadline_s
+        select.select([running.fileno()], [], [], 0.02)
+        if running.step():  # each visit seems to come 100 s after the one before
+            hours.added_s += 100.0
+    assert process(running) == before
+
+
+def test_an_idle_process_and_one_that_was_stopped_with_its_parent_are_not_taken_to_hang(
+    start: Start,
+) -> None:
+    hours = Hours()
+    running = start(clock=hours)
+    before = process(running)
+    running.submit(job(ARCHS[:1]))
+    until_idle(running)
+    for _ in range(1000):
+        hours.added_s += 5.0  # idle for more than an hour
+        running.step()
+    running.submit(job(ARCHS[1:2], id="c", rounds=100_000))
+    running.step()
+    for _ in range(10):
+        hours.added_s += 3600.0  # as after Ctrl-Z and `fg`
+        running.step()
+    assert process(running) == before
+
+
+@pytest.mark.parametrize(
+    ("engine", "most_s"), [("onnxruntime-cpu", 1200.0), ("tensorrt", 5 * 3600.0)]
+)
+def test_a_whole_block_may_take_minutes_to_open_and_hours_where_engines_are_built(
+    start: Start, engine: str, most_s: float
+) -> None:
+    running = start()
+    running._current = job(ARCHS * 2, target=Target(num_classes=10, engine=engine))
+    running._child_is_ready = False
+    assert most_s / 2 < running._patience_s() < most_s
+    running._longest_s = 2.0  # a visit has come, and the longest pause was 2 s
+    assert running._patience_s() == 3 * 2.0 + 120.0
+    running._current = None
+
+
+def test_a_process_that_outlives_sigkill_is_left_behind(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits in a driver cannot be killed, and its parent must not wait for ever."""
+    monkeypatch.setattr(child, "KILLED_S", 0.1)
+    running = start()
+    undying = running._child._process
+    with monkeypatch.context() as patch:
+        patch.setattr(undying, "kill", lambda: None)
+        os.kill(undying.pid, signal.SIGSTOP)
+        assert "outlives SIGKILL" in running._child.close(patience_s=0.0)
+    undying.kill()
+    assert undying.wait(HANG_S) == -signal.SIGKILL
