@@ -29,6 +29,15 @@ def data_option(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def device_option(verb: argparse.ArgumentParser) -> None:
+    """Add `--device`, for every verb that runs networks on this machine."""
+    verb.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"),
+        help="where networks run on this machine: cuda for its GPU, or under torchrun one GPU for "
+        "each process; auto takes a GPU if there is one (default: auto)",
+    )  # fmt: skip
+
+
 def workers_option(verb: argparse.ArgumentParser) -> None:
     """Add `--workers`, for every verb that trains."""
     verb.add_argument(
