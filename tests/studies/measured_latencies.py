@@ -30,7 +30,8 @@ class Measured:
     """Encodings [n, slots] of a space, and ms [n, devices].
 
     `test` holds the indices of the archs kept for judging. If it is empty, every arch that was not
-    drawn to learn from is used for judging.
+    drawn to learn from is used for judging. `input_hw` is the input size of all networks, if it is
+    not each arch's own resolution.
     """
 
     space: Space
@@ -38,6 +39,7 @@ class Measured:
     devices: tuple[str, ...]
     ms: Floats
     test: Indices
+    input_hw: tuple[int, int] | None = None
 
     def split(self, n: int, seed: int) -> tuple[Indices, Indices]:
         """Indices of `n` archs to learn from, drawn uniformly, and of those to judge on."""
@@ -80,7 +82,8 @@ def read_npz(path: Path) -> Measured:
 def read_store(path: Path, run: str, test_run: str | None, space: Space) -> Measured:
     """The valid records of a run and, if named, of a `test_run` to judge on.
 
-    They are drift-corrected together. DataError if fewer than 210 archs are on every board.
+    They are drift-corrected together. DataError if fewer than 210 archs are on every board, or if
+    the runs measured different targets.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist; ramnas calibrate makes it")
@@ -91,6 +94,11 @@ def read_store(path: Path, run: str, test_run: str | None, space: Space) -> Meas
     store.close()
     if any(r.space_hash != space.hash for r in records):
         raise DataError(f"{path}: run {run} holds records of another space than {space.name}")
+    targets = {r.target for r in records}
+    if len(targets) > 1:
+        raise DataError(
+            f"{path}: the records of {run} have {len(targets)} targets; name runs of one target"
+        )
     devices = tuple(sorted({r.device_class for r in records}))
     values = [corrected_ms(r for r in records if r.device_class == one) for one in devices]
     shared = {r.arch_id: r for r in records if all(r.arch_id in found for found in values)}
@@ -101,4 +109,5 @@ def read_store(path: Path, run: str, test_run: str | None, space: Space) -> Meas
     ms = np.array([[found[arch_id] for found in values] for arch_id in shared])
     test = [i for i, r in enumerate(shared.values()) if test_run and r.run == test_run]
     rows = space.encode_all([r.arch for r in shared.values()])
-    return Measured(space, rows, devices, ms, np.array(test, dtype=np.intp))
+    input_hw = records[0].target.input_hw
+    return Measured(space, rows, devices, ms, np.array(test, dtype=np.intp), input_hw)

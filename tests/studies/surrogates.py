@@ -18,7 +18,7 @@ from ramnas_host.surrogates import families
 from ramnas_host.surrogates.cost_gp import CostGp
 from ramnas_host.surrogates.cost_prior import MixedGp
 from ramnas_host.surrogates.encodings import ENCODINGS
-from ramnas_host.surrogates.surrogate import COST, Score, cost_table, score, space_costs
+from ramnas_host.surrogates.surrogate import COST, Score, cost_table, fit, score, space_costs
 from ramnas_models.files import write_file
 from ramnas_models.space import load_space
 from tests.studies.measured_latencies import Measured, read_npz, read_store
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
     Floats = NDArray[np.float64]
+    Indices = NDArray[np.intp]
 
 PAPER_SHARE = 0.8  # share of the records to learn from
 PRIOR_RECORDS, PRIOR_SIZES, PRIOR_SEEDS, PRIOR_TEST = 300, (10, 20, 50), 10, 1000
 NEAR = 0.01  # in rho
+QUIET_RHO = 0.95
+UNIFORM_SIZES, UNIFORM_TEST, BINS = (20, 50, 100), 2000, 10
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -50,9 +53,9 @@ def predicted(
 ) -> Floats:
     """Predicted ms for the encodings `ask`, learnt from `rows` and `ms`."""
     if family == COST:
-        costs = space_costs(data.space)
+        costs = space_costs(data.space, data.input_hw)
         return np.exp(CostGp(costs).fit(rows, np.log(ms)).predict(ask)[0])
-    encode = ENCODINGS[encoding](data.space, cost_table(data.space))
+    encode = ENCODINGS[encoding](data.space, cost_table(data.space, data.input_hw))
     return np.exp(families.Fitted(family, encode(rows), np.log(ms))(encode(ask)))
 
 
@@ -81,12 +84,19 @@ def _mean(found: list[Result]) -> str:
 def groups(data: Measured) -> dict[str, tuple[str, ...]]:
     """The groups of devices whose scores are averaged, by title.
 
-    All devices, each by itself, and in the public set the two columns with little noise.
+    These are the quiet devices, all devices, and each by itself. A device is quiet if another one
+    ranks all archs almost alike, with a Spearman rho of QUIET_RHO or more. The noise of a device
+    has nothing to do with that of another, so a noisy one agrees with none. No surrogate takes part
+    in this rule.
     """
-    quiet = tuple(d for d in data.devices if d in ("titan_rtx_32", "titan_rtx_64"))
+    from scipy.stats import spearmanr
+
+    rho = np.atleast_2d(spearmanr(data.ms).statistic) if len(data.devices) > 2 else np.eye(1)
+    alike = rho - np.eye(len(rho)) >= QUIET_RHO
+    quiet = tuple(d for d, one in zip(data.devices, alike, strict=False) if one.any())
     every = {"all devices": data.devices} if len(data.devices) > 1 else {}
     return {
-        **({", ".join(quiet): quiet} if quiet else {}),
+        **({f"quiet devices ({', '.join(quiet)})": quiet} if quiet else {}),
         **every,
         **{d: (d,) for d in data.devices},
     }
@@ -153,7 +163,7 @@ def plot(data: Measured, found: list[Result], path: Path) -> None:
 
 def leave_one_gpu_out(data: Measured, seeds: int = PRIOR_SEEDS) -> str:
     """A Markdown table of rho on a new GPU: without the other GPU, with it, and mixed."""
-    costs = space_costs(data.space)
+    costs = space_costs(data.space, data.input_hw)
     train, _ = data.split(PRIOR_RECORDS, 1000)
     known = {
         device: CostGp(costs).fit(data.rows[train], np.log(data.ms[train, j]))
@@ -184,6 +194,55 @@ def leave_one_gpu_out(data: Measured, seeds: int = PRIOR_SEEDS) -> str:
     return "\n".join(lines)
 
 
+def spread(data: Measured, n: int, seed: int) -> tuple[Indices, Indices]:
+    """Indices of `n` archs that are spread over log MACs, and of those to judge on.
+
+    This is how a calibration chooses its archs: each of ten bins of equal width gives as many as
+    the others, as far as it has them.
+    """
+    macs = np.log(cost_table(data.space, data.input_hw).macs(data.rows))
+    bins = np.minimum((BINS * (macs - macs.min()) / np.ptp(macs)).astype(int), BINS - 1)
+    drawn = np.random.default_rng(seed).permutation(len(macs))
+    place = np.empty(len(macs), dtype=int)  # how many archs of the same bin were drawn before
+    for one in range(BINS):
+        own = drawn[bins[drawn] == one]
+        place[own] = np.arange(len(own))
+    order = drawn[np.argsort(place[drawn], kind="stable")]
+    return order[:n], np.random.default_rng(seed).permutation(order[n:])[:UNIFORM_TEST]
+
+
+def tau_over_uniform_archs(data: Measured, models: list[tuple[str, str]], seeds: int) -> str:
+    """A Markdown table: how wrong two figures are about the tau over uniformly drawn archs.
+
+    The surrogates learn from archs that are spread over log MACs. Their cross-validated tau, and
+    the tau that they expect over uniform archs, are compared with the tau on archs of the set that
+    they have not seen, which was drawn uniformly.
+    """
+    lines = [
+        "| family | n | true tau | cross-validated | expected | mean error of the first | of the "
+        "second |",
+        "|---" * 7 + "|",
+    ]
+    for n, (family, encoding) in itertools.product(UNIFORM_SIZES, models):
+        found = []
+        for seed, (j, _) in itertools.product(range(seeds), enumerate(data.devices)):
+            some, test = spread(data, n, seed)
+            fitted = fit(
+                data.space, data.rows[some], data.ms[some, j], family, log=True,
+                encoding=encoding or "int", input_hw=data.input_hw,
+            )  # fmt: skip
+            truth = score(data.ms[test, j], fitted.predict(data.rows[test])[0]).tau
+            found.append([truth, fitted.score.tau, fitted.score.tau_uniform])
+        true, validated, expected = np.array(found, dtype=float).T
+        figures = [
+            *(f"{one.mean():.3f}" for one in (true, validated, expected)),
+            *(f"{np.abs(one - true).mean():.3f}" for one in (validated, expected)),
+        ]
+        lines.append(f"| {f'{family} {encoding}'.strip()} | {n} | {' | '.join(figures)} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, metavar="ofa_mbv3_latency.npz", help="the public set")
@@ -198,9 +257,10 @@ def main() -> None:
         "--space", default="table1", help="space of the store's archs (default: table1)"
     )
     parser.add_argument(
-        "--protocol", choices=("samples", "paper", "priors"), default="samples",
+        "--protocol", choices=("samples", "paper", "priors", "uniform"), default="samples",
         help="samples: learn from each of --samples; paper: learn from 80 %% of the records; "
-        "priors: predict each GPU from the others (default: samples)",
+        "priors: predict each GPU from the others; uniform: learn from archs spread over MACs, and "
+        "compare the tau expected over uniform archs with the true one (default: samples)",
     )  # fmt: skip
     parser.add_argument(
         "--samples", default="10,20,50,100,300,1000",
@@ -230,6 +290,9 @@ def main() -> None:
         for family in args.families.split(",")
         for encoding in ([""] if family == COST else args.encodings.split(","))
     ]
+    if args.protocol == "uniform":
+        print(tau_over_uniform_archs(data, models, args.seeds))
+        return
     sizes = data.sizes([int(n) for n in args.samples.split(",")])
     if args.protocol == "paper":
         sizes = [int(PAPER_SHARE * (len(data.rows) - len(data.test)))]

@@ -58,7 +58,10 @@ class UntilTau:
         return []
 
     def finished(self, device_class: str, records: Sequence[LatencyRecord]) -> bool:
-        """Whether a class has finished; fits again if records of more archs have come."""
+        """Whether a class has finished; fits again if records of more archs have come.
+
+        All `records` are of one target, whose input size shapes what the archs cost.
+        """
         taus = self._taus.setdefault(device_class, {})
         archs = {r.arch_id: r.arch for r in records if r.validity == OK}
         if len(archs) >= MIN_RECORDS and len(archs) > max(taus, default=0):
@@ -67,13 +70,15 @@ class UntilTau:
             measured = [arch for arch_id, arch in archs.items() if arch_id in levels]
             y = np.array([levels[arch.id] for arch in measured])
             try:
-                surrogate = fit(self._space, self._space.encode_all(measured), y, COST, log=True)
+                surrogate = fit(
+                    self._space, self._space.encode_all(measured), y, COST, log=True,
+                    input_hw=records[0].target.input_hw,
+                )  # fmt: skip
                 taus[len(archs)] = surrogate.score.tau
-                log.info("%s: tau %.3f on %d archs", device_class, surrogate.score.tau, len(y))
+                log.info("%s, %d archs: %s", device_class, len(y), surrogate.score.taus)
             except DataError as error:
                 log.warning("%s: no surrogate of %d archs: %s", device_class, len(y), error)
         last = list(taus.values())[-self._refits :]
-        # the tau of a constant prediction is NaN, which does not count as held
         return len(last) == self._refits and all(tau >= self._target for tau in last)
 
     def saved(self, done: int, total: int) -> str:

@@ -68,9 +68,16 @@ class Costs:
                 f"{', '.join(COSTS)}"
             )
         if not np.isfinite(found).all() or (found < 0).any():
-            bad = int(np.flatnonzero(~(np.isfinite(found) & (found >= 0)).all((1, 2)))[0])
+            bad = rows[~(np.isfinite(found) & (found >= 0)).all((1, 2))][0]
             raise DataError(
-                f"the table of costs has a cost below 0 or not finite for arch {_name(rows[bad])}"
+                f"the table of costs has a cost below 0 or not finite for arch {_name(bad)}"
+            )
+        lacking = found.sum(1) == 0
+        if lacking.any():
+            i, cost = np.argwhere(lacking)[0]
+            raise DataError(
+                f"the costs of arch {_name(rows[i])} have 0 {COSTS[cost]} in all parts together; "
+                "count stem and head too, which every network has"
             )
         return found
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ramnas_host.surrogates.robust_gp import without_fold
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Indices = NDArray[np.intp]
+
+PENALTIES = np.logspace(-3, 3, 13)  # of a ridge regression, for targets of variance 1
 
 
 class Regressor(Protocol):
@@ -35,23 +35,12 @@ class _Gp:
         matern = Matern(3.0, (0.3, 100.0), nu=2.5)
         kernel = ConstantKernel(1.0) * matern + WhiteKernel(0.1, (1e-6, 1.0))
         gp = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=0)
-        self._gp, self._y = gp.fit(x, y), y
+        self._gp = gp.fit(x, y)
         return self
 
     def predict(self, x: Floats) -> Floats:
         values: Floats = self._gp.predict(x)
         return values
-
-    def held_out(self, folds: Sequence[Indices]) -> Floats:
-        """Each target as predicted without its fold, with the hyper-parameters of all records.
-
-        The family `cost` does the same. Fitting them again for each fold would take six times as
-        long.
-        """
-        from scipy.linalg import cho_solve
-
-        inverse = cho_solve((self._gp.L_, True), np.eye(len(self._y)))
-        return without_fold(inverse, self._gp.alpha_, self._y, folds)
 
 
 def _mlp() -> Regressor:
@@ -71,26 +60,24 @@ def _cart() -> Regressor:
 
 
 class _Rbf:
-    """Radial basis functions with a linear tail, smoothed because the measurements are noisy.
+    """Radial basis functions on a linear tail, smoothed because the measurements are noisy.
 
-    With fewer records than a linear tail needs, the tail is constant.
+    The tail has as many weights as there are columns, so it is a ridge regression, with the penalty
+    that predicts best when each record is left out. A tail without a penalty passes through the
+    noise where there are hardly more records than columns.
     """
 
     def fit(self, x: Floats, y: Floats) -> _Rbf:
         from scipy.interpolate import RBFInterpolator
+        from sklearn.linear_model import RidgeCV
 
-        # A column that never varies, or that follows from others, would make the linear tail
-        # singular.
-        self._varies = np.ptp(x, axis=0) > 0
-        seen = x[:, self._varies]
-        tail = np.column_stack([np.ones(len(seen)), seen])
-        linear = np.linalg.matrix_rank(tail) == tail.shape[1]
-        kernel, degree = ("cubic", 1) if linear else ("linear", 0)
-        self._f = RBFInterpolator(seen, y, kernel=kernel, smoothing=1.0, degree=degree)
+        self._tail = RidgeCV(PENALTIES).fit(x, y)
+        rest = y - self._tail.predict(x)
+        self._f = RBFInterpolator(x, rest, kernel="linear", smoothing=1.0, degree=0)
         return self
 
     def predict(self, x: Floats) -> Floats:
-        values: Floats = self._f(x[:, self._varies])
+        values: Floats = self._tail.predict(x) + self._f(x)
         return values
 
 
@@ -100,15 +87,15 @@ FAMILIES: dict[str, Callable[[], Regressor]] = {"gp": _Gp, "rbf": _Rbf, "mlp": _
 def cross_validated(
     family: str, x: Floats, y: Floats, folds: Sequence[Indices]
 ) -> tuple[Fitted, Floats]:
-    """A regressor fitted on all records, and each target [n] as predicted without its fold."""
-    whole = Fitted(family, x, y)
-    if isinstance(whole.regressor, _Gp):
-        return whole, whole.regressor.held_out(folds) * whole.scale + whole.centre
+    """A regressor fitted on all records, and each target [n] as predicted without its fold.
+
+    Everything is fitted anew for each fold, hyper-parameters and scale of the targets included.
+    """
     found = np.empty(len(y))
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(y)), fold)
         found[fold] = Fitted(family, x[rest], y[rest])(x[fold])
-    return whole, found
+    return Fitted(family, x, y), found
 
 
 class Fitted:

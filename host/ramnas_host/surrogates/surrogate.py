@@ -19,6 +19,7 @@ from ramnas_host.surrogates.cost_gp import ChoiceGp, CostGp
 from ramnas_host.surrogates.cost_prior import MixedGp
 from ramnas_host.surrogates.costs import Costs, costs_of
 from ramnas_host.surrogates.encodings import ENCODINGS
+from ramnas_host.surrogates.uniform_tau import ARCHS, expected_tau
 from ramnas_models.cost_table import CostTable
 from ramnas_models.errors import DataError
 from ramnas_models.space import Space
@@ -42,12 +43,24 @@ FOLDS = 5
 class Score(msgspec.Struct, frozen=True):
     """Agreement of predictions with the truth.
 
-    Kendall tau, Spearman rho, and the mean absolute percentage error (0.01 is 1 %).
+    Kendall tau, Spearman rho, and the mean absolute percentage error (0.01 is 1 %). For a surrogate
+    they are those of the archs that it learnt from, each predicted without its fold. These archs
+    are usually spread wide, so `tau_uniform` is the tau to expect over archs drawn uniformly from
+    the space. It is None where no archs can be drawn.
     """
 
     tau: float
     rho: float
     mape: float
+    tau_uniform: float | None = None
+
+    @property
+    def taus(self) -> str:
+        """Both taus, in words."""
+        uniform = self.tau_uniform
+        return f"tau {self.tau:.3f}" + (
+            "" if uniform is None else f" ({uniform:.3f} expected over uniform archs)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +127,12 @@ def fit(
         mean, held_out = families.cross_validated(family, encode(rows), target, folds)
         predict = _predictor(encode, mean, float(np.std(held_out - target)))
     predicted = np.exp(held_out) if log else held_out
-    return Surrogate(family, log, score(y, predicted), predicted, tuple(priors), predict)
+    drawn = _uniform(space)
+    found = msgspec.structs.replace(
+        score(y, predicted),
+        tau_uniform=None if drawn is None else expected_tau(predict(drawn)[0], held_out, target),
+    )
+    return Surrogate(family, log, found, predicted, tuple(priors), predict)
 
 
 def fit_best(
@@ -143,13 +161,29 @@ def fit_best(
 
 
 def score(truth: Floats, predicted: Floats) -> Score:
+    """How well `predicted` [n] agrees with `truth` [n].
+
+    Predictions that are all equal put nothing in order, so their tau and rho are 0. MAPE leaves out
+    truths that are exactly 0, of which no error is a percentage; it is 0 if all are.
+    """
     from scipy.stats import kendalltau, spearmanr
 
+    ordered = np.ptp(truth) > 0 and np.ptp(predicted) > 0
+    some = truth != 0
+    errors = np.abs(predicted[some] / truth[some] - 1)
     return Score(
-        tau=float(kendalltau(truth, predicted).statistic),
-        rho=float(spearmanr(truth, predicted).statistic),
-        mape=float(np.mean(np.abs(predicted - truth) / np.abs(truth))),
+        tau=float(kendalltau(truth, predicted).statistic) if ordered else 0.0,
+        rho=float(spearmanr(truth, predicted).statistic) if ordered else 0.0,
+        mape=float(errors.mean()) if some.any() else 0.0,
     )
+
+
+def _uniform(space: Space | Costs) -> Rows | None:
+    """Encodings of archs drawn uniformly; None for costs of which no arch is listed."""
+    rng = np.random.default_rng(0)
+    if not isinstance(space, Costs):
+        return space.sample_rows(ARCHS, rng)
+    return None if space.listed is None else rng.permutation(space.listed)[:ARCHS]
 
 
 @functools.lru_cache(maxsize=8)
@@ -182,8 +216,7 @@ class _Logarithm:
 
 
 def _tau(surrogate: Surrogate) -> float:
-    # a constant prediction has no tau
-    return -1.0 if np.isnan(surrogate.score.tau) else surrogate.score.tau
+    return surrogate.score.tau
 
 
 def _predictor(

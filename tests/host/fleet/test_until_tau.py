@@ -35,16 +35,18 @@ ARCHS = sample_by_macs(SPACE, np.random.default_rng(0), 60)
 TARGET = Target(num_classes=10)
 
 
-def record(arch: Arch, noise: float = 0.01, validity: str = OK) -> LatencyRecord:
+def record(
+    arch: Arch, noise: float = 0.01, validity: str = OK, target: Target = TARGET
+) -> LatencyRecord:
     """As a board would send it: 8 visits, with times that follow the MACs."""
     rng = np.random.default_rng(int(arch.id, 16) % 2**32)
-    base = plan(SPACE, arch).macs / 1e5 + 0.05
+    base = plan(SPACE, arch, input_hw=target.input_hw).macs / 1e5 + 0.05
     visits = tuple(
         Visit(arch.id, f"of {arch.id}", r, 0, tuple(base * np.exp(noise * rng.normal(size=6))))
         for r in range(8)
     )
     return LatencyRecord(
-        "run", TARGET, arch, arch.id, SPACE.hash, (32, 32), "class", "1", (), validity,
+        "run", target, arch, arch.id, SPACE.hash, target.hw(arch), "class", "1", (), validity,
         visits=visits,
     )  # fmt: skip
 
@@ -56,6 +58,13 @@ def test_a_class_ends_when_its_real_surrogate_is_good_enough() -> None:
     assert 48 <= found.measured <= 60
     assert found.cross_validated >= 0.85
     assert found.held_out > 0.8  # on archs that were never measured
+
+
+def test_the_surrogate_of_a_detector_knows_its_input_size() -> None:
+    """Without it the archs' own resolutions seem to matter, and the target is not held."""
+    target = Target(task="detection", num_classes=3, input_hw=(96, 96))
+    sent = [record(arch, target=target) for arch in ARCHS[:36]]
+    assert UntilTau(SPACE, 0.95, refits=1).finished("class", sent)
 
 
 def test_it_says_how_many_measurements_were_saved() -> None:
@@ -76,7 +85,7 @@ def taus(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The taus of the next fits, which are not real: these tests are about when a fit comes."""
     scores: list[float] = []
 
-    def fit(space: Space, rows: Rows, y: Rows, family: str, *, log: bool) -> Fitted:
+    def fit(space: Space, rows: Rows, y: Rows, family: str, *, log: bool, input_hw: None) -> Fitted:
         assert family == COST and log and len(rows) == len(y) >= 20
         return Fitted(scores.pop(0))
 
