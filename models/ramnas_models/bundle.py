@@ -52,7 +52,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One network of a front: its ONNX file and what is known about it.
 
     `file` is relative to the bundle, `input_hw` in pixels. The first of `accuracies` is the one
-    that orders the front; there is none if no accuracy was measured. Only a detector has `anchors`.
+    that orders the front, and by which a budget chooses. There may be a further one on the report
+    split, and none at all if no accuracy was measured. Only a detector has `anchors`.
     """
 
     arch_id: str
@@ -67,7 +68,13 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def accuracy(self) -> Optional[Accuracy]:
+        """The accuracy by which models are chosen."""
         return self.accuracies[0] if self.accuracies else None
+
+    @property
+    def reported(self) -> Optional[Accuracy]:
+        """The accuracy to show: that on the report split, by which nothing was chosen."""
+        return next((a for a in self.accuracies if a.split == "report"), self.accuracy)
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,7 +23,7 @@ from ramnas_models.errors import DataError
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """The record of one model of a bundle, with its accuracy in words, such as `top1 0.9`.
+    """The record of one model of a bundle, with its accuracy, n and interval in words.
 
     Its latency is kept unless the measurement failed, and counts as calibrated only if it is valid.
     """
@@ -117,8 +117,8 @@ def _block(bundle: Bundle, front: TaskFront, target: Target, rounds: int) -> Tup
 
 
 def _model_record(front: TaskFront, record: LatencyRecord) -> ModelRecord:
-    accuracy = next(m.accuracy for m in front.models if m.arch_id == record.arch_id)
-    words = f"{accuracy.metric} {accuracy.value:.4g}" if accuracy else "unknown"
+    accuracy = next(m.reported for m in front.models if m.arch_id == record.arch_id)
+    words = str(accuracy) if accuracy else "unknown"
     return ModelRecord(front.task, words, record)
 
 

@@ -17,7 +17,7 @@ from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_edge.measuring.store import Store
 from ramnas_host.cli.demo_budgets import FRAME, run_budgets
 from ramnas_host.search import front as fronts
-from ramnas_host.search.front import ObjectiveValue
+from ramnas_host.search.front import Candidate, ObjectiveValue
 from ramnas_host.search.objectives import TOP1
 from ramnas_models.errors import DataError
 from ramnas_models.files import make_folder, write_file
@@ -181,8 +181,8 @@ def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) 
             {
                 "arch_id": c.arch_id,
                 "macs": c.macs,
-                "predicted": _figures(c.predicted, latency.name),
-                "measured": _figures(c.measured, latency.name),
+                "predicted": _figures(c, c.predicted, latency.name),
+                "measured": _figures(c, c.measured, latency.name),
                 "non_dominated": c in best,
             }
             for c in front.candidates
@@ -192,12 +192,15 @@ def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) 
     }
 
 
-def _figures(figures: dict[str, ObjectiveValue], latency: str) -> dict[str, float | None] | None:
+def _figures(
+    candidate: Candidate, figures: dict[str, ObjectiveValue], latency: str
+) -> dict[str, float | None] | None:
     """None of a candidate that was not measured."""
     if latency not in figures:
         return None
     return {
         "top1": figures[TOP1].value,
+        "selection_top1": candidate.to_choose_by(TOP1),
         "latency_ms": figures[latency].value,
         "p90_ms": figures[latency].p90,
     }

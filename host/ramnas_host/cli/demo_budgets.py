@@ -21,6 +21,7 @@ from typing import Any
 from ramnas_edge.runtime import latency_file
 from ramnas_edge.runtime.combinations import Combination, staircase
 from ramnas_host.cli import progress
+from ramnas_models.accuracy import share
 from ramnas_models.bundle import Model, open_bundle
 from ramnas_models.errors import RamnasError
 
@@ -135,23 +136,31 @@ def _edge(out: Path, verb: str, *options: str) -> str:
 def _pick(runs: list[Frames]) -> dict[str, Any]:
     """The runs at one budget together: the p90 of the median run, the accuracy over all runs."""
     frames = [frame for lines in runs for frame in lines[:-1]]
-    hits = [Path(f["image"]).parent.name == f["labels"]["name"] for f in frames]
+    # the same images come again and again, and count once
+    hits = {f["image"]: Path(f["image"]).parent.name == f["labels"]["name"] for f in frames}
+    top1 = share("top1", statistics.mean(hits.values()), "report", len(hits))
     summary = runs[0][-1]["summary"]
     p90_ms = statistics.median(lines[-1]["summary"]["p90_ms"] for lines in runs)
     return {
         **{name: summary[name] for name in ("model", "latency_budget_ms", "expected_p90_ms")},
         "frames": len(frames),
         "p90_ms": p90_ms,
-        "top1": statistics.mean(hits),
+        "top1": top1.value,
+        "top1_n": top1.n,
+        "top1_interval": top1.interval,
         "within_budget": p90_ms <= summary["latency_budget_ms"],
     }
 
 
 def _print(picks: list[dict[str, Any]]) -> None:
-    print(f"{'budget ms':>9}  {'model':12}  p90 ms expected  measured  top-1 on test")
+    print(
+        f"{'budget ms':>9}  {'model':12}  p90 ms expected  measured  "
+        f"top-1 on the report split, n {picks[0]['top1_n']}, 95 % interval"
+    )
     for pick in picks:
+        low, high = (100 * end for end in pick["top1_interval"])
         print(
             f"{pick['latency_budget_ms']:9.3f}  {pick['model']:12}  {pick['expected_p90_ms']:15.3f}"
-            f"  {pick['p90_ms']:8.3f}  {pick['top1']:13.1%}"
-            f"{'' if pick['within_budget'] else '  over the budget'}"
+            f"  {pick['p90_ms']:8.3f}  {pick['top1']:6.1%}"
+            f"  {low:.1f} to {high:.1f} %{'' if pick['within_budget'] else '  over the budget'}"
         )

@@ -61,6 +61,8 @@ def _export(args: argparse.Namespace) -> None:
         value = score(recalibrated_subnet(loaded.net, arch, calibration), test).top1
         accuracy = Accuracy("top1", value, "test")
         print(f"top-1 on {len(test)} images of {args.test}: {value:.2%}")
-    front_bundle.write(args.out, [front_bundle.Entry(arch, accuracy)], loaded, calibration)
+    front_bundle.write(
+        args.out, [front_bundle.Entry(arch, (accuracy,) if accuracy else ())], loaded, calibration
+    )
     print(f"bundle of {arch.id}, recalibrated on {len(calibration)} images: {args.out}")
     print(f"licence of the weights: {loaded.about.licence}")

@@ -73,7 +73,7 @@ def of_front(front: Front) -> list[Ladder]:
     models = tuple(
         Model(
             entry.arch.id, entry.arch, "", "", (entry.arch.resolution,) * 2,
-            (entry.accuracy,) if entry.accuracy else (), Cost(candidate.macs, 0, 0), entry.latency,
+            entry.accuracies, Cost(candidate.macs, 0, 0), entry.latency,
         )
         for candidate, entry in zip(chosen, front_bundle.entries(front, chosen), strict=True)
     )  # fmt: skip
@@ -131,7 +131,7 @@ def _rungs(task: bundles.TaskFront, front: Front, setup: tuple[object, ...]) -> 
                 rungs.append(
                     Rung(
                         model.arch_id, names.get(model.arch_id, ""),
-                        model.accuracy, one.value,
+                        model.reported, one.value,
                         latency.p90_ms, latency.corrected_ms, model.cost.macs,
                         energy.get(model.arch_id),
                     )

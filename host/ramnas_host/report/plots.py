@@ -81,8 +81,8 @@ def plot_surrogates(front: Front, path: Path) -> None:
         axes.axline((axes.get_xlim()[0],) * 2, slope=1, color="k", linewidth=0.7, linestyle="--")
         axes.set_xlabel(f"true ({UNITS[kinds[name]]})")
         axes.set_ylabel(f"predicted ({UNITS[kinds[name]]})")
-        tau = chosen.scores[chosen.family].tau
-        axes.set_title(f"{labels.objectives[name]}\n{chosen.family}, tau {tau:.3f}", fontsize=9)
+        taus = chosen.scores[chosen.family].taus
+        axes.set_title(f"{labels.objectives[name]}\n{chosen.family}, {taus}", fontsize=9)
         axes.legend()
     _explain(figure, labels.legend)
     _save(figure, path)

@@ -80,17 +80,18 @@ def _unverified(candidate: Candidate) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the bundle, with its measured accuracy and latencies."""
+    """One model of the bundle, with its measured accuracies and latencies."""
 
     arch: Arch
-    accuracy: Accuracy | None = None
+    accuracies: tuple[Accuracy, ...] = ()
     latency: tuple[Latency, ...] = ()
 
 
 def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
     """The bundle's entries for `models`, with every latency of the classifier.
 
-    Their accuracy is top-1 on the report split. DataError if a model is not verified.
+    Their accuracies are top-1 on the selection split, by which a budget will choose, and on the
+    report split. DataError if a model is not verified.
     """
     measured = []
     for candidate in models:
@@ -101,10 +102,10 @@ def entries(front: Front, models: Sequence[Candidate]) -> list[Entry]:
             for objective in front.objectives
             if objective.is_classifier_latency and objective.name in candidate.measured
         )
-        accuracy = candidate.accuracy("report") or candidate.accuracy("selection")
-        if accuracy is None:  # a front of format 3: its top-1 is on what is now the selection split
-            accuracy = Accuracy("top1", candidate.measured[TOP1].value, "selection")
-        measured.append(Entry(candidate.arch, accuracy, latencies))
+        accuracies = candidate.accuracies
+        if not accuracies:  # a front of format 3: its top-1 is on what is now the selection split
+            accuracies = (Accuracy("top1", candidate.measured[TOP1].value, "selection"),)
+        measured.append(Entry(candidate.arch, accuracies, latencies))
     return measured
 
 
@@ -143,7 +144,7 @@ def write(
                 file=file,
                 sha256="",  # write_bundle fills it in
                 input_hw=plan.input_hw,
-                accuracies=(entry.accuracy,) if entry.accuracy else (),
+                accuracies=entry.accuracies,
                 cost=Cost(plan.macs, plan.macs_bn, plan.params),
                 latency=entry.latency,
             )

@@ -88,7 +88,7 @@ def verified(
         if MACS in candidate.predicted:
             measured[MACS] = candidate.predicted[MACS]
         others = [a for a in candidate.accuracies if a.split != true_top1.split]
-        accuracies = (*others, true_top1)
+        accuracies = (*others, true_top1)  # the selection split first, by which models are chosen
         candidates.append(
             msgspec.structs.replace(candidate, measured=measured, accuracies=accuracies)
         )

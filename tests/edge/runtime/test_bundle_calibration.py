@@ -56,7 +56,7 @@ def test_every_model_of_every_task_is_measured_and_the_runtime_uses_the_latencie
         (model,) = (m for m in bundle.front(entry.task).models if m.arch_id == record.arch_id)
         (kept,) = (latency for latency in known if latency.sha256 == model.sha256)
         assert (kept.p90_ms, kept.calibrated) == (record.p90_ms, record.validity == OK)
-    assert measured[0].accuracy == "top1 0.9"
+    assert measured[0].accuracy == "top1 90.0 % (test split)"
     with Runtime.open(
         bundle.path, task="detection", latency_budget_ms=1e3, frame_hw=FRAME,
         engine="onnxruntime-cpu",

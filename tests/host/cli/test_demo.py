@@ -92,7 +92,7 @@ def test_the_front_has_predicted_and_measured_values(demo: Path, summary: dict[s
     for model in best:
         a = model["measured"]
         assert not any(
-            b["top1"] > a["top1"] and b["p90_ms"] < a["p90_ms"]
+            b["selection_top1"] > a["selection_top1"] and b["p90_ms"] < a["p90_ms"]
             for b in (m["measured"] for m in verified)
         )
     for model in verified:
@@ -112,6 +112,12 @@ def test_bundle_is_sound_and_has_three_to_eight_models(demo: Path) -> None:
     accuracy = [m.accuracy.value for m in models]
     assert p90 == sorted(p90)
     assert accuracy == sorted(accuracy)
+    for model in models:
+        chosen_by, reported = model.accuracies
+        assert (chosen_by.split, chosen_by.n, reported.split, reported.n) == (
+            "selection", 500, "report", 250,
+        )  # fmt: skip
+        assert reported.interval[0] < reported.value < reported.interval[1]
 
 
 def test_three_budgets_pick_models_that_are_expected_to_fit(
@@ -123,6 +129,8 @@ def test_three_budgets_pick_models_that_are_expected_to_fit(
     assert {pick["model"] for pick in picks} <= bundled
     for pick in picks:
         assert pick["frames"] >= 200
+        assert pick["top1_n"] == 250
+        assert pick["top1_interval"][0] < pick["top1"] < pick["top1_interval"][1]
         assert pick["expected_p90_ms"] <= pick["latency_budget_ms"]
         assert pick["within_budget"] == (pick["p90_ms"] <= pick["latency_budget_ms"])
 

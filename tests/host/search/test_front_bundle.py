@@ -96,7 +96,7 @@ def test_the_bundle_has_the_latencies_of_the_classifier_and_no_others() -> None:
     verified = front({**values, TOP1: ObjectiveValue(0.9)}, objectives=objectives)
     assert verified.cost == nano
     (entry,) = entries(verified, choose(verified))
-    assert entry.accuracy.value == 0.9
+    assert entry.accuracies[0].value == 0.9
     assert [(one.device_class, one.threads, one.p90_ms) for one in entry.latency] == [
         ("nano", 2, 2.0),
         ("board", 1, 4.0),
@@ -108,7 +108,9 @@ def test_models_are_chosen_by_the_selection_split_and_reported_on_the_report_spl
     verified = seen((1, 0.90, 0.93), (2, 0.92, 0.91), (3, 0.91, 0.95), (4, 0.95, 0.94))
     chosen = choose(verified)
     assert p90(chosen) == [1, 2, 4]
-    accuracies = [entry.accuracy for entry in entries(verified, chosen)]
+    found = entries(verified, chosen)
+    assert [e.accuracies[0].value for e in found] == [0.90, 0.92, 0.95]  # a budget chooses by it
+    accuracies = [entry.accuracies[1] for entry in found]
     assert [(a.value, a.split, a.n) for a in accuracies] == [
         (0.93, "report", 250), (0.91, "report", 250), (0.94, "report", 250),
     ]  # fmt: skip

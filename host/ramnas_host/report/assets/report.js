@@ -295,6 +295,8 @@ function scatter(one) {
   const rows = Object.entries(one.scores).map(([family, score]) => node("tr", { class: family === one.family ? "chosen" : "" },
     node("td", {}, family === one.family ? `${family} (chosen)` : family), node("td", {}, digits(score.tau)), node("td", {}, digits(score.rho)), node("td", {}, percent(score.mape))));
   made.append(node("table", {}, node("thead", {}, node("tr", {}, ...["cross-validated", "tau", "rho", "MAPE"].map((t) => node("th", {}, t)))), node("tbody", {}, ...rows)));
+  const uniform = one.scores[one.family]?.tau_uniform ?? null;
+  if (uniform !== null) made.append(node("p", { class: "quiet" }, `expected over uniformly drawn archs, which are more alike: tau ${digits(uniform)}`));
   if (one.front_tau !== null) made.append(node("p", { class: "quiet" }, `on the verified front: tau ${digits(one.front_tau)}`));
   return made;
 }
