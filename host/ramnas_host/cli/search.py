@@ -188,7 +188,7 @@ def _search(args: argparse.Namespace) -> None:
     for name, chosen in found.surrogates.items():
         for kind, score in chosen.scores.items():
             print(
-                f"{labels.objectives[name]}, {kind:4}: tau {score.tau:.3f}, rho {score.rho:.3f}, "
+                f"{labels.objectives[name]}, {kind:4}: {score.taus}, rho {score.rho:.3f}, "
                 f"MAPE {score.mape:.1%}{'  <- chosen' if kind == chosen.family else ''}"
             )
     for line in labels.legend:

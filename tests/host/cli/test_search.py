@@ -81,6 +81,12 @@ def test_a_front_by_the_latency_of_classifier_and_detector_is_searched_and_verif
     assert [row["arch_id"] for row in rows] == [c.arch_id for c in found.candidates]
     assert all(float(row[f"{names[2]} predicted"]) > 0 for row in rows)
 
+    printed = capsys.readouterr().out
+    for name, chosen in found.surrogates.items():  # both taus of every family
+        for score in chosen.scores.values():
+            assert score.tau_uniform is not None, name
+            assert score.taus in printed
+
     measured = tmp_path / "measured.sqlite"
     monkeypatch.setattr(verification, "MIN_TAU", 1.01)  # no order is as good as this
     with caplog.at_level(logging.WARNING):

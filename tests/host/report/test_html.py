@@ -193,7 +193,9 @@ def whole(device_class: str = "board", model: str = "A0", title: str = "run") ->
 def test_loading_asks_for_nothing_and_logs_nothing(browser: Chromium, tmp_path: Path) -> None:
     load(browser, whole(), tmp_path)
     assert len(browser.all("#surrogates .mark.held-out")) == 4
-    assert "uniformly drawn archs, which are more alike: tau 0.82" in browser.one("#surrogates").text
+    assert (
+        "uniformly drawn archs, which are more alike: tau 0.82" in browser.one("#surrogates").text
+    )
     assert len(browser.all("#boards article")) == 1
     assert "3 ok" in browser.one("#boards").text
     options = browser.all("#cost option")
