@@ -8,6 +8,7 @@ non-negative weighted sum of a few totals.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,16 +32,28 @@ class Predictor(Protocol):
     def predict(self, rows: Rows) -> tuple[Floats, Floats]: ...
 
 
+class Process(Predictor, Protocol):
+    """A predictor that can be fitted again."""
+
+    def fit(self, rows: Rows, y: Floats) -> Predictor: ...
+
+
 class CostGp:
     """Predicts log latencies or log energies from the costs of an arch's parts.
 
     With `others`, predictors of other boards, the first guess is a weighted sum of their
     predictions alone, and the process learns only what they leave unexplained. Its variances then
     start small, so that a few noisy records are not mistaken for structure.
+
+    The noise of a record is relative to its latency, and beside that there is a floor of a fixed
+    number of milliseconds. `floor_ms` is its standard deviation where it was measured
+    (`noise_floor.py`); otherwise it is learnt from the records.
     """
 
-    def __init__(self, costs: Costs, others: Sequence[Predictor] = ()) -> None:
-        self._table, self._others = costs, others
+    def __init__(
+        self, costs: Costs, others: Sequence[Predictor] = (), floor_ms: float | None = None
+    ) -> None:
+        self._table, self._others, self._floor_ms = costs, others, floor_ms
 
     def fit(self, rows: Rows, y: Floats) -> CostGp:
         """Learn from encodings [n, slots] and log targets [n]."""
@@ -56,9 +69,14 @@ class CostGp:
         self._scale = np.maximum(parts.sum(2).mean(0), 1e-30)[:, None]
         self._totals_scale = np.maximum(totals.mean(0), 1e-30)
         self._mean = parts.mean(0) / self._scale
+        self._typical = float(np.median(guess))
         gp = RobustGp(MOSTLY_NOISE if self._others else PRIOR)
-        self._gp = gp.fit(self._relative(parts, totals, rows), y - np.log(guess))
-        self._y, self._guess = y, np.log(guess)
+        self._gp = gp.fit(
+            self._relative(parts, totals, rows, guess), y - np.log(guess),
+            guessed=int(np.count_nonzero(self._weights)),
+            floor=None if self._floor_ms is None else self._floor_ms / self._typical,
+        )  # fmt: skip
+        self._rows, self._y = rows, y
         return self
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
@@ -66,12 +84,12 @@ class CostGp:
         parts, totals = self._costs(rows)
         guess = totals @ self._weights
         parts, totals = parts / guess[:, None, None], totals / guess[:, None]
-        mean, std = self._gp.predict(self._relative(parts, totals, rows))
+        mean, std = self._gp.predict(self._relative(parts, totals, rows, guess))
         return mean + np.log(guess), std
 
     def held_out(self, folds: Sequence[Indices]) -> Floats:
-        """Each log target [n] as predicted without its fold; hyper-parameters stay as fitted."""
-        return self._gp.held_out(folds, self._y - self._guess) + self._guess
+        """Each log target [n] as predicted by a process that was fitted without its fold."""
+        return refitted(self, self._rows, self._y, folds)
 
     def _costs(self, rows: Rows) -> tuple[Floats, Floats]:
         """Parts [n, costs, columns] and totals [n, 1 + costs + others].
@@ -85,10 +103,11 @@ class CostGp:
         others = [np.exp(other.predict(rows)[0]) for other in self._others]
         return parts, np.column_stack([np.ones(len(rows)), parts.sum(2), *others])
 
-    def _relative(self, parts: Floats, totals: Floats, rows: Rows) -> Inputs:
+    def _relative(self, parts: Floats, totals: Floats, rows: Rows, guess: Floats) -> Inputs:
         own = (parts / self._scale - self._mean).reshape(len(rows), -1)
         choices, groups = self._table.choices(rows), self._table.groups(rows)
-        return Inputs(totals / self._totals_scale - 1, own, choices, groups)
+        floors = (self._typical / guess) ** 2
+        return Inputs(totals / self._totals_scale - 1, own, choices, groups, floors)
 
 
 def first_guess(totals: Floats, y: Floats, *, steps: int = 4) -> Floats:
@@ -126,7 +145,7 @@ class ChoiceGp:
         """Learn from encodings [n, slots] and targets [n]."""
         self._totals, self._parts = self._features(rows)
         self._gp = RobustGp().fit(self._inputs(rows), y)
-        self._y = y
+        self._rows, self._y = rows, y
         return self
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
@@ -134,8 +153,8 @@ class ChoiceGp:
         return self._gp.predict(self._inputs(rows))
 
     def held_out(self, folds: Sequence[Indices]) -> Floats:
-        """Each target [n] as predicted without its fold; hyper-parameters stay as fitted."""
-        return self._gp.held_out(folds, self._y)
+        """Each target [n] as predicted by a process that was fitted without its fold."""
+        return refitted(self, self._rows, self._y, folds)
 
     def _features(self, rows: Rows) -> tuple[Floats, Floats]:
         totals = self._table(rows).sum(1)
@@ -147,4 +166,17 @@ class ChoiceGp:
             (new - seen.mean(0)) / np.where(seen.std(0) > 1e-9, seen.std(0), np.inf)
             for new, seen in zip(self._features(rows), (self._totals, self._parts), strict=True)
         )
-        return Inputs(totals, parts, np.zeros((len(rows), 0)), self._table.groups(rows))
+        choices, floors = np.zeros((len(rows), 0)), np.zeros(len(rows))
+        return Inputs(totals, parts, choices, self._table.groups(rows), floors)
+
+
+def refitted(process: Process, rows: Rows, y: Floats, folds: Sequence[Indices]) -> Floats:
+    """Each target [n] as predicted by a copy of `process` fitted to all records but its fold.
+
+    Nothing of the fold is used: not in the first guess, not in the scales, not in the variances.
+    """
+    found = np.empty(len(y))
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(len(y)), fold)
+        found[fold] = copy.copy(process).fit(rows[rest], y[rest]).predict(rows[fold])[0]
+    return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ramnas_host.surrogates.cost_gp import CostGp, Predictor
+from ramnas_host.surrogates.cost_gp import CostGp, Predictor, refitted
 from ramnas_host.surrogates.costs import Costs
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.intp]
 
 FOLDS = 10
+SHARES = np.linspace(0, 1, 11)[:, None]  # of the process that knows other boards
 
 
 class MixedGp:
@@ -28,23 +29,26 @@ class MixedGp:
     whose mean absolute error on held-out records is within one standard error of the best weight's.
     """
 
-    def __init__(self, costs: Costs, others: Sequence[Predictor]) -> None:
-        self._costs, self._others = costs, others
+    def __init__(
+        self, costs: Costs, others: Sequence[Predictor], floor_ms: float | None = None
+    ) -> None:
+        self.informed = CostGp(costs, others, floor_ms)
+        self.plain = CostGp(costs, floor_ms=floor_ms)
 
     def fit(self, rows: Rows, y: Floats) -> MixedGp:
         """Learn from encodings [n, slots] and log targets [n]."""
         order = np.random.default_rng(0).permutation(len(y))
-        held_out = np.zeros((2, len(y)))
-        for fold in np.array_split(order, min(len(y), FOLDS)):
-            rest = np.setdiff1d(order, fold)
-            for process, found in zip(self._processes(), held_out, strict=True):
-                found[fold] = process.fit(rows[rest], y[rest]).predict(rows[fold])[0]
-        shares = np.linspace(0, 1, 11)[:, None]
-        mixed = shares * held_out[0] + (1 - shares) * held_out[1]
-        best = _most_informed(np.abs(mixed - y))
-        self._share = float(shares[best, 0])
-        self._held_out: Floats = mixed[best]
-        self.informed, self.plain = (process.fit(rows, y) for process in self._processes())
+        folds = np.array_split(order, min(len(y), FOLDS))
+        informed, plain = (refitted(one, rows, y, folds) for one in (self.informed, self.plain))
+        mixed = SHARES * informed + (1 - SHARES) * plain
+        errors = np.abs(mixed - y)
+        self._share = float(SHARES[_most_informed(errors), 0])
+        # What is said about a fold comes from the share that the other folds choose.
+        self._held_out = np.empty(len(y))
+        for fold in folds:
+            self._held_out[fold] = mixed[_most_informed(np.delete(errors, fold, axis=1)), fold]
+        self.informed.fit(rows, y)
+        self.plain.fit(rows, y)
         return self
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
@@ -61,9 +65,6 @@ class MixedGp:
         The folds are those of `fit`; `folds` is ignored.
         """
         return self._held_out
-
-    def _processes(self) -> tuple[CostGp, CostGp]:
-        return CostGp(self._costs, self._others), CostGp(self._costs)
 
 
 def _most_informed(errors: Floats) -> int:

@@ -6,13 +6,17 @@ parts, one is linear in the choices (each choice has a number of its own, whatev
 one is constant within a group. A constant is added for the mean.
 
 The noise follows Student's t, because a board is disturbed now and then: a record far off counts
-less (variational, as in Tipping and Lawrence 2005). The variances maximise the evidence at each of
-three length scales, and the length scale with the highest evidence predicts.
+less (variational, as in Tipping and Lawrence 2005). Its variance is the sum of two. One is the same
+for all archs. The other, the floor, is larger the faster an arch is, because some disturbances take
+as long for a fast network as for a slow one. The variances maximise the evidence at each of three
+length scales, and the length scale with the highest evidence predicts.
+
+The standard deviations are wide enough that 1.96 of them on either side of the mean hold 95 % of
+new measurements (`_reach` and `RobustGp.fit` say how).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,11 +35,16 @@ DEGREES = 4.0  # degrees of freedom of the noise
 CONSTANT = 10.0  # variance of the mean, in units of the targets' variance
 HYPER_RECORDS = 300  # the variances are fitted on at most this many records
 # Means of the normal priors of the log variances, in the order
-# totals, linear parts, smooth parts, choices, groups, noise.
-PRIOR = np.log([1.0, 0.1, 0.03, 0.01, 0.01, 0.01])
+# totals, linear parts, smooth parts, choices, groups, noise, floor.
+PRIOR = np.log([1.0, 0.1, 0.03, 0.01, 0.01, 0.01, 0.003])
 # for targets from which a good guess was subtracted: what is left is mostly noise
-MOSTLY_NOISE = np.log([0.1, 0.01, 0.003, 0.001, 0.001, 0.5])
+MOSTLY_NOISE = np.log([0.1, 0.01, 0.003, 0.001, 0.001, 0.5, 0.1])
 PRIOR_STD = 2.0
+MEASURED_STD = 0.5  # the same for a floor that was measured
+COVERED = 0.95  # share of new measurements within SPREAD standard deviations of the mean
+SPREAD = 1.96
+MODEL_RECORDS = 20  # in the width of the intervals, the noise's own shape counts like 20 records
+BOUNDS = (-14.0, 8.0)  # of the log variances
 _JITTER = 1e-7
 _CHUNK = 256  # rows predicted at a time, so that their kernels stay in the cache
 
@@ -45,35 +54,59 @@ class Inputs:
     """What the process knows about n archs.
 
     Totals [n, t] and parts [n, p] are centred and of similar scale. Choices [n, c] are 1 where an
-    arch made that choice and 0 elsewhere. Groups [n] hold the number of each arch's group.
+    arch made that choice and 0 elsewhere. Groups [n] hold the number of each arch's group. Floors
+    [n] say how the floor's variance is shared out: 1 for a typical arch, more for a faster one.
     """
 
     totals: Floats
     parts: Floats
     choices: Floats
     groups: NDArray[np.int64]
+    floors: Floats
 
     def __getitem__(self, some: Indices | slice) -> Inputs:
-        return Inputs(self.totals[some], self.parts[some], self.choices[some], self.groups[some])
+        return Inputs(
+            self.totals[some], self.parts[some], self.choices[some], self.groups[some],
+            self.floors[some],
+        )  # fmt: skip
 
     def single(self) -> Inputs:
         """The same in single precision, enough for kernels between new archs and records."""
         return Inputs(
             self.totals.astype(np.float32), self.parts.astype(np.float32),
-            self.choices.astype(np.float32), self.groups,
+            self.choices.astype(np.float32), self.groups, self.floors,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Records:
+    """What is known about the records: their kernels, targets [n], and shares of the floor [n]."""
+
+    kernels: Kernels
+    y: Floats
+    floors: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _Prior:
+    """Means and standard deviations of the normal priors of the log variances."""
+
+    mean: Floats
+    std: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class _Posterior:
     """The length scale and log variances, and what follows from them and the records.
 
-    `inverse` and `alpha` are K^-1 and K^-1 y. `linear` holds the linear part of the mean: a
-    constant and the weights of totals, parts and choices.
+    `weights` are the expected precisions of the records' noise, 1 for an ordinary record. `inverse`
+    and `alpha` are K^-1 and K^-1 y. `linear` holds the linear part of the mean: a constant and the
+    weights of totals, parts and choices.
     """
 
     length: float
     theta: Floats
+    weights: Floats
     inverse: Floats
     alpha: Floats
     linear: tuple[float, Floats, Floats, Floats]
@@ -85,43 +118,49 @@ class RobustGp:
     def __init__(self, prior: Floats = PRIOR) -> None:
         self._prior = prior
 
-    def fit(self, inputs: Inputs, y: Floats) -> RobustGp:
+    def fit(
+        self, inputs: Inputs, y: Floats, *, guessed: int = 0, floor: float | None = None
+    ) -> RobustGp:
+        """Learn from n archs and their targets [n].
+
+        `guessed` is the number of weights with which the guess that was subtracted from the targets
+        had been fitted to them. The fit made the targets smaller by sqrt((n - guessed) / n), so
+        the standard deviations are made larger by as much. `floor` is the floor's standard
+        deviation for a typical arch where it was measured; otherwise it is learnt from the targets.
+        """
         self._single = inputs.single()
-        self._centre, self._scale = float(np.median(y)), float(y.std())
+        # Equal targets have no scale, and any will do.
+        self._centre, self._scale = float(np.median(y)), float(y.std()) or 1.0
         target = (y - self._centre) / self._scale
+        prior = _Prior(self._prior.copy(), np.full(len(self._prior), PRIOR_STD))
+        if floor is not None:
+            prior.mean[-1] = np.clip(2 * np.log(max(floor, 1e-9) / self._scale), *BOUNDS)
+            prior.std[-1] = MEASURED_STD
         some = np.random.default_rng(0).permutation(len(y))[:HYPER_RECORDS]
         with threadpool_limits(1, user_api="blas"):  # two threads would be slower
-            length, theta = self._variances(inputs[some], target[some])
-        kernels = _Grams(inputs, inputs).kernels(length)
-        self._posterior = _solved(inputs, kernels, target, length, theta)
-        self._directions = _directions(_summed(kernels, theta), self._posterior)
+            length, theta = _variances(inputs[some], target[some], prior)
+        records = _Records(_Grams(inputs, inputs).kernels(length), target, inputs.floors)
+        self._posterior = _solved(inputs, records, length, theta)
+        self._directions = _directions(_summed(records.kernels, theta), self._posterior)
+        free = max(len(y) - guessed, 1)
+        self._widening = np.sqrt(len(y) / free) * _reach(_left_out(records, self._posterior), free)
         return self
 
-    def _variances(self, inputs: Inputs, y: Floats) -> tuple[float, Floats]:
-        """The length scale and the log variances with the highest evidence."""
-        grams, theta, weights = _Grams(inputs, inputs), self._prior, np.ones(len(y))
-        for _ in range(2):
-            kernels = grams.kernels(LENGTHS[len(LENGTHS) // 2])
-            theta, _ = _maximised(kernels, y, weights, theta, self._prior)
-            weights = _reweighted(kernels, y, weights, theta, steps=3)
-        found = [
-            _maximised(grams.kernels(length), y, weights, theta, self._prior) for length in LENGTHS
-        ]
-        best = int(np.argmax([evidence for _, evidence in found]))
-        return LENGTHS[best], found[best][0]
-
     def predict(self, inputs: Inputs) -> tuple[Floats, Floats]:
-        """Mean and standard deviation [m] of a new measurement of m archs, noise included."""
+        """Mean and standard deviation [m] of a new measurement of m archs, noise included.
+
+        1.96 standard deviations on either side of the mean hold about 95 % of such measurements.
+        """
         mean, variance = np.zeros((2, len(inputs.groups)))
         for start in range(0, len(mean), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             mean[chunk], variance[chunk] = self._predict(inputs[chunk])
-        return mean * self._scale + self._centre, np.sqrt(variance) * self._scale
+        return mean * self._scale + self._centre, np.sqrt(variance) * self._widening * self._scale
 
     def _predict(self, inputs: Inputs) -> tuple[Floats, Floats]:
         posterior = self._posterior
         kernels = _Grams(inputs.single(), self._single).kernels(posterior.length)
-        _, _, smooth, _, groups, noise = np.exp(posterior.theta)
+        _, _, smooth, _, groups, _, _ = np.exp(posterior.theta)
         rest = smooth * kernels[2] + groups * kernels[4]
         # The linear part is computed in double precision: it is large where the totals are far
         # from those of the records.
@@ -131,27 +170,8 @@ class RobustGp:
         across = _summed(kernels, posterior.theta)
         explained = ((across.astype(float) @ self._directions) ** 2).sum(1)
         known = np.maximum(_summed(_own_kernels(inputs), posterior.theta) - explained, 0)
-        variance = known + noise * DEGREES / (DEGREES - 2)
+        variance = known + _variance_of_noise(posterior.theta, inputs.floors)
         return linear + rest @ posterior.alpha.astype(np.float32), variance
-
-    def held_out(self, folds: Sequence[Indices], y: Floats) -> Floats:
-        """Each target [n] as predicted without its fold; variances and weights stay as fitted."""
-        target = (y - self._centre) / self._scale
-        found = without_fold(self._posterior.inverse, self._posterior.alpha, target, folds)
-        return found * self._scale + self._centre
-
-
-def without_fold(inverse: Floats, alpha: Floats, y: Floats, folds: Sequence[Indices]) -> Floats:
-    """What a Gaussian process predicts for each target [n] without the targets of its fold.
-
-    `inverse` is K^-1 of all records and `alpha` is K^-1 y. The prediction for a fold F is
-    y_F - (K^-1)_FF^-1 alpha_F.
-    """
-    found = np.empty(len(y))
-    for fold in folds:
-        own = inverse[np.ix_(fold, fold)]
-        found[fold] = y[fold] - np.linalg.solve(own, alpha[fold])
-    return found
 
 
 class _Grams:
@@ -181,7 +201,7 @@ def _directions(covariance: Floats, posterior: _Posterior) -> Floats:
     directions = vectors * np.sqrt(np.maximum(values, 0))
     projected: Floats = ((covariance @ directions) ** 2).mean(0)
     order = np.argsort(projected)
-    left_out = np.cumsum(projected[order]) < 0.02 * np.exp(posterior.theta[-1])
+    left_out = np.cumsum(projected[order]) < 0.02 * np.exp(posterior.theta[-2])
     found: Floats = directions[:, np.sort(order[~left_out])]
     return found
 
@@ -196,14 +216,24 @@ def _own_kernels(inputs: Inputs) -> Kernels:
 def _summed(kernels: Kernels, theta: Floats) -> Floats:
     variances = np.exp(theta).tolist()
     total: Floats = CONSTANT + variances[0] * kernels[0]
-    for variance, kernel in zip(variances[1:-1], kernels[1:], strict=True):
+    for variance, kernel in zip(variances[1:-2], kernels[1:], strict=True):
         total += variance * kernel
     return total
 
 
-def _noisy(kernels: Kernels, theta: Floats, weights: Floats) -> Floats:
-    covariance = _summed(kernels, theta)
-    covariance[np.diag_indices(len(weights))] += np.exp(theta[-1]) / weights + _JITTER
+def _noise(theta: Floats, floors: Floats) -> Floats:
+    """The squared scale [n] of each arch's noise."""
+    squared: Floats = np.exp(theta[-2]) + np.exp(theta[-1]) * floors
+    return squared
+
+
+def _variance_of_noise(theta: Floats, floors: Floats) -> Floats:
+    return _noise(theta, floors) * (DEGREES / (DEGREES - 2))
+
+
+def _noisy(records: _Records, theta: Floats, weights: Floats) -> Floats:
+    covariance = _summed(records.kernels, theta)
+    covariance[np.diag_indices(len(weights))] += _noise(theta, records.floors) / weights + _JITTER
     return covariance
 
 
@@ -219,50 +249,82 @@ def _inverted(covariance: Floats) -> tuple[Floats, float]:
     return inverse, 2 * float(np.log(np.diag(factor)).sum())
 
 
+def _variances(inputs: Inputs, y: Floats, prior: _Prior) -> tuple[float, Floats]:
+    """The length scale and the log variances with the highest evidence.
+
+    With few records there are often two maxima: records far off may be noise, or structure that
+    fits each record by itself. So the search starts from little noise and from much, and the higher
+    maximum counts.
+    """
+    grams = _Grams(inputs, inputs)
+    middle = _Records(grams.kernels(LENGTHS[len(LENGTHS) // 2]), y, inputs.floors)
+    starts = [_from(start, middle, prior) for start in (PRIOR, MOSTLY_NOISE)]
+    _, theta, weights = max(starts, key=lambda start: start[0])
+    found = [
+        _maximised(_Records(grams.kernels(length), y, inputs.floors), weights, theta, prior)
+        for length in LENGTHS
+    ]
+    best = int(np.argmax([evidence for _, evidence in found]))
+    return LENGTHS[best], found[best][0]
+
+
+def _from(theta: Floats, records: _Records, prior: _Prior) -> tuple[float, Floats, Floats]:
+    """The maximum that a search from `theta` finds: its evidence, log variances and weights.
+
+    The evidence is the lower bound of the one with Student's noise. It is the evidence with normal
+    noise of the given weights, minus what it costs that the weights differ from 1.
+    """
+    bound, weights = -np.inf, np.ones(len(records.y))
+    for _ in range(2):
+        theta, evidence = _maximised(records, weights, theta, prior)
+        bound = evidence + DEGREES / 2 * float((np.log(weights) - weights).sum())
+        weights = _reweighted(records, weights, theta, steps=3)
+    return bound, theta, weights
+
+
 def _maximised(
-    kernels: Kernels, y: Floats, weights: Floats, start: Floats, prior: Floats
+    records: _Records, weights: Floats, start: Floats, prior: _Prior
 ) -> tuple[Floats, float]:
     """The log variances that maximise evidence times priors, and the log of that product."""
     from scipy.optimize import minimize
 
+    y = records.y
+
     def loss(theta: Floats) -> tuple[float, Floats]:
-        away = (theta - prior) / PRIOR_STD
-        inverse, log_determinant = _inverted(_noisy(kernels, theta, weights))
+        away = (theta - prior.mean) / prior.std
+        inverse, log_determinant = _inverted(_noisy(records, theta, weights))
         alpha = inverse @ y
         slope = inverse - np.outer(alpha, alpha)
-        slopes = [np.vdot(slope, kernel) for kernel in kernels]
-        slopes.append(np.vdot(np.diag(slope), 1 / weights))
+        slopes = [np.vdot(slope, kernel) for kernel in records.kernels]
+        own = np.diag(slope) / weights
+        slopes += [np.sum(own), np.vdot(own, records.floors)]
         value = 0.5 * float(y @ alpha + log_determinant + away @ away)
-        return value, 0.5 * np.exp(theta) * slopes + away / PRIOR_STD
+        return value, 0.5 * np.exp(theta) * slopes + away / prior.std
 
     best = minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=[(-14, 8)] * len(start),
+        loss, start, jac=True, method="L-BFGS-B", bounds=[BOUNDS] * len(start),
         options={"maxiter": 15},
     )  # fmt: skip
     return best.x, -float(best.fun)
 
 
-def _reweighted(
-    kernels: Kernels, y: Floats, weights: Floats, theta: Floats, *, steps: int
-) -> Floats:
+def _reweighted(records: _Records, weights: Floats, theta: Floats, *, steps: int) -> Floats:
     """The expected precision of each record's noise, given its residual under the posterior."""
-    noise = np.exp(theta[-1])
+    noise = _noise(theta, records.floors)
     for _ in range(steps):
-        inverse, _ = _inverted(_noisy(kernels, theta, weights))
+        inverse, _ = _inverted(_noisy(records, theta, weights))
         own = noise / weights
-        residual = own * (inverse @ y)
+        residual = own * (inverse @ records.y)
         # variance of the noise-free function at each record
         variance = np.maximum(own - own**2 * np.diag(inverse), 0)
         weights = (DEGREES + 1) / (DEGREES + (residual**2 + variance) / noise)
     return weights
 
 
-def _solved(
-    inputs: Inputs, kernels: Kernels, y: Floats, length: float, theta: Floats
-) -> _Posterior:
-    weights = _reweighted(kernels, y, np.ones(len(y)), theta, steps=6)
-    inverse, _ = _inverted(_noisy(kernels, theta, weights))
-    alpha = inverse @ y
+def _solved(inputs: Inputs, records: _Records, length: float, theta: Floats) -> _Posterior:
+    weights = _reweighted(records, np.ones(len(records.y)), theta, steps=6)
+    inverse, _ = _inverted(_noisy(records, theta, weights))
+    alpha = inverse @ records.y
     totals, parts, _, choices = np.exp(theta[:4])
     linear = (
         CONSTANT * float(alpha.sum()),
@@ -270,4 +332,42 @@ def _solved(
         parts * (alpha @ inputs.parts),
         choices * (alpha @ inputs.choices),
     )
-    return _Posterior(length, theta, inverse, alpha, linear)
+    return _Posterior(length, theta, weights, inverse, alpha, linear)
+
+
+def _left_out(records: _Records, posterior: _Posterior) -> Floats:
+    """How many standard deviations each record [n] is off when it is predicted from the others.
+
+    The variances are those of all records, so these errors come out a little too small.
+    """
+    own = 1 / np.diag(posterior.inverse)
+    noise = _noise(posterior.theta, records.floors)
+    known = np.maximum(own - noise / posterior.weights, 0)
+    variance = known + _variance_of_noise(posterior.theta, records.floors)
+    off: Floats = np.abs(posterior.alpha) * own / np.sqrt(variance)
+    return off
+
+
+def _reach(off: Floats, free: int) -> float:
+    """By what factor a standard deviation must be wider, so that SPREAD of them hold COVERED.
+
+    Two things widen it. The level of the noise is itself uncertain, so errors follow a Student's t.
+    `free` records with normal noise would give it as many degrees of freedom. With the heavy tail
+    of this noise they tell only DEGREES / (DEGREES + 3) as much about its level (that is the ratio
+    of the Fisher informations). And the noise of a board may have other tails than Student's t.
+    So the errors are taken to be distributed like a mixture of the t, which counts like
+    MODEL_RECORDS records, and of the errors `off` [n] of the records themselves (the predictive
+    distribution of a Dirichlet process). The mixture only widens, because `off` is a little small.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import t
+
+    normal = t(free * DEGREES / (DEGREES + 3))
+    narrow, wide = normal.ppf((1 + COVERED) / 2), max(normal.ppf(0.9999), 2 * off.max())
+
+    def missing(reach: float) -> float:
+        inside = MODEL_RECORDS * (2 * normal.cdf(reach) - 1) + np.count_nonzero(off <= reach)
+        return COVERED - float(inside) / (MODEL_RECORDS + len(off))
+
+    found = brentq(missing, narrow, wide) if missing(narrow) > 0 else narrow
+    return float(found) / SPREAD
