@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from ramnas_edge.vision import preprocessing
 from ramnas_edge.vision.sources import list_images
+from ramnas_host.data.paths import PathList
+from ramnas_host.data.picture_cache import CACHE_BYTES, PictureCache
 from ramnas_models.bundle import Preprocessing
-from ramnas_models.errors import DataError, SourceError
+from ramnas_models.errors import DataError, FileError, SourceError
 from ramnas_models.files import new_folder
 from ramnas_models.onnx_graph import Normalisation
 
+if TYPE_CHECKING:
+    from ramnas_edge.vision.preprocessing import Image
+
 log = logging.getLogger(__name__)
 
-_KEEP_BYTES = 2**30  # a split's prepared images are kept up to this size, at each resolution
+_KEEP_BYTES = 2**30  # of a split's prepared images that are kept in memory
 
 
-@dataclass(frozen=True, eq=False)
 class Files:
     """Image files, decoded anew at every access; SourceError if a file is not an image."""
 
-    paths: Sequence[Path]
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths if isinstance(paths, PathList) else PathList.of(paths)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> preprocessing.Image:
+    def __getitem__(self, index: int) -> Image:
         return preprocessing.read_image(str(self.paths[index]))
 
     def name(self, index: int) -> str:
@@ -51,7 +61,7 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> preprocessing.Image:
+    def __getitem__(self, index: int) -> Image:
         image = self.pixels[index]
         return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
@@ -78,60 +88,170 @@ class Split:
         part = (
             Arrays(images.pixels[index])
             if isinstance(images, Arrays)
-            else Files([images.paths[i] for i in index])
+            else Files(images.paths.take(index))
         )
         return Split(part, self.labels[torch.from_numpy(index)], self.preprocessing)
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest that other images, labels or another preprocessing would change.
+
+        For files it has their paths, sizes and times of change, not their content.
+        """
+        parts = (self._images_identity, msgspec.json.encode(self.preprocessing))
+        return _digest(*parts, self.labels.numpy().tobytes())
+
+    @cached_property
+    def _images_identity(self) -> bytes:
+        if isinstance(self.images, Arrays):
+            shape = str(self.images.pixels.shape).encode()
+            return _digest(shape, np.ascontiguousarray(self.images.pixels).data).encode()
+        with ThreadPoolExecutor(_threads()) as pool:
+            facts = pool.map(_facts, map(self.images.name, range(len(self))), chunksize=256)
+            return _digest(*facts).encode()
 
     def at(self, resolution: int) -> Tensor:
         """All images as a network sees them: float32 [n, 3, r, r], channels last."""
         return torch.cat([images for images, _ in self.batches(resolution)])
 
-    def batches(self, resolution: int, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) in order, `size` at a time, prepared as the runtime prepares them.
+    def batches(
+        self, resolution: int, size: int = 256, device: torch.device = torch.device("cpu")
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images, labels) on `device`, in order, prepared as the runtime prepares them.
 
-        If all images take no more than a GiB at this resolution, they are prepared once and kept;
-        otherwise each call decodes them again. Several threads decode. A file that is not an image
-        is logged and left out; DataError if none is an image.
+        `size` is the number of images in a batch, of which those that cannot be read are missing.
+        They are logged; DataError if none can be read. While the caller works on one batch, threads
+        prepare the next one.
+
+        Files that are all cropped to one size are decoded once, into a PictureCache. Other images
+        are kept as they were prepared, at all resolutions together up to a GiB. What is too large
+        for that is prepared anew by each call.
         """
-        if resolution not in self._kept:
-            keep: list[tuple[Tensor, Tensor]] = []
-            small = len(self) * resolution**2 * 3 <= _KEEP_BYTES
-            sound = 0
-            for pixels, labels in self._decoded(resolution, size):
-                sound += len(labels)
+        norm = self.preprocessing.normalisation
+        for pixels, labels in self._prepared(resolution, size, pin=device.type == "cuda"):
+            moved = pixels.to(device, non_blocking=True)
+            yield normalise(moved, norm), labels.to(device, non_blocking=True)
+
+    def _prepared(
+        self, resolution: int, size: int, *, pin: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        if resolution in self._kept:
+            yield from zip(*(torch.split(t, size) for t in self._kept[resolution]), strict=True)
+            return
+        crops = self._crops
+        kept = sum(pixels.nbytes for pixels, _ in self._kept.values())
+        small = crops is None and kept + len(self) * resolution**2 * 3 <= _KEEP_BYTES
+        keep: list[tuple[Tensor, Tensor]] = []
+        how, hw = self.preprocessing, (resolution, resolution)
+        from_crop = Preprocessing(how.normalisation, how.interpolation)
+
+        def one(index: int) -> Image | None:
+            if crops is None:
+                image = self._read(index)
+                return None if image is None else preprocessing.prepare(image, how, hw)
+            if not crops.readable[index]:
+                return None
+            return preprocessing.prepare(crops.pixels[index], from_crop, hw)
+
+        def batch(start: int) -> tuple[Tensor, Tensor]:
+            index = range(start, min(start + size, len(self)))
+            found = list(pool.map(one, index))  # OpenCV decodes and resizes outside the GIL
+            sound = [i for i, image in zip(index, found, strict=True) if image is not None]
+            pixels = np.empty((len(sound), *hw, 3), np.uint8)
+            for place, image in enumerate(image for image in found if image is not None):
+                pixels[place] = image
+            ready = torch.from_numpy(pixels), self.labels[sound]
+            return (ready[0].pin_memory(), ready[1].pin_memory()) if pin else ready
+
+        any_sound = False
+        with ThreadPoolExecutor(_threads()) as pool, ThreadPoolExecutor(1) as ahead:
+            starts = range(0, len(self), size)
+            coming = [ahead.submit(batch, start) for start in starts[:1]]
+            for start in [*starts[1:], None]:
+                pixels, labels = coming.pop().result()
+                if start is not None:
+                    coming.append(ahead.submit(batch, start))
                 if small:
                     keep.append((pixels, labels))
-                elif len(labels):
-                    yield normalise(pixels, self.preprocessing.normalisation), labels
-            if not sound:
-                raise DataError(
-                    f"none of the {len(self)} files is an image, such as {self.images.name(0)}"
-                )
-            if not small:
-                return
-            images, labels = (torch.cat(part) for part in zip(*keep, strict=True))
-            self._kept[resolution] = images, labels
-        for pixels, labels in zip(*(torch.split(t, size) for t in self._kept[resolution])):
-            yield normalise(pixels, self.preprocessing.normalisation), labels
+                if len(labels):
+                    any_sound = True
+                    yield pixels, labels
+        if not any_sound:
+            raise DataError(
+                f"none of the {len(self)} files is an image, such as {self.images.name(0)}"
+            )
+        if small:
+            pixels, labels = (torch.cat(part) for part in zip(*keep, strict=True))
+            self._kept[resolution] = pixels, labels
 
-    def _decoded(self, resolution: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        def prepare(index: int) -> preprocessing.Image | None:
-            try:
-                image = self.images[index]
-            except SourceError as error:
-                log.warning("left out: %s", error)
-                return None
-            return preprocessing.prepare(image, self.preprocessing, (resolution, resolution))
+    def _read(self, index: int) -> Image | None:
+        try:
+            return self.images[index]
+        except SourceError as error:
+            log.warning("left out: %s", error)
+            return None
 
-        with ThreadPoolExecutor() as pool:  # OpenCV decodes and resizes outside the GIL
-            for start in range(0, len(self), size):
-                index = range(start, min(start + size, len(self)))
-                found = list(pool.map(prepare, index))
-                sound = [i for i, image in zip(index, found, strict=True) if image is not None]
-                pixels = [image for image in found if image is not None]
-                shape = (0, resolution, resolution, 3)
-                stacked = np.stack(pixels) if pixels else np.zeros(shape, np.uint8)
-                yield torch.from_numpy(stacked), self.labels[sound]
+    @cached_property
+    def _crops(self) -> PictureCache | None:
+        """All files scaled and cropped, which is the same for all resolutions.
+
+        None if the images are in memory, are not cropped to one size, or do not fit the cache.
+        """
+        how = self.preprocessing
+        if isinstance(self.images, Arrays) or not how.crop or (how.resize_short or 0) < how.crop:
+            return None
+        side, key = how.crop, (self._images_identity, f"{how.resize_short} {how.crop}".encode())
+        cache = PictureCache(_digest(*key, cv2.__version__.encode()), len(self), side)
+        if cache.size > CACHE_BYTES:
+            log.warning(
+                "%d images take %.1f GiB, more than the %.1f GiB of the cache: they are decoded "
+                "again for every network",
+                len(self), cache.size / 2**30, CACHE_BYTES / 2**30,
+            )  # fmt: skip
+            return None
+        decoded_here = set()
+
+        def crop(index: int) -> Image | None:
+            decoded_here.add(index)
+            image = self._read(index)
+            return None if image is None else preprocessing.prepare(image, how, (side, side))
+
+        try:
+            with ThreadPoolExecutor(_threads()) as pool:
+                cache.fill(crop, pool)
+        except FileError as error:
+            log.warning("%s; the images are decoded again for every network", error)
+            return None
+        broken = set(np.flatnonzero(cache.readable == 0).tolist()) - decoded_here
+        if broken:
+            log.warning(
+                "left out: %d of %d images that could not be read when they were decoded, such as "
+                "%s", len(broken), len(self), self.images.name(min(broken)),
+            )  # fmt: skip
+        return cache
+
+
+def _threads() -> int:
+    """The processors of this process; under torchrun its share of those of the machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _digest(*parts: bytes | memoryview) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little"))
+        found.update(part)
+    return found.hexdigest()
+
+
+def _facts(path: str) -> bytes:
+    """What changes if the file at `path` changes."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return f"{os.path.abspath(path)}\0missing".encode("utf-8", "surrogateescape")
+    facts = f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return facts.encode("utf-8", "surrogateescape")
 
 
 def normalise(pixels: Tensor, norm: Normalisation) -> Tensor:
@@ -146,10 +266,16 @@ def standardise(x: Tensor, norm: Normalisation) -> Tensor:
     """
     if norm.channels == "rgb":
         x = x.flip(1)
-    mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (norm.mean, norm.std))
-    return ((x - mean[:, None, None]) / std[:, None, None]).contiguous(
-        memory_format=torch.channels_last
-    )
+    mean, std = _constants(norm, x.dtype, x.device)
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=16)  # copying them to a GPU would wait for all its work before
+def _constants(
+    norm: Normalisation, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(v, dtype=dtype, device=device) for v in (norm.mean, norm.std))
+    return mean[:, None, None], std[:, None, None]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from ramnas_models.errors import DataError, FleetError
 
@@ -100,10 +101,11 @@ class Ranks:
 class _Exchange:
     """Passes Python values between the ranks: through gloo, also if gradients go through nccl."""
 
-    def __init__(self, store: dist.Store) -> None:
+    def __init__(self, add: Callable[[str, int], int]) -> None:
+        # `add` counts in a store that all ranks see, and returns the new count
         self.group = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self._world = dist.get_world_size()
-        self._store, self._calls = dist.PrefixStore("ramnas", store), count()
+        self._add, self._calls = add, count()
 
     def gather(self, value: T) -> list[T]:
         found: list[Any] = [None] * self._world
@@ -120,13 +122,13 @@ class _Exchange:
 
     def taken(self, total: int, on_done: Callable[[int], None]) -> Iterator[int]:
         call = next(self._calls)
-        while (position := self._counted(f"{call} taken") - 1) < total:
+        while (position := self._counted(f"ramnas {call} taken") - 1) < total:
             yield position
-            on_done(self._counted(f"{call} done"))
+            on_done(self._counted(f"ramnas {call} done"))
 
     def _counted(self, counter: str) -> int:
         with _lost_rank():
-            return self._store.add(counter, 1)
+            return self._add(counter, 1)
 
 
 @contextmanager
@@ -163,9 +165,9 @@ def started(device: str = "auto") -> Iterator[Ranks]:
     own = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(own)
-    store, rank, world = next(dist.rendezvous("env://"))
+    store, rank, world = next(rendezvous("env://"))
     dist.init_process_group("nccl" if gpus else "gloo", store=store, rank=rank, world_size=world)
-    exchange = _Exchange(store)
+    exchange = _Exchange(store.add)
     try:
         yield Ranks(rank, world, local_world, own, exchange)
     except BaseException:

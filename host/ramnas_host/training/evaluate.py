@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
 
 import msgspec
 import torch
@@ -12,12 +14,18 @@ from ramnas_host.training.distributed import Ranks
 from ramnas_models.space import Arch
 from ramnas_models.supernet import Subnet, Supernet
 
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
 
 class Scores(msgspec.Struct, frozen=True):
-    """Top-1 and top-5 accuracy on a split, as shares from 0 to 1."""
+    """Top-1 and top-5 accuracy on a split, as shares from 0 to 1.
 
-    top1: float
-    top5: float
+    `n` is the number of images that were counted: broken files are left out.
+    """
+
+    top1: _Share
+    top5: _Share
+    n: Annotated[int, msgspec.Meta(ge=1)]
 
 
 def recalibrated_subnet(net: Supernet, arch: Arch, calibration: Split) -> Subnet:
@@ -28,22 +36,47 @@ def recalibrated_subnet(net: Supernet, arch: Arch, calibration: Split) -> Subnet
 def recalibrated(subnet: Subnet, calibration: Split) -> Subnet:
     """Recalibrate the BatchNorm of `subnet` in place on `calibration`, and return it."""
     device = next(subnet.parameters()).device
-    batches = calibration.batches(subnet.plan.input_hw[0])
-    return subnet.recalibrate(images.to(device) for images, _ in batches)
+    with _full_precision(device):
+        batches = calibration.batches(subnet.plan.input_hw[0], device=device)
+        return subnet.recalibrate(images for images, _ in batches)
 
 
 @torch.no_grad()
-def score(subnet: Subnet, split: Split) -> Scores:
-    """Top-1 and top-5 on `split`, at the subnet's own resolution."""
+def score(subnet: Subnet, split: Split, *, batch: int = 256) -> Scores:
+    """Top-1 and top-5 on `split`, at the subnet's own resolution and in full fp32.
+
+    `batch` images at a time go through the network. It decides the memory and not the scores.
+    """
     device = next(subnet.parameters()).device
-    hits1 = hits5 = count = 0
-    for images, labels in split.batches(subnet.plan.input_hw[0]):
-        logits = subnet(images.to(device))
-        found = logits.topk(min(5, logits.shape[1])).indices.cpu() == labels[:, None]
-        hits1 += int(found[:, 0].sum())
-        hits5 += int(found.sum())
-        count += len(labels)
-    return Scores(hits1 / count, hits5 / count)
+    hits = torch.zeros(2, dtype=torch.int64, device=device)  # read only once, at the end
+    count = 0
+    with _full_precision(device):
+        for images, labels in split.batches(subnet.plan.input_hw[0], batch, device):
+            logits = subnet(images)
+            found = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            hits += torch.stack([found[:, 0].sum(), found.sum()])
+            count += len(labels)
+    top1, top5 = (int(hit) / count for hit in hits.tolist())
+    return Scores(top1, top5, count)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Runs fp32 networks in fp32, whatever training has set: without autocast, without TF32.
+
+    TF32 rounds the factors of a product to 10 bits, so a GPU would count other hits than a board.
+    cuDNN's search for the fastest algorithm is off too: it would begin anew with every arch.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    try:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = cudnn.benchmark = False
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
 def true_scores(
@@ -54,15 +87,18 @@ def true_scores(
     *,
     ranks: Ranks = Ranks(),
     on_done: Callable[[int], None] = lambda count: None,
+    on_score: Callable[[Arch, Scores], None] = lambda arch, scores: None,
 ) -> list[Scores]:
     """Cut out each arch, recalibrate its BatchNorm and score it on `split`.
 
-    The ranks share the archs, and each returns all scores, in the order of `archs`. `on_done` is
-    called with the number of archs that are done, estimated from this rank's own.
+    The ranks share the archs: each takes the next one when it is done with one. All of them return
+    all scores, in the order of `archs`. A rank calls `on_score` as soon as it has scored an arch,
+    and `on_done` with the number of archs that all ranks have done.
     """
-    own = []
-    for count, arch in enumerate(ranks.share(archs), start=1):
-        own.append(score(recalibrated_subnet(net, arch, dataset.calibration), dataset.split(split)))
-        on_done(min(count * ranks.world, len(archs)))
-    parts = ranks.gather(own)
-    return [parts[i % ranks.world][i // ranks.world] for i in range(len(archs))]
+    own: dict[int, Scores] = {}
+    for position in ranks.taken(len(archs), on_done):
+        subnet = recalibrated_subnet(net, archs[position], dataset.calibration)
+        own[position] = score(subnet, dataset.split(split))
+        on_score(archs[position], own[position])
+    found = {position: scores for part in ranks.gather(own) for position, scores in part.items()}
+    return [found[position] for position in range(len(archs))]

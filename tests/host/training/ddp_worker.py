@@ -39,7 +39,7 @@ def main(file: Path, out: Path) -> None:
             torch.save(net.state_dict(), out / f"{name}-rank{ranks.rank}.pt")
         torch.set_default_dtype(torch.float32)
         # the verbs take part in this group: a process cannot leave it and join another
-        distributed.started = lambda: contextlib.nullcontext(ranks)
+        distributed.started = lambda device="auto": contextlib.nullcontext(ranks)
         for argv, expected in (*((argv, 0) for argv in jobs.commands), (jobs.refused, 2)):
             code = ramnas(argv)
             if code != expected:

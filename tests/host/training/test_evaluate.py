@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,14 @@ from ramnas_host.config import load_recipe
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import Dataset
 from ramnas_host.training.distributed import Ranks
-from ramnas_host.training.evaluate import recalibrated, recalibrated_subnet, score, true_scores
-from ramnas_models.space import load_space
+from ramnas_host.training.evaluate import (
+    Scores,
+    recalibrated,
+    recalibrated_subnet,
+    score,
+    true_scores,
+)
+from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Supernet
 
 SPACE = load_space("micro")
@@ -59,14 +67,59 @@ def test_ranks_share_the_archs_and_each_gets_all_scores(net: Supernet, digits: D
     archs = [SPACE.sample(rng) for _ in range(5)]
     alone = true_scores(net, archs, digits, "selection")
 
-    class Half(Ranks):
-        """Rank 0 of 2; the other rank's answer is made up."""
+    class Slow(Ranks):
+        """Rank 1 of 2: it has taken only two archs, and the other rank's answer is made up."""
 
-        def gather(self, value: list) -> list:
-            return [value, alone[1::2]]
+        def taken(self, total: int, on_done: Callable[[int], None]) -> Iterator[int]:
+            for position in (1, 4):
+                yield position
+                on_done(position + 1)
+
+        def gather(self, value: dict) -> list:
+            return [{i: alone[i] for i in (0, 2, 3)}, value]
 
     done: list[int] = []
-    shared = true_scores(net, archs, digits, "selection", ranks=Half(0, 2), on_done=done.append)
+    scored: dict[Arch, Scores] = {}
+    shared = true_scores(
+        net, archs, digits, "selection", ranks=Slow(1, 2), on_done=done.append,
+        on_score=scored.__setitem__,
+    )  # fmt: skip
     assert shared == alone
-    assert done == [2, 4, 5]
+    assert done == [2, 5]
+    assert scored == {archs[i]: alone[i] for i in (1, 4)}
     assert true_scores(net, [], digits, "selection") == []
+
+
+def test_scores_do_not_depend_on_the_size_of_the_batches(net: Supernet, digits: Dataset) -> None:
+    subnet = recalibrated_subnet(net, SPACE.min(), digits.calibration).double()
+    torch.set_default_dtype(torch.float64)  # so that no rounding decides between two classes
+    try:
+        found = {score(subnet, digits.report, batch=batch) for batch in (1, 7, 64, 250, 999)}
+    finally:
+        torch.set_default_dtype(torch.float32)
+    (scores,) = found
+    assert scores.n == len(digits.report)
+
+
+def test_networks_are_scored_in_fp32_whatever_training_has_set(
+    net: Supernet, digits: Dataset
+) -> None:
+    subnet = recalibrated_subnet(net, SPACE.min(), digits.calibration)
+    seen = []
+    subnet.register_forward_hook(
+        lambda module, inputs, logits: seen.append(
+            (logits.dtype, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+        )
+    )
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            subnet(digits.report.at(32)[:2])
+            scores = score(subnet, digits.report)
+            subnet(digits.report.at(32)[:2])
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    training, evaluation = (torch.bfloat16, "high", True), (torch.float32, "highest", False)
+    assert seen == [training, evaluation, training]
+    assert scores == score(subnet, digits.report)
