@@ -7,10 +7,13 @@ anyone; `NAME.key_secret` may be read by its owner only.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 import stat
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -21,7 +24,9 @@ from zmq.utils import z85
 from ramnas_models.errors import DataError, FileError
 from ramnas_models.files import make_folder, write_file, writing
 
+log = logging.getLogger(__name__)
 PUBLIC, SECRET = ".key", ".key_secret"
+LOOK_S = 1.0  # after this a folder of keys is read again, even if no file came or went
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -86,14 +91,56 @@ def authorize(public: Path, authorized: Path, name: Optional[str] = None) -> Pat
 
 
 def load_authorized(authorized: Path) -> Tuple[Dict[bytes, str], List[str]]:
-    """Read every `.key` file in a folder: public key -> name, and one message per unusable file."""
+    """Read every `.key` file in a folder: public key -> name, and one message per unusable file.
+
+    A folder that does not exist has none. OSError if there is one that cannot be listed.
+    """
     known, wrong = {}, []
-    for path in sorted(authorized.glob(f"*{PUBLIC}")):
+    # not `glob`, which from Python 3.13 on takes a folder that cannot be listed for an empty one
+    files = sorted(authorized.iterdir()) if authorized.is_dir() else []
+    for path in (file for file in files if file.suffix == PUBLIC):
         try:
             known[load_public(path)] = path.stem
         except FileError as error:
             wrong.append(str(error))
     return known, wrong
+
+
+class Authorized:
+    """The public keys in a folder, as it is now. Any thread may ask for one.
+
+    The folder is read again as soon as a file has come or gone, which its time of change shows.
+    That time does not show that a file was written over, so it is read again after LOOK_S as well.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._lock = folder, threading.Lock()
+        self._changed_ns, self._due_s = -1, float("-inf")
+        self._known: Dict[bytes, str] = {}
+        self._wrong: List[str] = []
+
+    def name_of(self, public: bytes) -> Optional[str]:
+        """The name of the file with this key; None if there is none."""
+        with self._lock:
+            try:
+                changed_ns = os.stat(self.folder).st_mtime_ns
+            except OSError:
+                changed_ns = 0
+            if changed_ns != self._changed_ns or time.monotonic() >= self._due_s:
+                self._changed_ns = changed_ns  # what comes while it is read shows the next time
+                self._read()
+            return self._known.get(public)
+
+    def _read(self) -> None:
+        self._due_s, before = time.monotonic() + LOOK_S, (self._known, self._wrong)
+        try:
+            self._known, self._wrong = load_authorized(self.folder)
+        except OSError as error:
+            self._wrong = [f"cannot look into {self.folder}: {error.strerror}"]
+        if (self._known, self._wrong) != before:
+            log.info("%d keys are authorised in %s", len(self._known), self.folder)
+            for reason in self._wrong:
+                log.warning("%s", reason)
 
 
 def client_options(socket: zmq.Socket[Any], own: Keys, server_public: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The host's door: encrypts its socket (CURVE), and decides by keys who may connect (ZAP)."""
+"""The host's door: encrypts its socket (CURVE), and decides by keys who is let in (ZAP)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import resource
 import socket as sockets
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_MS = 10_000  # a peer that has not finished its handshake by then is cut off
 _BACKLOG = 1024  # connections that the kernel holds until they are accepted
-LOOK_S = 1.0  # the folder of keys is not read again before this
-_UNKNOWN_ADDRESS = "an unknown address"
 
 
 @dataclass(frozen=True)
@@ -39,30 +36,6 @@ class Door:
     keys: Path | None = None
     authorized: Path | None = None
     insecure: bool = False
-
-
-class Authorized:
-    """The public keys in a folder. It is read again when somebody connects, after LOOK_S."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._due_s = folder, float("-inf")
-        self._known: dict[bytes, str] = {}
-        self._wrong: list[str] = []
-
-    def name_of(self, public: bytes) -> str | None:
-        """The name under which this key may connect; None if it may not."""
-        if time.monotonic() >= self._due_s:
-            self._due_s = time.monotonic() + LOOK_S
-            before = self._known, self._wrong
-            try:
-                self._known, self._wrong = keys.load_authorized(self.folder)
-            except OSError as error:
-                self._wrong = [f"cannot look into {self.folder}: {error.strerror}"]
-            if (self._known, self._wrong) != before:
-                log.info("%d keys are authorised in %s", len(self._known), self.folder)
-                for reason in self._wrong:
-                    log.warning("%s", reason)
-        return self._known.get(public)
 
 
 class Gate:
@@ -86,12 +59,14 @@ class Gate:
             log.warning("%s lets everybody in, and nothing is encrypted", door.endpoint)
         self._peer_log = peer_log
         self._zap: zmq.Socket[bytes] | None = None
+        self._authorized: keys.Authorized | None = None  # without keys everybody is let in
         if door.keys and own:
             keys.server_options(socket, own)
             socket.setsockopt(zmq.ZAP_DOMAIN, b"ramnas")
             # without this option ZeroMQ lets a client in if nobody answers its question
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-            self._authorized = Authorized(door.authorized or door.keys.parent / "authorized_keys")
+            folder = door.authorized or door.keys.parent / "authorized_keys"
+            self._authorized = keys.Authorized(folder)
             self._zap = context.socket(zmq.REP)
             self._zap.bind("inproc://zeromq.zap.01")
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
@@ -107,6 +82,10 @@ class Gate:
         self._ending = False
         self._thread = threading.Thread(target=self._stand, name="gate", daemon=True)
         self._thread.start()
+
+    def lets_in(self, key: str) -> bool:
+        """Whether this key is authorised now: it may have been revoked since its owner came in."""
+        return not self._authorized or self._authorized.name_of(key.encode()) is not None
 
     def close(self) -> None:
         """Let nobody in any more; call it in the ROUTER's thread."""
@@ -130,18 +109,17 @@ class Gate:
     def _answer(self, zap: zmq.Socket[bytes]) -> None:
         """Tell ZeroMQ whether to let a peer in (ZAP, https://rfc.zeromq.org/spec/27).
 
-        The name of its key becomes the `User-Id` of its frames.
+        Its key becomes the `User-Id` of its frames.
         """
         version, request, _, address, _, mechanism, *credentials = zap.recv_multipart()
         public = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
-        name = self._authorized.name_of(public)
-        if name is None:
+        answer = [b"200", b"OK", public, b""]
+        if not self.lets_in(public.decode()):
             who = f"{address.decode()} with the key {public.decode()}"
             way_out = "`ramnas keys authorize` lets it in"
             self._peer_log.refuse("its key is not authorised", who, way_out)
-            zap.send_multipart([version, request, b"400", b"not authorised", b"", b""])
-        else:
-            zap.send_multipart([version, request, b"200", b"OK", name.encode(), b""])
+            answer = [b"400", b"not authorised", b"", b""]
+        zap.send_multipart([version, request, *answer])
 
     def _saw(self, event: handshake.Event) -> None:
         """Note an event: ZeroMQ reports why a handshake failed before it reports whose it was."""
@@ -150,7 +128,7 @@ class Gate:
         elif event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._entered += 1
         elif event.kind == zmq.EVENT_DISCONNECTED:
-            address, entered = self._arrived.pop(event.value, (_UNKNOWN_ADDRESS, -1))
+            address, entered = self._arrived.pop(event.value, ("an unknown address", -1))
             reason, self._reason = self._reason, None
             # without a reason it may also be a board that was let in and leaves
             if reason is None and entered == self._entered:
@@ -169,4 +147,4 @@ def _address(descriptor: int) -> str:
         with sockets.socket(fileno=os.dup(descriptor)) as connection:
             return str(connection.getpeername()[0])
     except OSError:
-        return _UNKNOWN_ADDRESS
+        return "an unknown address"

@@ -59,7 +59,7 @@ class Board:
     gone: bool = True
     board_id: str = ""
     session: str = ""
-    user: str = ""  # the name of its key; empty without CURVE
+    key: str = ""  # its public key; empty without CURVE
     classes: set[str] = field(default_factory=set)  # all that it had: its power mode may change
     leases: dict[str, Lease] = field(default_factory=dict)  # by block id, first the one at work
     heard_s: float = 0.0
@@ -70,8 +70,8 @@ class Board:
     def __post_init__(self) -> None:
         self.shown = BoardStatus(printable(self.name), self.queue.name)
 
-    def enter(self, hello: wire.Hello, queue: Queue, user: str, now: float) -> None:
-        self.board_id, self.session, self.user = hello.board, hello.session, user
+    def enter(self, hello: wire.Hello, queue: Queue, key: str, now: float) -> None:
+        self.board_id, self.session, self.key = hello.board, hello.session, key
         self.queue = queue
         self.classes.add(queue.name)
         self.heard_s = self.sent_s = now
@@ -96,10 +96,10 @@ class Board:
             self._done_s.popleft()
         return 60.0 * len(self._done_s) / min(max(now - self.came_s, 1.0), RATE_S)
 
-    def is_another(self, hello: wire.Hello, user: str, now: float) -> bool:
+    def is_another(self, hello: wire.Hello, key: str, now: float) -> bool:
         """Whether a Hello with this name comes from another board, while this one is still here."""
         ids = self.board_id and hello.board and self.board_id != hello.board
-        return bool(not self.gone and now - self.heard_s < LATE_S and (ids or self.user != user))
+        return bool(not self.gone and now - self.heard_s < LATE_S and (ids or self.key != key))
 
     def state(self, now: float) -> str:
         """The word for what it does; `last_error` says why it is paused."""
@@ -135,11 +135,11 @@ class Roster:
     def here(self) -> list[Board]:
         return [board for board in self.boards.values() if not board.gone]
 
-    def admit(self, name: bytes, hello: wire.Hello, user: str, now: float) -> Board:
+    def admit(self, name: bytes, hello: wire.Hello, key: str, now: float) -> Board:
         """Let a board take part, for the first time or again; FleetError says why it cannot."""
         device_class = self._device_class(hello)
         board = self.boards.get(name)
-        if board and board.is_another(hello, user, now):
+        if board and board.is_another(hello, key, now):
             shown = printable(name)
             raise FleetError(f"another board here is called {shown}; give it another --name")
         if board is None and len(self.boards) >= MAX_BOARDS:
@@ -160,7 +160,7 @@ class Roster:
             queue.boards += 1
             queue.came = True
             self.peer_log.say(logging.INFO, "board %s joined: %s", board.shown.name, queue.name)
-        board.enter(hello, queue, user, now)
+        board.enter(hello, queue, key, now)
         return board
 
     def remove(self, board: Board, reason: str, now: float, *, died: bool) -> None:
@@ -175,13 +175,10 @@ class Roster:
     def done(self, now: float) -> bool:
         """Whether all is measured. A class that left without a record, or that only an earlier host
         saw, is waited for no longer than PATIENCE_S."""
-
-        def waited_for(queue: Queue) -> bool:
-            served = queue.boards or (queue.came and queue.recorded)
-            return bool(served) or now - queue.gone_s < PATIENCE_S
-
         queues = self.queues.values()
-        return any(q.came for q in queues) and all(q.done for q in queues if waited_for(q))
+        served = {queue for queue in queues if queue.boards or (queue.came and queue.recorded)}
+        waited_for = served.union(q for q in queues if now - q.gone_s < PATIENCE_S)
+        return any(queue.came for queue in queues) and all(queue.done for queue in waited_for)
 
     def status(self, now: float) -> Status:
         queues, boards = self.queues.values(), self.boards.values()

@@ -25,14 +25,9 @@ LOOPBACK = Door("tcp://127.0.0.1:*")
 
 
 def calibrate_boards(
-    request: Request,
-    store: Store,
-    *,
-    door: Door = LOOPBACK,
-    local_agent_log: Path | None = None,
-    until_tau: UntilTau | None = None,
-    on_status: Callable[[Status], None] = lambda status: None,
-) -> list[str]:
+    request: Request, store: Store, *, door: Door = LOOPBACK, local_agent_log: Path | None = None,
+    until_tau: UntilTau | None = None, on_status: Callable[[Status], None] = lambda status: None,
+) -> list[str]:  # fmt: skip
     """Have all archs of `request` measured; return the device classes that came.
 
     With `local_agent_log` one agent is started on this machine, as a process that logs to that

@@ -132,14 +132,15 @@ class Queue:
     def _lease(self, ids: list[str], board: Holder, now: float, job: str | None = None) -> Block:
         archs = [self.archs[arch_id] for arch_id in ids]
         block = self.request.block(archs, self._anchors, self._blocks)
-        if job:
+        last_s = now + LONGEST_S
+        if job is not None:  # it had the block before
             block = msgspec.structs.replace(block, id=job)
+            last_s = min(self._last_s.get(i, last_s) for i in ids)
         self._blocks += 1
-        last_s = min([now + LONGEST_S, *(self._last_s[i] for i in ids if job and i in self._last_s)])
         self._last_s.update(dict.fromkeys(ids, last_s))
         lease = board.leases[block.id] = Lease(block, board, ids, now, now, last_s, now)
-        archs = sum(len(each.unrecorded) for each in board.leases.values())
-        lease.extend(self._allowed_s(archs), now)
+        ahead = sum(len(each.unrecorded) for each in board.leases.values())  # itself included
+        lease.extend(self._allowed_s(ahead), now)
         self._leased.update(dict.fromkeys(ids, lease))
         return block
 

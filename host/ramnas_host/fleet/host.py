@@ -29,14 +29,9 @@ class Host:
     """Serves one request to any number of boards that connect to `endpoint`."""
 
     def __init__(
-        self,
-        request: Request,
-        store: Store,
-        door: Door,
-        on_status: Callable[[Status], None],
-        *,
-        until_tau: UntilTau | None = None,
-    ) -> None:
+        self, request: Request, store: Store, door: Door, on_status: Callable[[Status], None],
+        *, until_tau: UntilTau | None = None,
+    ) -> None:  # fmt: skip
         """Bind `door`; FleetError if that is impossible.
 
         `on_status` is called once a second. `until_tau` ends classes that are known well enough.
@@ -82,6 +77,12 @@ class Host:
 
     def _receive(self, letter: Letter) -> None:
         name, message, board = letter.name, letter.message, self.roster.boards.get(letter.name)
+        if not self.router.lets_in(letter.key):
+            self.peer_log.refuse("its key was revoked", name, letter.key)
+            if board and not board.gone and board.key == letter.key:
+                self._commit()  # what came before counts
+                self.roster.remove(board, "its key was revoked", self.now, died=False)
+            return
         if isinstance(message, WireError):
             self.peer_log.refuse("not a message", name, str(message))
             if board is None:  # somebody else may use the name of a known board
@@ -90,21 +91,21 @@ class Host:
         if isinstance(message, (wire.Hello, wire.Bye)):
             self._commit()  # a board's earlier records count before its blocks go to others
         if isinstance(message, wire.Hello):
-            self._admit(name, message, letter.user)
+            self._admit(name, message, letter.key)
         elif board is None or board.gone:
             if not isinstance(message, wire.Bye):  # the board or this host was started again
                 what = type(message).__name__
                 self.peer_log.refuse("a board that has not said Hello", name, what)
                 self.router.send(name, wire.Greet())
-        elif board.user != letter.user:
-            self.peer_log.refuse("a board's name with another's key", name, letter.user)
+        elif board.key != letter.key:
+            self.peer_log.refuse("a board's name with another's key", name, letter.key)
         else:
             board.heard_s = self.now
             self._handle(board, message, letter.size)
 
-    def _admit(self, name: bytes, hello: wire.Hello, user: str) -> None:
+    def _admit(self, name: bytes, hello: wire.Hello, key: str) -> None:
         try:
-            board = self.roster.admit(name, hello, user, self.now)
+            board = self.roster.admit(name, hello, key, self.now)
         except FleetError as error:
             self.peer_log.refuse("a board that cannot take part", name, str(error))
             self.router.send(name, wire.Refused(str(error)))

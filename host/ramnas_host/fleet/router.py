@@ -27,7 +27,7 @@ class Letter(NamedTuple):
     """What came from one peer: a message, or the reason why it is not one."""
 
     name: bytes  # the routing id of the peer
-    user: str  # the name of its key; empty without CURVE
+    key: str  # its public key (Z85); empty without CURVE
     message: wire.FromBoard | WireError
     size: int  # bytes
 
@@ -40,8 +40,8 @@ class Router:
         way_out = "use tcp://HOST:PORT with a free port, or with * for any free one"
         if "://" not in door.endpoint:
             raise FleetError(f"cannot bind '{door.endpoint}': {way_out}")
-        self.drained = True  # whether the last call of `letters` left nothing behind
         self._keyed = door.keys is not None
+        self.drained = True  # whether the last call of `letters` left nothing behind
         with ExitStack() as opened:
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             opened.callback(context.destroy, linger=1000)
@@ -52,7 +52,8 @@ class Router:
             # a message up to twice the cap still arrives, so that its sender can be told
             self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * wire.MAX_BYTES)
             self._socket.setsockopt(zmq.RCVHWM, QUEUED)
-            opened.enter_context(closing(Gate(context, self._socket, door, peer_log)))
+            gate = opened.enter_context(closing(Gate(context, self._socket, door, peer_log)))
+            self.lets_in = gate.lets_in
             try:
                 self._socket.bind(door.endpoint)
             except zmq.ZMQError as error:
@@ -74,8 +75,8 @@ class Router:
             frame, frames = receive(copy=False), 1
             while frame.more:
                 frame, frames = receive(copy=False), frames + 1
-            user = str(frame.get("User-Id")) if self._keyed else ""
-            yield Letter(name, user, _decoded(frame.bytes, frames), len(frame.bytes))
+            key = str(frame.get("User-Id")) if self._keyed else ""
+            yield Letter(name, key, _decoded(frame.bytes, frames), len(frame.bytes))
             if count % 64 == 63 and time.monotonic() > end_s:
                 return
 

@@ -34,11 +34,9 @@ _AROUND = 8  # lines of the table's head, caption and frame
 
 @contextmanager
 def shown(
-    *,
-    json_lines: bool = False,
-    console: Console | None = None,
+    *, json_lines: bool = False, console: Console | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Show]:
+) -> Iterator[Show]:  # fmt: skip
     """Give a call that shows a Status, to be called once a second.
 
     The table and the lines go to stderr, JSON goes to stdout. Log messages appear above the table.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given as generated
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from ramnas_edge.board.device import Device
 from ramnas_edge.fleet import wire
@@ -16,7 +20,7 @@ from ramnas_edge.measuring.request import BLOCK, Request, sampled
 from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet import boards
 from ramnas_host.fleet.boards import Board, Roster
-from ramnas_host.fleet.dispatch import DEATHS, Queue
+from ramnas_host.fleet.dispatch import DEATHS, LONGEST_S, Queue
 from ramnas_host.fleet.peer_log import PeerLog
 from ramnas_models.errors import FleetError, SpaceError
 from ramnas_models.sampling import sample_by_macs
@@ -101,9 +105,96 @@ def test_a_lease_lasts_three_times_the_predicted_time_and_longer_with_progress()
 def test_the_time_of_a_second_block_begins_when_the_first_is_done() -> None:
     queue, a, _ = opened()
     first, second = given(queue, a), given(queue, a)
-    record(queue, first, now=100.0)
+    record(queue, first, now=1200.0)
     (lease,) = queue.leases
-    assert (lease.block.id, lease.start_s) == (second.id, 100.0)
+    assert (lease.block.id, lease.start_s) == (second.id, 1200.0)
+    assert lease.deadline_s == 1200 + 3 * 1200 + 180
+
+
+def test_a_second_block_is_not_late_while_a_slow_first_one_goes_on() -> None:
+    queue, a, _ = opened()
+    first, _ = given(queue, a), given(queue, a)
+    queue.progressed(a, first.id, 0.5, now=2300.0)
+    assert all(lease.deadline_s == 2300 + 3 * 2300 + 180 for lease in queue.leases)
+    assert not queue.expired(9000.0)
+
+
+def test_whatever_a_board_claims_it_loses_a_block_that_it_never_records() -> None:
+    queue, a, b = opened()
+    block = given(queue, a)
+    claims = [1e-300, 5e-324, 1.0, -1.0, 0.0, math.nan, math.inf, -math.inf, 1e300, 0.5]
+    now = 0.0
+    while queue.leases:
+        for claim in claims * 1000:
+            queue.progressed(a, block.id, claim, now)
+            queue.progressed(b, block.id, claim, now)
+        now += 600.0
+        assert now < LONGEST_S + 1200
+        queue.expired(now)
+    held = wire.Holding(block.id, tuple(ids(block)))
+    assert not queue.adopt(a, held, now)  # nor does it get the block back by another Hello
+    assert not queue.adopt(a, msgspec.structs.replace(held, job=""), now)
+    assert set(ids(given(queue, b, now))) < set(ids(block))
+
+
+def test_only_the_holder_moves_a_deadline() -> None:
+    queue, a, b = opened()
+    block = given(queue, a)
+    (lease,) = queue.leases
+    before = lease.deadline_s
+    assert queue.progressed(b, block.id, 1e-9, now=2000.0) == 0.0
+    assert lease.deadline_s == before
+    queue.progressed(a, block.id, 1e-9, now=2000.0)
+    assert lease.deadline_s == LONGEST_S
+
+
+_STEPS = st.one_of(
+    st.tuples(st.just("claim"), st.floats() | st.sampled_from([1e-12, 1e-3, 0.1, 1.0])),
+    st.tuples(st.just("wait"), st.sampled_from([60.0, 600.0, 2000.0, 8000.0])),
+    st.tuples(st.sampled_from(["ask", "hello", "silence", "restart", "one record"]), st.just(0.0)),
+)
+
+
+@settings(deadline=None, max_examples=80)
+@generated(st.lists(_STEPS, max_size=60))
+def test_no_sequence_of_messages_moves_a_deadline_beyond_the_bound(
+    steps: list[tuple[str, float]],
+) -> None:
+    """The bound is LONGEST_S after an arch was given, however often its board comes back."""
+    queue, board, _ = opened()
+    now, since_s, held = 0.0, dict[str, float](), dict[str, wire.Holding]()
+    for what, value in steps:
+        if what == "ask" and (block := queue.give(board, now)):
+            held[block.id] = wire.Holding(block.id, tuple(ids(block)))
+            since_s.update(dict.fromkeys(ids(block), now))
+        elif what == "claim":
+            for job in list(held):
+                queue.progressed(board, job, value, now)
+        elif what == "wait":
+            now += value
+        elif what in ("silence", "restart"):
+            queue.release(board, died=what == "restart")
+        elif what == "hello":
+            for holding in held.values():
+                queue.adopt(board, holding, now)
+        elif what == "one record" and queue.leases:
+            queue.record(queue.leases[0].unrecorded[0], now)
+        queue.expired(now)
+        assert len(board.leases) <= wire.WINDOW
+        for lease in queue.leases:
+            assert now <= lease.deadline_s
+            assert all(lease.deadline_s <= since_s[i] + LONGEST_S for i in lease.unrecorded)
+    queue.expired(now + LONGEST_S + 1)
+    assert not queue.leases
+
+
+def test_a_hello_cannot_claim_more_than_two_blocks_of_a_dozen_archs() -> None:
+    queue, a, _ = opened()
+    all_ids = tuple(arch.id for arch in ARCHS)
+    assert queue.adopt(a, wire.Holding("one", all_ids), 0.0)
+    assert queue.adopt(a, wire.Holding("two", all_ids[12:]), 0.0)
+    assert not queue.adopt(a, wire.Holding("three", all_ids[24:]), 0.0)
+    assert [len(lease.unrecorded) for lease in queue.leases] == [BLOCK, BLOCK]
 
 
 def test_a_block_on_which_boards_die_is_halved_until_one_arch_is_alone() -> None:

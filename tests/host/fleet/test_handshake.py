@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 import socket as sockets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -15,8 +17,8 @@ import zmq
 
 from ramnas_edge.fleet import keys
 from ramnas_edge.fleet.handshake import SILENT_S, Watch
-from ramnas_host.fleet import authentication
-from ramnas_host.fleet.authentication import Authorized, Door, Gate
+from ramnas_edge.fleet.keys import Authorized
+from ramnas_host.fleet.authentication import Door, Gate
 from ramnas_host.fleet.peer_log import LINES_PER_MINUTE, PeerLog
 from ramnas_models.errors import FileError, FleetError, RamnasError
 from tests.host.fleet.hostile import PATIENCE_S, read_to_the_end, until
@@ -86,13 +88,15 @@ def own_and_server(door: Door, name: str = "board") -> tuple[keys.Keys, bytes]:
     return keys.load_keys(door.keys.with_name(f"{name}.key_secret")), keys.load_public(door.keys)
 
 
-def test_a_board_with_the_right_keys_is_let_in_under_its_name(door: Door, opened: Any) -> None:
+def test_a_board_with_the_right_keys_is_let_in_and_its_messages_name_its_key(
+    door: Door, opened: Any
+) -> None:
     host = opened(Host(door))
     client = opened(Client(host.endpoint, *own_and_server(door)))
     assert host.socket.poll(1000 * PATIENCE_S)
     message = host.socket.recv_multipart(copy=False)[1]
     assert message.bytes == b"hello"
-    assert message.get("User-Id") == "board"
+    assert message.get("User-Id") == own_and_server(door)[0].public.decode()
     assert client.watch.failure() is None
     assert host.log.refused() == {}
 
@@ -197,7 +201,7 @@ def test_a_board_that_was_let_in_and_leaves_is_not_refused(door: Door, opened: A
 def test_a_board_authorised_while_the_host_runs_is_let_in(
     door: Door, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authentication, "LOOK_S", 0.0)
+    monkeypatch.setattr(keys, "LOOK_S", float("inf"))  # the change of the folder suffices
     host = opened(Host(door))
     stranger = keys.new(door.keys.parent, "late")  # type: ignore[union-attr]
     first = opened(Client(host.endpoint, *own_and_server(door, "late")))
@@ -221,6 +225,39 @@ def test_a_file_that_is_not_a_key_does_not_keep_others_out(
     assert "broken.key is not a key file" in caplog.text
     assert authorized.name_of(b"?" * 40) is None
     assert Authorized(tmp_path / "none").name_of(b"?" * 40) is None
+
+
+def test_a_key_that_is_written_over_counts_after_a_while(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "LOOK_S", 0.0)
+    own = door.keys.parent  # type: ignore[union-attr]
+    authorized = Authorized(own / "authorized_keys")
+    before, after = own_and_server(door)[0].public, keys.load_keys(keys.new(own, "new")).public
+    assert authorized.name_of(before) == "board"
+    # in place, as `cp` does it, which the folder's time of change does not show
+    (own / "authorized_keys/board.key").write_text((own / "new.key").read_text())
+    assert authorized.name_of(before) is None
+    assert authorized.name_of(after) == "board"
+
+
+def test_a_folder_of_keys_that_cannot_be_read_for_now_revokes_nothing(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a flood of connections has taken every file that the process may open."""
+    monkeypatch.setattr(keys, "LOOK_S", 0.0)
+    authorized = Authorized(door.keys.parent / "authorized_keys")  # type: ignore[union-attr]
+    own = own_and_server(door)[0].public
+    assert authorized.name_of(own) == "board"
+
+    def too_many(path: Path) -> Iterator[Path]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", too_many)
+        assert authorized.name_of(own) == "board"
+    shutil.rmtree(authorized.folder)
+    assert authorized.name_of(own) is None
 
 
 def test_a_public_address_needs_keys_or_insecure(tmp_path: Path, opened: Any) -> None:

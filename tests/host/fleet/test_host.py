@@ -15,17 +15,31 @@ import pytest
 import zmq
 
 from ramnas_edge.board.device import Device
-from ramnas_edge.fleet import wire
+from ramnas_edge.fleet import keys, wire
+from ramnas_edge.fleet.link import ClientKeys
 from ramnas_edge.measuring import messages, profiler
-from ramnas_edge.measuring.record import MOST_ROUNDS, LatencyRecord
+from ramnas_edge.measuring.record import MOST_ROUNDS, LatencyRecord, Visit
 from ramnas_edge.measuring.request import Request
 from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet.authentication import Door
 from ramnas_host.fleet.boards import Status
 from ramnas_host.fleet.calibration import calibrate_boards
+from ramnas_host.fleet.dispatch import LONGEST_S
+from ramnas_host.fleet.host import Host
+from ramnas_host.fleet.router import Letter
 from ramnas_models.errors import FleetError
 from ramnas_models.sampling import sample_by_macs
-from tests.host.fleet.hostile import CLASS, DEVICE, ENGINES, PATIENCE_S, SPACE, TARGET, Serving
+from tests.host.fleet.hostile import (
+    CLASS,
+    DEVICE,
+    ENGINES,
+    LOOPBACK,
+    PATIENCE_S,
+    SPACE,
+    TARGET,
+    Serving,
+    until,
+)  # fmt: skip
 
 ARCHS = sample_by_macs(SPACE, np.random.default_rng(0), 30)
 REQUEST = Request("run", SPACE, TARGET, ARCHS)
@@ -41,12 +55,16 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
 class Board:
     """An agent played by a test: real messages, made-up times."""
 
-    def __init__(self, endpoint: str, name: str, device: Device = DEVICE) -> None:
+    def __init__(
+        self, endpoint: str, name: str, device: Device = DEVICE, curve: ClientKeys | None = None
+    ) -> None:
         self.device = device
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IDENTITY, name.encode())
         self.socket.setsockopt(zmq.RCVTIMEO, int(1000 * PATIENCE_S))
+        if curve:
+            keys.client_options(self.socket, *curve)
         self.socket.connect(endpoint)
 
     def join(self) -> None:
@@ -183,6 +201,105 @@ def test_a_board_that_falls_silent_loses_its_block_to_one_that_is_idle(
     serving.join()
     assert again == taken
     assert done | taken == {arch.id for arch in ARCHS}
+
+
+class Keyed:
+    """A host with keys, in whose folder those of the boards `cut` and `other` are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.authorized = folder, folder / "authorized_keys"
+        for name in ("cut", "other"):
+            keys.authorize(keys.new(folder, name), self.authorized)
+        door = Door("tcp://127.0.0.1:*", keys.new(folder, "host"))
+        self.serving = Serving(folder / "s.sqlite", door, REQUEST)
+        self.close = self.serving.close
+
+    def board(self, name: str) -> Board:
+        own = keys.load_keys(self.folder / f"{name}.key_secret")
+        server = keys.load_public(self.folder / "host.key")
+        return Board(self.serving.endpoint, name, curve=ClientKeys(own, server))
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[Keyed]:
+    with closing(Keyed(tmp_path)) as host:
+        yield host
+
+
+def test_a_board_whose_key_is_revoked_is_cut_off_at_its_next_message(
+    keyed: Keyed, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving = keyed.serving
+    with closing(keyed.board("cut")) as cut, closing(keyed.board("other")) as other:
+        cut.join()
+        job = cut.job()
+        first, second, *_ = cut.records(job)
+        cut.send(messages.Measured(first))
+        assert isinstance(cut.receive(), wire.Ack)
+        (keyed.authorized / "cut.key").unlink()
+        cut.send(messages.Measured(second))
+        until(lambda: serving.refused("its key was revoked"))
+        assert "board cut has gone: its key was revoked" in caplog.text
+        cut.send(wire.Hello(wire.PROTOCOL, DEVICE, ENGINES))  # nor is it let in again
+        cut.send(messages.Ready())
+        until(lambda: serving.refused("its key was revoked") == 3)
+        assert kept(serving) == [first]
+        other.join()
+        assert other.work() == {arch.id for arch in ARCHS} - {first.arch_id}
+        serving.join()
+        while cut.socket.poll(0):
+            assert isinstance(wire.decode_from_host(cut.socket.recv()), wire.Heartbeat)
+
+
+def test_another_key_in_a_board_s_file_cuts_it_off_and_another_name_of_the_file_does_not(
+    keyed: Keyed,
+) -> None:
+    with closing(keyed.board("cut")) as cut:
+        cut.join()
+        (keyed.authorized / "cut.key").rename(keyed.authorized / "renamed.key")
+        assert cut.job().block.archs
+        keys.authorize(keys.new(keyed.folder, "next"), keyed.authorized, "renamed")
+        cut.send(messages.Ready())
+        until(lambda: keyed.serving.refused("its key was revoked"))
+
+
+@pytest.fixture
+def unserved(tmp_path: Path) -> Iterator[Host]:
+    """A host that does nothing by itself: letters are handed to it."""
+    store = Store(tmp_path / "s.sqlite")
+    with closing(Host(REQUEST, store, LOOPBACK, lambda status: None)) as host:
+        yield host
+    store.close()
+
+
+def test_a_revoked_key_with_the_name_of_another_board_does_not_harm_that_board(
+    unserved: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hello = wire.Hello(wire.PROTOCOL, DEVICE, ENGINES)
+    unserved._receive(Letter(b"name", "good", hello, 100))
+    monkeypatch.setattr(unserved.router, "lets_in", lambda key: key == "good")
+    unserved._receive(Letter(b"name", "revoked", wire.Bye("so long"), 100))
+    assert not unserved.roster.boards[b"name"].gone
+    unserved._receive(Letter(b"name", "good", wire.Bye("so long"), 100))
+    assert unserved.roster.boards[b"name"].gone
+
+
+def test_no_number_that_a_board_sends_moves_a_deadline_beyond_the_bound(unserved: Host) -> None:
+    unserved._receive(Letter(b"a", "", wire.Hello(wire.PROTOCOL, DEVICE, ENGINES), 100))
+    unserved._receive(Letter(b"a", "", messages.Ready(1), 100))
+    unserved._give()
+    (lease,) = unserved.roster.boards[b"a"].leases.values()
+    start_s = unserved.now
+    ends = (-(2**63), -1, 0, 1, 2, 10**9, 2**63, 2**64 - 1)
+    for done in ends:
+        for total in ends:
+            visit = Visit(REQUEST.archs[0].id, lease.block.id, 0, 0, (1.0,))
+            message = wire.decode_from_board(wire.encode(messages.Visited(visit, done, total)))
+            for _ in range(200):
+                unserved.now += 0.1
+                unserved._receive(Letter(b"a", "", message, 100))
+                assert lease.deadline_s <= start_s + LONGEST_S
+                assert 0 <= unserved.roster.boards[b"a"].shown.inside <= len(lease.block.archs)
 
 
 def test_each_device_class_gets_its_own_records(
