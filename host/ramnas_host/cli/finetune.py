@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import ARCH_HELP, supernet_option, workers_option
+from ramnas_host.cli.options import ARCH_HELP, device_option, supernet_option, workers_option
 
 _RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "inherited"}
 
@@ -41,6 +41,7 @@ def add(verbs: Verbs) -> None:
         "--from-scratch", action="store_true",
         help="start from random weights instead of the supernet's",
     )  # fmt: skip
+    device_option(finetune)
     workers_option(finetune)
     finetune.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
@@ -53,6 +54,7 @@ def _finetune(args: argparse.Namespace) -> None:
     from ramnas_host.cli.progress import bar
     from ramnas_host.config import load_finetuning
     from ramnas_host.data import loader
+    from ramnas_host.finetuning import finetune
     from ramnas_host.finetuning.prepare import FINETUNED, prepare
     from ramnas_host.search.front import arch_of
     from ramnas_host.training import checkpoint, distributed, loop, run_folder
@@ -70,7 +72,7 @@ def _finetune(args: argparse.Namespace) -> None:
         run.check_same(out)
         print(f"already fine-tuned: {out}")
         return
-    with distributed.started() as ranks:
+    with distributed.started(args.device) as ranks:
         make_folder(args.out)
         if ranks.leads and state.exists():
             print(f"going on from {state}", flush=True)
@@ -83,7 +85,7 @@ def _finetune(args: argparse.Namespace) -> None:
             def show(step: loop.Step) -> None:
                 nonlocal best
                 if step.scores:
-                    best = "".join(f", {name} {value:.1%}" for name, value in step.scores.items())
+                    best = f"; {finetune.scores_text(step.scores)}"
                 update(
                     step.number,
                     f"{step.images_per_s:.0f} images/s, loss {step.losses[0]:.2f}{best}",
@@ -92,5 +94,5 @@ def _finetune(args: argparse.Namespace) -> None:
             accuracies = run.train(args.out, ranks, workers, show)
         if ranks.leads:
             for accuracy in accuracies:
-                print(f"{accuracy.metric} on {accuracy.split}: {accuracy.value:.2%}")
+                print(accuracy)
             print(f"fine-tuned {args.task}: {out}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from ramnas_edge.vision import preprocessing
 from ramnas_host.data.augment import random_window
+from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
 from ramnas_models.errors import DataError, SourceError
 
@@ -39,6 +40,11 @@ class SegmentationSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, index: np.ndarray) -> SegmentationSplit:
+        """The images at the positions `index`, in that order."""
+        images = Files([self.images.paths[i] for i in index])
+        return SegmentationSplit(images, tuple(self.labels[i] for i in index), self.train_ids)
+
     def read(self, index: int) -> tuple[preprocessing.Image, np.ndarray]:
         """The image, uint8 [h, w, 3] in BGR, and the class of each pixel, uint8 [h, w].
 
@@ -63,16 +69,16 @@ class SegmentationSplit:
 class SegmentationData:
     """A segmentation data set.
 
-    `test` is None if the folder has none, and for Cityscapes itself, which publishes its test split
-    without labels.
+    The best weights are chosen on `selection`. Nothing is chosen on `report`, which is read once,
+    at the end.
     """
 
     classes: tuple[str, ...]
     licence: str
     source: str
     train: SegmentationSplit
-    val: SegmentationSplit
-    test: SegmentationSplit | None
+    selection: SegmentationSplit
+    report: SegmentationSplit
 
 
 class _Label(msgspec.Struct):
@@ -89,8 +95,10 @@ def load_cityscapes(folder: Path) -> SegmentationData:
     """Read `leftImg8bit/<split>/<city>/*_leftImg8bit.png` and their `gtFine/..._labelIds.png`.
 
     The classes are the 19 of Cityscapes, unless the folder has a `labels.json` that names others:
-    a list of entries with `name`, `id` and `trainId`, where 255 or -1 means ignored. DataError
-    names what is missing or wrong.
+    a list of entries with `name`, `id` and `trainId`, where 255 or -1 means ignored. val is the
+    selection split and test the report split. Cityscapes itself publishes its test split without
+    labels: if that is so, or if there is no test split, one half of val is the selection split and
+    the other half the report split. DataError names what is missing or wrong.
     """
     file = folder / "labels.json"
     named = _labels(file) if file.exists() else list(_CITYSCAPES.items())
@@ -105,13 +113,21 @@ def load_cityscapes(folder: Path) -> SegmentationData:
             f"{folder} is not in the format of Cityscapes: it has no "
             f"leftImg8bit/{missing}/<city>/*_leftImg8bit.png"
         )
+    # the published labels of Cityscapes' own test split are blank
+    test = splits["test"] if file.exists() else None
+    if test is None:
+        names = [str(path) for path in val.images.paths]
+        where = str(folder / "leftImg8bit/val")
+        selection, report = map(val.take, halves(names, where, "a test split with labels"))
+    else:
+        selection, report = val, test
     return SegmentationData(
         classes=tuple(name for name, _ in named),
         licence=_licence(folder),
         source=f"images of {folder.resolve().name}",
         train=train,
-        val=val,
-        test=splits["test"] if file.exists() else None,  # blank labels in Cityscapes itself
+        selection=selection,
+        report=report,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ramnas_edge.vision import preprocessing
 from ramnas_host.data.augment import random_window
+from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
 from ramnas_models.errors import DataError, SourceError
 
@@ -52,6 +53,16 @@ class DetectionSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, index: np.ndarray) -> DetectionSplit:
+        """The images at the positions `index`, in that order."""
+        return DetectionSplit(
+            images=Files([self.images.paths[i] for i in index]),
+            ids=tuple(self.ids[i] for i in index),
+            sizes=tuple(self.sizes[i] for i in index),
+            objects=tuple(self.objects[i] for i in index),
+            file=self.file,
+        )
+
     def read(self, index: int) -> preprocessing.Image:
         """The image, uint8 [h, w, 3] in BGR; SourceError if it is broken or has another size than
         its annotation says."""
@@ -65,9 +76,11 @@ class DetectionSplit:
 
 @dataclass(frozen=True)
 class DetectionData:
-    """A detection data set. `test` is None if the folder has none.
+    """A detection data set.
 
-    Class k has the name `classes[k]` and, in the annotation files, the id `category_ids[k]`.
+    The best weights are chosen on `selection`. Nothing is chosen on `report`, which is read once,
+    at the end. Class k has the name `classes[k]` and, in the annotation files, the id
+    `category_ids[k]`.
     """
 
     classes: tuple[str, ...]
@@ -75,8 +88,8 @@ class DetectionData:
     licence: str
     source: str
     train: DetectionSplit
-    val: DetectionSplit
-    test: DetectionSplit | None
+    selection: DetectionSplit
+    report: DetectionSplit
 
 
 class _Image(msgspec.Struct):
@@ -114,8 +127,10 @@ class _Coco(msgspec.Struct):
 def load_coco(folder: Path) -> DetectionData:
     """Read `annotations/instances_{train,val,test}*.json` and find their images.
 
-    The images of `instances_NAME.json` are in `NAME/` or `images/NAME/`. There need not be a
-    `test`: COCO itself has none. DataError names the file that is missing or wrong.
+    The images of `instances_NAME.json` are in `NAME/` or `images/NAME/`. val is the selection split
+    and test the report split. COCO itself has no test annotations: without them, one half of val is
+    the selection split and the other half the report split. DataError names the file that is
+    missing or wrong.
     """
     files = {part: _annotations(folder, part) for part in ("train", "val", "test")}
     if files["train"] is None or files["val"] is None:
@@ -128,6 +143,12 @@ def load_coco(folder: Path) -> DetectionData:
     categories = sorted(found["train"].categories, key=lambda category: category.id)
     ids = [category.id for category in categories]
     splits = {part: _split(folder, files[part] or folder, found[part], ids) for part in found}
+    val, test = splits["val"], splits.get("test")
+    if test is None:
+        names = [str(path) for path in val.images.paths]
+        selection, report = map(val.take, halves(names, str(files["val"]), "instances_test.json"))
+    else:
+        selection, report = val, test
     licences = sorted({licence.name for licence in found["train"].licenses})
     return DetectionData(
         classes=tuple(category.name for category in categories),
@@ -135,8 +156,8 @@ def load_coco(folder: Path) -> DetectionData:
         licence="; ".join(licences) or "as that of the images",
         source=f"images of {folder.resolve().name}",
         train=splits["train"],
-        val=splits["val"],
-        test=splits.get("test"),
+        selection=selection,
+        report=report,
     )
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from ramnas_host.config import Augment
 from ramnas_host.data import loader
 from ramnas_host.data.augment import Augmentation
-from ramnas_host.data.images import Dataset
+from ramnas_host.data.images import Dataset, Split
 from ramnas_host.finetuning.finetune import Task
 from ramnas_host.training import sandwich
 from ramnas_host.training.distributed import Ranks
-from ramnas_host.training.evaluate import score
+from ramnas_host.training.evaluate import Scores, score
+from ramnas_models.accuracy import Accuracy, share
+from ramnas_models.errors import DataError
 from ramnas_models.supernet import Subnet
 
 
@@ -27,9 +31,17 @@ def classification_task(
     """
     preprocessing, resolution = dataset.train.preprocessing, subnet.plan.input_hw[0]
 
-    def evaluate(split: str, ranks: Ranks) -> dict[str, float]:
-        scores = score(subnet, dataset.split({"val": "selection", "test": "report"}[split]))
-        return {"top1": scores.top1, "top5": scores.top5}
+    @cache  # so that the images are prepared once
+    def part(name: str, ranks: Ranks) -> Split:
+        split = dataset.split(name)
+        return split.take(np.array(ranks.share(range(len(split))), np.int64))
+
+    def evaluate(name: str, ranks: Ranks) -> tuple[Accuracy, ...]:
+        scores = _score_shared(subnet, part(name, ranks), ranks)
+        return tuple(
+            share(metric, value, name, scores.n)
+            for metric, value in (("top1", scores.top1), ("top5", scores.top5))
+        )
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         resize = sandwich.at_any_resolution(images, preprocessing.interpolation)
@@ -49,3 +61,25 @@ def classification_task(
         evaluate=evaluate,
         scores=("top1", "top5"),
     )
+
+
+def _score_shared(subnet: Subnet, own: Split, ranks: Ranks) -> Scores:
+    """The scores on the images of all ranks, of which `own` are this rank's.
+
+    DataError if no rank has an image that can be read.
+    """
+    found, trouble = [], None
+    if len(own):
+        try:
+            found = [score(subnet, own)]
+        except DataError as error:  # the other ranks may have images that can be read
+            trouble = error
+    parts = [scores for of_rank in ranks.gather(found) for scores in of_rank]
+    n = sum(scores.n for scores in parts)
+    if not n:
+        raise trouble or DataError("none of the images can be read; the log says why")
+    hits1, hits5 = (
+        sum(round(value * scores.n) for value, scores in zip(values, parts, strict=True))
+        for values in ([scores.top1 for scores in parts], [scores.top5 for scores in parts])
+    )
+    return Scores(hits1 / n, hits5 / n, n)

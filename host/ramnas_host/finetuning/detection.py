@@ -19,10 +19,12 @@ from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.coco import DetectionData, DetectionSplit, Objects, random_view
 from ramnas_host.data.images import normalise
 from ramnas_host.data.loader import Example
-from ramnas_host.finetuning.detection_metrics import SCORES, coco_scores
+from ramnas_host.finetuning import bootstrap
+from ramnas_host.finetuning.detection_metrics import SCORES, CocoMatches, coco_matches
 from ramnas_host.finetuning.finetune import Task
 from ramnas_host.finetuning.ssd_loss import match, ssd_loss
 from ramnas_host.training.distributed import Ranks
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, SourceError
 from ramnas_models.heads import Detector
@@ -46,9 +48,12 @@ def detection_task(
     """The task of detecting objects; its scores are COCO's mAP50-95 and mAP50, from 0 to 1."""
     anchors = detector.plan.anchors
 
-    def evaluate(split_name: str, ranks: Ranks) -> dict[str, float]:
+    def evaluate(split_name: str, ranks: Ranks) -> tuple[Accuracy, ...]:
         split: DetectionSplit = getattr(data, split_name)
-        return evaluate_detector(detector, split, data.category_ids, preprocessing, ranks)
+        found = evaluate_detector(detector, split, data.category_ids, preprocessing, ranks)
+        return bootstrap.accuracies(
+            SCORES, found.scores, found.n, split_name, intervals=split_name == "report"
+        )
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         class_logits, box_regression = detector(images)
@@ -76,12 +81,12 @@ def detection_task(
 def evaluate_detector(
     detector: Detector, split: DetectionSplit, category_ids: Sequence[int],
     preprocessing: Preprocessing, ranks: Ranks = Ranks(),
-) -> dict[str, float]:  # fmt: skip
-    """COCO's scores on `split`, with boxes decoded exactly as the runtime decodes them.
+) -> CocoMatches:  # fmt: skip
+    """What the detector finds on `split`, with boxes decoded exactly as the runtime decodes them.
 
     `category_ids` are the annotation file's ids of the classes, in order. The images are shared
-    between the ranks, and images that cannot be read are left out with a warning. DataError if no
-    image can be read.
+    between the ranks, and every rank returns the same. Images that cannot be read are left out with
+    a warning. DataError if no image can be read.
     """
     device = next(detector.parameters()).device
     anchors = detector.plan.anchors
@@ -105,7 +110,7 @@ def evaluate_detector(
         raise DataError(
             f"none of the {len(split)} images of {split.file} can be read; the log says why"
         )
-    return coco_scores(split.file, ids, np.concatenate([detections for detections, _ in of_ranks]))
+    return coco_matches(split.file, ids, np.concatenate([boxes for boxes, _ in of_ranks]))
 
 
 def _draw(

@@ -17,14 +17,18 @@ from ramnas_host.config import Schedule
 from ramnas_host.data import loader
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.loader import Batch, Draw, ImageSource
-from ramnas_host.training import loop, optimizer, resume
+from ramnas_host.training import loop, resume
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.loop import Step
 from ramnas_host.training.run_folder import FolderContents, RunFolder
 from ramnas_host.training.sandwich import autocast
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.supernet import Standalone
 
 LAST = "last.safetensors"
+# how the columns of the metrics begin that hold scores, and the number of images behind them
+_PREFIX = "selection_"
+_N = f"{_PREFIX}n"
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,10 @@ class Task:
 
     `draw` makes one training example: an image and its targets. `loss` takes a batch of normalised
     images [n, 3, h, w] and their targets. `calibration` gives the batches of images from which the
-    BatchNorm statistics are computed before an evaluation. `evaluate` scores the network on `val`
-    or `test`, with the images shared between the ranks. `scores` names what `evaluate` returns; the
-    weights with the highest first score are the best ones.
+    BatchNorm statistics are computed before an evaluation. `evaluate` scores the network on the
+    split `selection` or `report`, with the images shared between the ranks. On `report` every
+    accuracy has an interval. `scores` names the metrics that `evaluate` returns, in order; the
+    weights with the highest first score on `selection` are the best ones.
     """
 
     net: Standalone
@@ -44,7 +49,7 @@ class Task:
     augmentation: Augmentation
     loss: Callable[[Tensor, tuple[Tensor, ...]], Tensor]
     calibration: Callable[[], Iterable[Tensor]]
-    evaluate: Callable[[str, Ranks], dict[str, float]]
+    evaluate: Callable[[str, Ranks], tuple[Accuracy, ...]]
     scores: tuple[str, ...]
 
 
@@ -80,8 +85,7 @@ def finetune(
     net = task.net.to(ranks.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if recipe.sync_batchnorm and ranks.world > 1:
         net.synchronise_batchnorm()
-    scaler = torch.amp.GradScaler(ranks.device.type) if recipe.precision == "fp16" else None
-    state = resume.State(net, optimizer.sgd(net, recipe), scaler)
+    state = resume.new_state(net, recipe)
     per_epoch = loader.steps_per_epoch(task.train, recipe)
 
     def gradients(step: int, batch: Batch) -> Tensor:
@@ -89,7 +93,7 @@ def finetune(
         targets = tuple(t.to(ranks.device, non_blocking=True) for t in batch.targets)
         with autocast(recipe.precision, ranks.device.type):
             loss = task.loss(images, targets)
-        scaled: Tensor = loss if scaler is None else scaler.scale(loss)
+        scaled: Tensor = loss if state.scaler is None else state.scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
         return loss.detach()[None]
 
@@ -104,20 +108,32 @@ def finetune(
 
     def evaluate() -> dict[str, float]:
         recalibrate()
-        scores = task.evaluate("val", ranks)
+        accuracies = task.evaluate("selection", ranks)
         net.train()
-        return scores
+        scores = {_PREFIX + accuracy.metric: accuracy.value for accuracy in accuracies}
+        return {**scores, _N: accuracies[0].n or 0}
 
+    columns = ("loss", *(_PREFIX + metric for metric in task.scores), _N)
     folder = None
     if kept_run:
         identity = resume.identity(kept_run.identity, recipe)
         folder = RunFolder(kept_run.folder, state, FolderContents(
             recipe=recipe, per_epoch=per_epoch, identity=identity, last=LAST,
-            columns=("loss", *task.scores), resolved=kept_run.resolved, evaluate=evaluate,
-            goodness=lambda scores: scores[task.scores[0]], save=kept_run.save,
+            columns=columns, resolved=kept_run.resolved, evaluate=evaluate,
+            goodness=lambda scores: scores[_PREFIX + task.scores[0]], save=kept_run.save,
         ), ranks)  # fmt: skip
     loop.run(
         state, recipe, gradients, batches, per_epoch, folder=folder, ranks=ranks,
         networks=lambda step: "the network", on_step=on_step,
     )  # fmt: skip
     recalibrate()
+
+
+def scores_text(scores: Mapping[str, float]) -> str:
+    """The scores of a step for people: `selection split, n 100: mAP50-95 40.3 %, mAP50 61.2 %`."""
+    found = [
+        f"{name.removeprefix(_PREFIX)} {100 * value:.1f} %"
+        for name, value in scores.items()
+        if name != _N
+    ]
+    return f"selection split, n {scores[_N]:.0f}: {', '.join(found)}"

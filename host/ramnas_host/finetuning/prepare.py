@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from ramnas_models.heads import Detector, Segmenter
 from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import Subnet, Supernet
 
+log = logging.getLogger(__name__)
+
 FINETUNED = "finetuned.safetensors"
 
 
@@ -41,8 +44,7 @@ FINETUNED = "finetuned.safetensors"
 class PreparedRun:
     """A fine-tuning run with its network, its data and everything that its folder will hold.
 
-    `report_split` is the split whose figures are reported at the end: `test`, or `val` if the data
-    set has no test split.
+    `images` is the number of images in the splits `train`, `selection` and `report`.
     """
 
     net: Net
@@ -50,7 +52,7 @@ class PreparedRun:
     about: FinetunedAbout
     task: Task
     recipe: Finetuning
-    report_split: str
+    images: dict[str, int]
 
     @property
     def steps(self) -> int:
@@ -70,17 +72,18 @@ class PreparedRun:
     def train(
         self, folder: Path, ranks: Ranks, workers: int, on_step: Callable[[Step], None]
     ) -> tuple[Accuracy, ...]:
-        """Fine-tune, or resume a run that was stopped, and return the accuracies on `report_split`.
+        """Fine-tune, or resume a run that was stopped, and return the accuracies on `report`.
 
-        They are those of the best weights, which have the highest first score on `val`. The weights
-        and their accuracies are written together to FINETUNED in `folder`.
+        They are those of the best weights, which have the highest first score on `selection`. The
+        report split is read only here, once, after everything has been chosen. The weights and
+        their accuracies are written together to FINETUNED in `folder`.
         """
         about = msgspec.to_builtins(self.about)
         del about["recipe"]  # `finetune` adds it, without how often it saves and evaluates
         kept_run = KeptRun(
             folder=folder,
-            identity=f"{self.space.hash} {len(self.task.train)} {about}",
-            resolved={"about": msgspec.to_builtins(self.about)},
+            identity=f"{self.space.hash} {self.images} {about}",
+            resolved={"about": msgspec.to_builtins(self.about), "images": self.images},
             save=lambda path: saved_network.save(path, self.net, self.space, self.about),
         )
         finetune(
@@ -91,12 +94,13 @@ class PreparedRun:
         best = folder / run_folder.BEST
         if best.exists():  # it does not if no evaluation scored above 0
             self.net.load_state_dict(saved_network.load(best).net.state_dict())
-        scores = self.task.evaluate(self.report_split, ranks)
-        accuracies = tuple(
-            Accuracy(name, value, self.report_split)
-            for name, value in scores.items()
-            if not math.isnan(value)
-        )
+        found = self.task.evaluate("report", ranks)
+        accuracies = tuple(accuracy for accuracy in found if not math.isnan(accuracy.value))
+        if not accuracies:
+            log.warning(
+                "no accuracy is known: none of the %d images of the report split has an object",
+                self.images["report"],
+            )
         if ranks.leads:
             finished = msgspec.structs.replace(self.about, accuracies=accuracies)
             saved_network.save(folder / FINETUNED, self.net, self.space, finished)
@@ -134,8 +138,10 @@ def prepare(
     )
     network = saved_network.build(net, about)
     task = _task(network, data, about, recipe_of(supernet.about))
-    report_split = "test" if isinstance(data, Dataset) or data.test else "val"
-    return PreparedRun(network, net.space, about, task, recipe, report_split)
+    images = {
+        "train": len(data.train), "selection": len(data.selection), "report": len(data.report)
+    }  # fmt: skip
+    return PreparedRun(network, net.space, about, task, recipe, images)
 
 
 def _data(

@@ -26,9 +26,11 @@ from ramnas_host.data.cityscapes import (
 )
 from ramnas_host.data.images import normalise
 from ramnas_host.data.loader import Example
+from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.finetune import Task
 from ramnas_host.finetuning.segmentation_metrics import confusion, foreground, mean_iou
 from ramnas_host.training.distributed import Ranks
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, SourceError
 from ramnas_models.heads import Segmenter
@@ -62,20 +64,27 @@ def segmentation_task(
     labels_hw = (math.ceil(train_hw[0] / stride), math.ceil(train_hw[1] / stride))
     with_background = data.classes[0] == "background"
 
-    def evaluate(split_name: str, ranks: Ranks) -> dict[str, float]:
+    metrics = ("mIoU", "mIoU-foreground") if with_background else ("mIoU",)
+
+    def evaluate(split_name: str, ranks: Ranks) -> tuple[Accuracy, ...]:
         split: SegmentationSplit = getattr(data, split_name)
-        matrix = evaluate_segmenter(segmenter, split, preprocessing, ranks)
-        scores = {"mIoU": mean_iou(matrix)}
-        if with_background:
-            scores["mIoU-foreground"] = mean_iou(foreground(matrix))
-        return scores
+        matrices = evaluate_segmenter(segmenter, split, preprocessing, ranks).astype(np.float64)
+
+        def scores(counts: np.ndarray) -> list[float]:
+            matrix = np.tensordot(counts.astype(np.float64), matrices, 1)
+            both = [mean_iou(matrix), mean_iou(foreground(matrix))]
+            return both[: len(metrics)]
+
+        return bootstrap.accuracies(
+            metrics, scores, len(matrices), split_name, intervals=split_name == "report"
+        )
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         return pixel_loss(segmenter(images).float(), targets[0].long(), hardest_pixels)
 
     def calibration() -> Iterator[Tensor]:
         first = range(min(calibration_images, len(data.train)))
-        return (x for x, _ in _batches(data.train, first, preprocessing, input_hw))
+        return (x for _, x, _ in _batches(data.train, first, preprocessing, input_hw))
 
     return Task(
         net=segmenter,
@@ -87,7 +96,7 @@ def segmentation_task(
         loss=loss,
         calibration=calibration,
         evaluate=evaluate,
-        scores=("mIoU", "mIoU-foreground") if with_background else ("mIoU",),
+        scores=metrics,
     )
 
 
@@ -98,10 +107,15 @@ def pixel_loss(logits: Tensor, labels: Tensor, hardest: float) -> Tensor:
     highest loss (online hard example mining, Shrivastava et al. 2016). Where most pixels are
     background, a mean over all of them would soon teach nothing but to predict background.
     """
+    # ignored pixels have a loss of 0. How many pixels are labelled stays on the device: to ask for
+    # it would make every step wait for the GPU.
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten()
-    labelled = int((labels != IGNORED).sum())  # ignored pixels have a loss of 0
-    count = max(1, math.ceil(hardest * labelled))
-    return losses.topk(count).values.sum() / count if hardest < 1 else losses.sum() / count
+    count = (labels != IGNORED).sum()
+    if hardest < 1:
+        count = (hardest * count.double()).ceil().long()
+        losses = losses.topk(math.ceil(hardest * len(losses))).values  # from high to low
+        losses = losses.where(torch.arange(len(losses), device=losses.device) < count, 0.0)
+    return losses.sum() / count.clamp(min=1)
 
 
 @torch.no_grad()
@@ -109,26 +123,28 @@ def evaluate_segmenter(
     segmenter: Segmenter, split: SegmentationSplit, preprocessing: Preprocessing,
     ranks: Ranks = Ranks(),
 ) -> np.ndarray:  # fmt: skip
-    """The confusion matrix over every pixel of `split`, at the images' own size.
+    """The confusion matrix of each image of `split`, at its own size: int64 [n, classes, classes].
 
-    The images are shared between the ranks, and files that cannot be read are left out with a
-    warning. DataError if no pixel has a label.
+    The images are shared between the ranks, and every rank returns all matrices, in the order of
+    the split. Files that cannot be read are left out with a warning. DataError if no pixel has a
+    label.
     """
     device = next(segmenter.parameters()).device
     input_hw, classes = segmenter.plan.input_hw, segmenter.plan.num_classes
-    matrix = np.zeros((classes, classes), np.int64)
+    matrices: dict[int, np.ndarray] = {}
     own = ranks.share(range(len(split)))
-    for x, truths in _batches(split, own, preprocessing, input_hw):
-        for logits, truth in zip(segmenter(x.to(device)).float().cpu().numpy(), truths):
+    for indices, x, truths in _batches(split, own, preprocessing, input_hw):
+        outputs = segmenter(x.to(device)).float().cpu().numpy()
+        for i, logits, truth in zip(indices, outputs, truths, strict=True):
             height, width = truth.shape
-            matrix += confusion(truth, class_map(logits, (height, width)), classes)
-    total = np.sum(ranks.gather(matrix), 0)
-    if not total.any():
+            matrices[i] = confusion(truth, class_map(logits, (height, width)), classes)
+    of_ranks = {i: matrix for found in ranks.gather(matrices) for i, matrix in found.items()}
+    if not any(matrix.any() for matrix in of_ranks.values()):
         raise DataError(
             f"no pixel of the {len(split)} images ({split.images.name(0)}, ...) has a label: "
             "either the files cannot be read, or every pixel in them is ignored"
         )
-    return np.asarray(total)
+    return np.stack([of_ranks[i] for i in sorted(of_ranks)])
 
 
 def _draw(
@@ -143,16 +159,17 @@ def _draw(
 def _batches(
     split: SegmentationSplit, indices: Sequence[int], preprocessing: Preprocessing,
     input_hw: tuple[int, int],
-) -> Iterator[tuple[Tensor, list[np.ndarray]]]:  # fmt: skip
-    """Batches of (network input, label images), without the files that cannot be read."""
+) -> Iterator[tuple[list[int], Tensor, list[np.ndarray]]]:  # fmt: skip
+    """Batches of (indices, network input, label images), without the files that cannot be read."""
     for start in range(0, len(indices), _BATCH):
-        pairs = []
+        pairs = {}
         for i in indices[start : start + _BATCH]:
             try:
-                pairs.append(split.read(i))
+                pairs[i] = split.read(i)
             except SourceError as error:
                 log.warning("image left out: %s", error)
         if pairs:
-            pixels = np.stack([prepare(image, preprocessing, input_hw) for image, _ in pairs])
+            images = [image for image, _ in pairs.values()]
+            pixels = np.stack([prepare(image, preprocessing, input_hw) for image in images])
             x = normalise(torch.from_numpy(pixels), preprocessing.normalisation)
-            yield x, [labels for _, labels in pairs]
+            yield list(pairs), x, [labels for _, labels in pairs.values()]

@@ -62,8 +62,10 @@ def ssd_loss(
     hardness = entropy.detach().masked_fill(labels != 0, -1.0)
     order = hardness.argsort(dim=1, descending=True, stable=True).argsort(1)
     hard = (order < _NEGATIVES * positive.sum(1, keepdim=True).clamp(min=1)) & (labels == 0)
-    boxes = F.smooth_l1_loss(box_regression[positive], deltas[positive], reduction="sum")
-    return (entropy[positive | hard].sum() + boxes) / positive.sum().clamp(min=1)
+    boxes = F.smooth_l1_loss(box_regression, deltas, reduction="none").sum(2)
+    # `where` and not an index: to count the chosen anchors, every step would wait for the GPU
+    chosen = entropy.where(positive | hard, 0.0).sum() + boxes.where(positive, 0.0).sum()
+    return chosen / positive.sum().clamp(min=1)
 
 
 def _intersections(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:

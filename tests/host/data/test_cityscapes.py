@@ -47,8 +47,12 @@ def test_label_ids_become_the_nineteen_train_ids(tmp_path: Path, every_id: np.nd
     assert image.shape == (5, 7, 3)
     expected = [TRAIN_IDS.get(i, IGNORED) for i in every_id.flatten().tolist()]
     assert labels.flatten().tolist() == expected
-    assert len(data.train) == len(data.val) == 2
-    assert data.test is None  # its labels are not published
+    assert len(data.train) == 2
+    # the labels of its test split are not published, so each half of val has one of two images
+    splits = (data.selection, data.report)
+    assert [split.labels[0].parent.parent.name for split in splits] == ["val", "val"]
+    assert [split.labels[0].parent.name for split in splits] == ["aachen", "bochum"]
+    assert [len(split) for split in splits] == [1, 1]
 
 
 def test_labels_json_names_other_classes(tmp_path: Path, every_id: np.ndarray) -> None:
@@ -61,7 +65,8 @@ def test_labels_json_names_other_classes(tmp_path: Path, every_id: np.ndarray) -
     _, found = data.train.read(0)
     assert (found == 0).sum() == (found == 1).sum() == 1
     assert found.flatten()[[3, 9]].tolist() == [0, 1]
-    assert data.test and len(data.test) == 2
+    assert [len(split) for split in (data.selection, data.report)] == [2, 2]
+    assert {path.parent.parent.name for path in data.report.labels} == {"test"}
 
 
 @pytest.mark.parametrize(

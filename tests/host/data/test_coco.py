@@ -64,7 +64,7 @@ def test_classes_follow_category_ids_and_boxes_are_clipped_to_their_image(
     with caplog.at_level(logging.WARNING):
         data = load_coco(write(tmp_path))
     assert (data.classes, data.category_ids) == (("cat", "cup"), (3, 7))
-    assert data.test is None
+    assert (data.selection.ids, data.report.ids) == ((90, 88), (89,))
     assert data.licence == "CC-BY"
     first, crowded, empty = data.train.objects
     assert first.boxes.tolist() == [[10, 20, 40, 30], [0, 0, 20, 20]]

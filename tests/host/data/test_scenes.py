@@ -133,7 +133,8 @@ def test_our_own_loaders_read_the_scenes(folder: Path, digits: Dataset) -> None:
     assert detection.classes == digits.classes
     assert segmentation.classes == ("background", *digits.classes)
     assert len(detection.train) == len(segmentation.train) == 6
-    assert detection.test and len(detection.test) == 3
+    assert (len(detection.selection), len(detection.report)) == (2, 3)
+    assert (len(segmentation.selection), len(segmentation.report)) == (2, 3)
     assert "CC-BY-4.0" in detection.licence and "CC0" in detection.licence
     assert segmentation.licence == detection.licence
     image, labels = segmentation.train.read(0)

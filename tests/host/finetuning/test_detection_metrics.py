@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 from pathlib import Path
@@ -12,7 +14,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
 
-from ramnas_host.finetuning.detection_metrics import coco_scores
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ramnas_host.finetuning.detection_metrics import coco_matches, coco_scores
 
 CATEGORIES = (3, 7, 8)
 
@@ -133,3 +138,40 @@ def test_without_annotations_the_scores_are_nan(tmp_path: Path) -> None:
     detections = np.array([[1, 0, 0, 20, 20, 0.5, 3]])
     assert all(math.isnan(v) for v in coco_scores(file, [1], detections).values())
     assert all(math.isnan(v) for v in coco_scores(file, [1], detections[:0]).values())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_scores_are_those_of_pycocotools(seed: int, tmp_path: Path) -> None:
+    """Also with crowd regions, and with more boxes in an image than COCO counts."""
+    truths, detections = random_case(seed)
+    file = write(tmp_path / "truth.json", truths.tolist(), crowd=(0, 5))
+    rng = np.random.default_rng(seed)
+    many = np.column_stack([
+        np.full(130, 2), rng.uniform(0, 60, (130, 2)), rng.uniform(10, 40, (130, 2)),
+        rng.random(130), np.full(130, CATEGORIES[0]),
+    ])  # fmt: skip
+    detections = np.concatenate([detections, many])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(file))
+        evaluation = COCOeval(truth, truth.loadRes(detections), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    found = coco_scores(file, range(1, 6), detections)
+    assert list(found.values()) == pytest.approx(evaluation.stats[:2], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_image_that_counts_twice_is_as_good_as_a_copy_of_it(seed: int, tmp_path: Path) -> None:
+    truths, detections = random_case(seed)
+    counts = np.random.default_rng(seed).multinomial(5, np.full(5, 0.2))
+    matches = coco_matches(write(tmp_path / "a.json", truths.tolist()), range(1, 6), detections)
+    copies: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for number, image in enumerate(np.repeat(np.arange(1, 6), counts), start=1):
+        for rows, copied in zip((truths, detections), copies):
+            of_image = rows[rows[:, 0] == image].copy()
+            of_image[:, 0] = number
+            copied.append(of_image)
+    drawn = write(tmp_path / "b.json", np.concatenate(copies[0]).tolist())
+    expected = coco_scores(drawn, range(1, 6), np.concatenate(copies[1]))
+    assert matches.scores(counts) == pytest.approx(tuple(expected.values()), abs=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import signal
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ramnas_host.training import checkpoint
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import recalibrated, score
 from ramnas_host.training.run_folder import BEST, STATE
+from ramnas_models.accuracy import wilson
 from ramnas_models.errors import DataError
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
@@ -38,7 +40,7 @@ from tests.host.finetuning import forked
 SPACE = load_space("micro")
 INPUT_HW = (64, 96)
 FOLDERS = {"detection": "coco", "segmentation": "cityscapes"}
-FIRST_SCORE = {"detection": "mAP50-95", "segmentation": "mIoU"}
+FIRST_SCORE = {"detection": "selection_mAP50-95", "segmentation": "selection_mIoU"}
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +85,10 @@ def arguments(task: str, supernet: Path, scenes: Path, recipe: Finetuning, out: 
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without the speed."""
+    """The rows of metrics.csv without the times."""
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        return [{k: v for k, v in r.items() if k != "images_per_s"} for r in csv.DictReader(file)]
+        timed = ("images_per_s", "wait_s")
+        return [{k: v for k, v in r.items() if k not in timed} for r in csv.DictReader(file)]
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
@@ -234,17 +237,23 @@ def test_a_saved_network_holds_everything_that_export_needs(
     accuracies = run.train(tmp_path, Ranks(), 0, lambda step: None)
     saved = saved_network.load(tmp_path / FINETUNED)
     assert saved.about.accuracies == accuracies
-    assert [(a.metric, a.split) for a in accuracies] == [("mAP50-95", "test"), ("mAP50", "test")]
+    assert [(a.metric, a.split, a.n) for a in accuracies] == [
+        ("mAP50-95", "report", 4), ("mAP50", "report", 4),
+    ]  # fmt: skip
+    for accuracy in accuracies:
+        assert accuracy.interval is not None
+        assert 0 <= accuracy.interval[0] <= accuracy.interval[1] <= 1
+    stored = json.loads((tmp_path / "scores.json").read_bytes())
+    assert stored == json.loads(msgspec.json.encode(accuracies))
     assert saved.about.classes == tuple("0123456789")
     assert saved.about.input_hw == INPUT_HW
     assert "(weights)" in saved.about.licence
     assert "CC0" in saved.about.licence
     assert saved.about.preprocessing.normalisation.mean == (0.3, 0.3, 0.3)
-    test = load_coco(scenes / "coco").test
-    assert test is not None
+    report = load_coco(scenes / "coco").report
     # evaluated as it is, without recalibrating BatchNorm again
-    scores = evaluate_detector(saved.net, test, range(1, 11), saved.about.preprocessing)  # type: ignore[arg-type]
-    assert scores == {a.metric: a.value for a in accuracies}
+    found = evaluate_detector(saved.net, report, range(1, 11), saved.about.preprocessing)  # type: ignore[arg-type]
+    assert found.scores(np.ones(4, np.int64)) == tuple(a.value for a in accuracies)
 
 
 def test_from_scratch_takes_no_weights_from_the_supernet(supernet: Path, scenes: Path) -> None:
@@ -325,9 +334,15 @@ def test_classification_uses_the_images_and_augmentation_of_the_supernet(
     ]  # fmt: skip
     assert main.main(command) == 0
     about = saved_network.load(tmp_path / "out" / FINETUNED).about
-    assert [(a.metric, a.split) for a in about.accuracies] == [("top1", "test"), ("top5", "test")]
-    assert about.accuracies[0].value > 0.3
-    assert f"top1 on test: {about.accuracies[0].value:.2%}" in capsys.readouterr().out
+    top1, top5 = about.accuracies
+    assert (top1.metric, top1.split, top1.n) == ("top1", "report", 250)
+    assert (top5.metric, top5.split, top5.n) == ("top5", "report", 250)
+    assert top1.value > 0.3
+    assert top1.interval == wilson(top1.value, 250)
+    out = capsys.readouterr().out
+    low, high = (100 * end for end in top1.interval)
+    figure = f"top1 {100 * top1.value:.1f} %"
+    assert f"{figure} (report split, n 250, 95 % interval {low:.1f} to {high:.1f} %)" in out
     assert about.licence == "CC-BY-4.0"
 
 

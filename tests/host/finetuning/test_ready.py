@@ -64,17 +64,16 @@ def test_the_bundle_is_small_and_names_its_licences() -> None:
 
 def test_the_detector_is_as_accurate_on_new_scenes_as_its_manifest_says(scenes: Path) -> None:
     data = load_coco(scenes / "coco")
-    assert data.test is not None
     rows = []
     with Runtime.open(ready.path(), task="detection", limits=Limits(score=0.01)) as runtime:
-        for index, image_id in enumerate(data.test.ids):
-            result = runtime(data.test.read(index))
+        for index, image_id in enumerate(data.report.ids):
+            result = runtime(data.report.read(index))
             assert isinstance(result, Detections)
             corners, sides = result.boxes[:, :2], result.boxes[:, 2:] - result.boxes[:, :2]
             categories = np.array(data.category_ids)[result.classes]
             image_ids = np.full(len(categories), image_id)
             rows.append(np.column_stack([image_ids, corners, sides, result.scores, categories]))
-    scores = coco_scores(data.test.file, list(data.test.ids), np.concatenate(rows))
+    scores = coco_scores(data.report.file, list(data.report.ids), np.concatenate(rows))
     manifest = {a.metric: a.value for a in runtime.model.accuracies}
     assert manifest["mAP50"] >= 0.8
     for metric, value in scores.items():
@@ -83,11 +82,10 @@ def test_the_detector_is_as_accurate_on_new_scenes_as_its_manifest_says(scenes: 
 
 def test_the_segmenter_is_as_accurate_on_new_scenes_as_its_manifest_says(scenes: Path) -> None:
     data = load_cityscapes(scenes / "cityscapes")
-    assert data.test is not None
     matrix = np.zeros((len(data.classes),) * 2, np.int64)
     with Runtime.open(ready.path(), task="segmentation") as runtime:
-        for index in range(len(data.test)):
-            image, labels = data.test.read(index)
+        for index in range(len(data.report)):
+            image, labels = data.report.read(index)
             result = runtime(image)
             assert isinstance(result, Mask)
             matrix += confusion(labels, result.classes, len(data.classes))

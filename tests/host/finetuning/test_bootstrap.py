@@ -1,0 +1,126 @@
+"""The intervals of scores that are no shares: how often they hold the truth, and their edges."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from ramnas_host.finetuning import bootstrap
+from ramnas_host.finetuning.detection_metrics import CocoMatches, coco_matches
+from ramnas_host.finetuning.segmentation_metrics import mean_iou
+
+
+def segmented(n: int, rng: np.random.Generator) -> bootstrap.Score:
+    """mIoU over `n` images of four classes, some of them harder than others."""
+    classes = 4
+    matrices = np.zeros((n, classes, classes))
+    for matrix, skill in zip(matrices, rng.beta(5, 2, n)):
+        for c in (0, *rng.choice([1, 2, 3], rng.integers(1, classes), replace=False)):
+            pixels = int(rng.lognormal(6, 0.7))
+            hits = rng.binomial(pixels, skill)
+            matrix[c, c] += hits
+            matrix[c] += (pixels - hits) * rng.dirichlet(np.ones(classes))
+    flat = matrices.reshape(n, -1)
+    return lambda counts: [mean_iou((counts @ flat).reshape(classes, classes))]
+
+
+def detected(n: int, rng: np.random.Generator, file: Path) -> CocoMatches:
+    """A detector's boxes on `n` images with objects of two classes, matched to them."""
+    annotations, rows = [], []
+    for image in range(1, n + 1):
+        skill = rng.beta(4, 2)
+        for _ in range(rng.integers(1, 5)):
+            box = [*rng.integers(0, 60, 2).tolist(), *rng.integers(15, 40, 2).tolist()]
+            category = int(rng.integers(1, 3))
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": image, "category_id": category,
+                "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
+            })  # fmt: skip
+            if rng.random() < skill:
+                rows.append([image, *(box + rng.normal(0, 2, 4)), rng.beta(3, 2), category])
+        for _ in range(rng.poisson(1.5)):
+            box = [*rng.integers(0, 60, 2).tolist(), *rng.integers(10, 30, 2).tolist()]
+            rows.append([image, *box, rng.beta(2, 3), int(rng.integers(1, 3))])
+    images = [{"id": i, "file_name": "", "width": 100, "height": 100} for i in range(1, n + 1)]
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content))
+    return coco_matches(file, range(1, n + 1), np.array(rows))
+
+
+def coverage(score: Callable[[], bootstrap.Score], truth: float, n: int, trials: int) -> float:
+    """How often the interval of the first score holds `truth`."""
+    hits = 0
+    for _ in range(trials):
+        first = bootstrap.accuracies(("x",), score(), n, "report", intervals=True)[0]
+        assert first.interval is not None
+        hits += first.interval[0] <= truth <= first.interval[1]
+    return hits / trials
+
+
+# 95 % of 300 trials are 285, give or take 7.5 at two standard deviations
+@pytest.mark.parametrize(("n", "at_least"), [(12, 0.87), (60, 0.9)])
+def test_the_interval_of_the_mean_iou_holds_the_score_of_very_many_images(
+    n: int, at_least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
+    rng = np.random.default_rng(0)
+    truth = segmented(10_000, rng)(np.ones(10_000))[0]
+    assert at_least <= coverage(lambda: segmented(n, rng), truth, n, 300) <= 0.99
+
+
+def test_the_interval_of_the_map_holds_the_score_of_very_many_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 100)
+    rng, file = np.random.default_rng(0), tmp_path / "truth.json"
+    truth = detected(2000, rng, file).scores(np.ones(2000, np.int64))[1]
+
+    def map50() -> bootstrap.Score:
+        matches = detected(40, rng, file)
+        return lambda counts: matches.scores(counts)[1:]
+
+    assert 0.85 <= coverage(map50, truth, 40, 60) <= 1
+
+
+def test_four_times_as_many_images_halve_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    widths = []
+    for n in (100, 400):
+        (found,) = bootstrap.accuracies(("x",), segmented(n, rng), n, "report", intervals=True)
+        assert found.interval is not None
+        assert found.interval[0] < found.value < found.interval[1]
+        widths.append(found.interval[1] - found.interval[0])
+    assert widths[1] == pytest.approx(widths[0] / 2, rel=0.3)
+
+
+def test_the_same_images_give_the_same_accuracies_and_only_a_report_has_intervals() -> None:
+    score = segmented(20, np.random.default_rng(2))
+    found = [bootstrap.accuracies(("x",), score, 20, "report", intervals=True) for _ in range(2)]
+    assert found[0] == found[1]
+    (plain,) = bootstrap.accuracies(("x",), score, 20, "selection", intervals=False)
+    assert (plain.value, plain.n, plain.interval) == (found[0][0].value, 20, None)
+
+
+def test_one_image_says_nothing_about_others_and_nothing_scored_has_no_interval() -> None:
+    (one,) = bootstrap.accuracies(("x",), lambda counts: [0.7], 1, "report", intervals=True)
+    assert one.interval == (0.0, 1.0)
+    nan = float("nan")
+    (none,) = bootstrap.accuracies(("x",), lambda counts: [nan], 5, "report", intervals=True)
+    assert math.isnan(none.value)
+    assert none.interval is None
+
+
+def test_an_object_in_one_image_only_still_gives_an_interval() -> None:
+    """Samples without that image have no score, and are left out."""
+    (found,) = bootstrap.accuracies(
+        ("x",), lambda counts: [0.5 if counts[0] else float("nan")], 6, "report", intervals=True
+    )
+    assert found.interval == (0.5, 0.5)
