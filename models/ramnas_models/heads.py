@@ -22,7 +22,7 @@ class Detector(Standalone):
 
     def __init__(self, subnet: Subnet, plan: SSDLitePlan) -> None:
         super().__init__(plan.layers(), subnet)
-        self.plan = plan
+        self.plan: SSDLitePlan = plan
         _initialise(self, plan.head_layers())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ class Segmenter(Standalone):
 
     def __init__(self, subnet: Subnet, plan: LRASPPPlan) -> None:
         super().__init__(plan.layers(), subnet)
-        self.plan = plan
+        self.plan: LRASPPPlan = plan
         _initialise(self, plan.head_layers())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ the supernet every layer takes a slice (a view) of its tensors, in a subnet they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ramnas_models.errors import DataError
 from ramnas_models.plan import (
     BN_EPS,
     Conv,
@@ -33,6 +35,16 @@ from ramnas_models.space import Arch, Space
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from ramnas_models.head_plan import AnyPlan
+
+logger = logging.getLogger(__name__)
+
+# When BatchNorm is recalibrated, images are run together until some layer writes this many numbers
+# (128 MiB in float32), but at least so many images. Of space micro at 48 pixels 900 fit.
+GROUP_ELEMENTS = 2**25
+GROUP_IMAGES = 256
+MIN_IMAGES = 64
 
 
 def _own(source: nn.Module | None, name: str, shape: tuple[int, ...], fill: float = 0.0) -> Tensor:
@@ -62,6 +74,54 @@ class DropRates:
         """The share of images that skip block `place` of `plan`, if it has a shortcut."""
         late = plan.blocks[place].stage >= plan.blocks[-1].stage - 1
         return self.connect * place / len(plan.blocks) if late else 0.0
+
+
+class _Statistics:
+    """Mean and variance by channel over all pixels seen so far, each counted once, in float64.
+
+    The variance is that of the population (divided by n, not n - 1): it is what BatchNorm divides
+    by in training, and it exists for a single pixel.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self.variance = torch.zeros(())
+
+    def add(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in `x` [n, c, h, w], and return the mean and the variance [c] of `x` alone."""
+        pixels = x.shape[2] * x.shape[3]
+        parts = _parts(x)
+        found = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
+        mean, variance = _pooled(
+            torch.tensor([len(part) for part in parts], device=x.device),
+            torch.stack([mean for mean, _ in found]).double(),
+            torch.stack([variance for _, variance in found]).double(),
+        )
+        if self.count:
+            counts = torch.tensor([self.count, len(x) * pixels], device=x.device)
+            means, variances = [self.mean, mean], [self.variance, variance]
+            self.mean, self.variance = _pooled(counts, torch.stack(means), torch.stack(variances))
+        else:
+            self.mean, self.variance = mean, variance
+        self.count += len(x) * pixels
+        return mean.to(x.dtype), variance.to(x.dtype)
+
+
+def _pooled(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts [k], means and variances [k, c] of k groups -> mean and variance [c] of all."""
+    share = (counts.double() / counts.sum())[:, None]
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean).square())).sum(0)
+
+
+def _parts(x: Tensor) -> Sequence[Tensor]:
+    """The images of `x` in groups of about 8192 pixels on a CPU, and all together on a GPU.
+
+    On a CPU torch adds up in float32, which loses digits in long sums, and what is worked on in
+    place stays in the cache.
+    """
+    on_cpu = x.device.type == "cpu"
+    return torch.split(x, max(1, 8192 // (x.shape[2] * x.shape[3])) if on_cpu else len(x))
 
 
 class BatchNorm(nn.Module):
@@ -102,7 +162,7 @@ class ElasticConv(nn.Module):
         self.bias = nn.Parameter(_own(source, "bias", shape)) if layer.bias else None
         bn = None if source is None else source.bn
         self.bn = BatchNorm(layer.c_out, bn) if layer.norm else None
-        self.momentum: float | None = None  # a number only during `recalibrate`
+        self.seen: _Statistics | None = None  # only during `recalibrate`
         self.synchronised = False
 
     def forward(self, x: Tensor, layer: Conv) -> Tensor:
@@ -116,29 +176,31 @@ class ElasticConv(nn.Module):
         x = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
         if self.bn is not None:
             bn = self.bn
-            fill = self.momentum is not None
-            batch = self.training and not fill
             gamma, beta = bn.weight[:c_out], bn.bias[:c_out]
-            if batch and self.synchronised:
+            if self.seen is not None:
+                mean, variance = self.seen.add(x)
+                scale = gamma * (variance + BN_EPS).rsqrt()
+                shift = beta - mean * scale
+                for part in _parts(x):  # in place: a new tensor for all images would cost more
+                    torch.addcmul(shift[:, None, None], part, scale[:, None, None], out=part)
+                    _activated(part, layer.act, inplace=True)
+                return x
+            if not self.training:
+                mean, variance = bn.running_mean[:c_out], bn.running_var[:c_out]
+                x = F.batch_norm(x, mean, variance, gamma, beta, eps=BN_EPS)
+            elif self.synchronised:
                 x = _synchronised_batch_norm(x, gamma, beta)
             else:
-                x = F.batch_norm(
-                    x,
-                    None if batch else bn.running_mean[:c_out],
-                    None if batch else bn.running_var[:c_out],
-                    gamma,
-                    beta,
-                    training=batch or fill,
-                    momentum=self.momentum or 0.0,
-                    eps=BN_EPS,
-                )
-        if layer.act == "swish":
-            x = F.silu(x)
-        elif layer.act == "hswish":
-            x = F.hardswish(x)
-        elif layer.act == "relu":
-            x = F.relu(x)
-        return x
+                x = F.batch_norm(x, None, None, gamma, beta, training=True, eps=BN_EPS)
+        return _activated(x, layer.act)
+
+
+def _activated(x: Tensor, act: str | None, inplace: bool = False) -> Tensor:
+    if act == "swish":
+        return F.silu(x, inplace)
+    if act == "hswish":
+        return F.hardswish(x, inplace)
+    return F.relu(x, inplace) if act == "relu" else x
 
 
 def _synchronised_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -260,20 +322,65 @@ class Net(nn.Module):
 class Standalone(Net):
     """One network with its own weights."""
 
+    plan: AnyPlan
+
     @torch.no_grad()
     def recalibrate(self, batches: Iterable[Tensor]) -> Self:
-        """Set the BatchNorm statistics to their mean over `batches`, each [n, 3, h, w]."""
+        """Set the BatchNorm statistics to those of all images in `batches`, each [n, 3, h, w].
+
+        Every image counts once, and how they are batched makes no difference: they are run in
+        groups of this method's own. A group is normalised by its own statistics, so that each layer
+        sees what the layers before it will give in evaluation. More images than `GROUP_IMAGES` make
+        several groups if some layer would write more than `GROUP_ELEMENTS` numbers for all of them;
+        the statistics are then pooled over the groups. Variances are those of the population.
+
+        DataError if there are no images. Fewer than `MIN_IMAGES` are used with a warning.
+        """
         convs = [m for m in self.modules() if isinstance(m, ElasticConv) and m.bn is not None]
         self.eval()
+        count = 0
         try:
-            for i, batch in enumerate(batches):
-                for conv in convs:
-                    conv.momentum = 1 / (i + 1)
-                self(batch)
+            for conv in convs:
+                conv.seen = _Statistics()
+            for images in self._groups(batches):
+                self(images)
+                count += len(images)
+            if not count:
+                raise DataError("there are no images to recalibrate BatchNorm with")
+            for conv in convs:
+                if conv.bn and conv.seen:
+                    conv.bn.running_mean.copy_(conv.seen.mean)
+                    conv.bn.running_var.copy_(conv.seen.variance)
         finally:
             for conv in convs:
-                conv.momentum = None
+                conv.seen = None
+        if count < MIN_IMAGES:
+            logger.warning(
+                "BatchNorm was recalibrated with only %d images: below %d, accuracy suffers; "
+                "give the calibration split more",
+                count, MIN_IMAGES,
+            )  # fmt: skip
         return self
+
+    def _groups(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The images of all batches in order, in the groups that `recalibrate` speaks of."""
+        waiting: list[Tensor] = []
+        most = 0
+        for batch in batches:
+            if not most:
+                height, width = self.plan.input_hw
+                grown = batch.shape[2] * batch.shape[3] / (height * width)
+                largest = max(layer.elements for layer in self.plan.layers()) * grown
+                most = max(GROUP_IMAGES, int(GROUP_ELEMENTS / largest))
+            waiting.append(batch)
+            # what is left for the last two groups may be just more than one of them can hold
+            while sum(map(len, waiting)) >= 2 * most:
+                images = torch.cat(waiting)
+                yield images[:most]
+                waiting = [images[most:]]
+        images = torch.cat(waiting) if waiting else torch.empty(0)
+        if len(images):
+            yield from images.tensor_split(-(-len(images) // most))
 
     def numpy_weights(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         """The tensors by key, float32, as `onnx_graph.build` takes them."""
@@ -285,7 +392,7 @@ class Subnet(Standalone):
 
     def __init__(self, plan: Plan, source: Net) -> None:
         super().__init__(plan.layers(), source)
-        self.plan = plan
+        self.plan: Plan = plan
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x, self.plan)
