@@ -51,9 +51,14 @@ class Augment(SceneAugment, frozen=True):
 
     `size`: the side, in pixels, of the random crop. Each network of a step then resizes the crop to
     its own resolution.
+
+    `policy` changes colours and shapes, between the flip and the robot augmentations. `autoaugment`
+    is AutoAugment's policy for ImageNet (Cubuk et al. 2019), `randaugment` is RandAugment with two
+    operations of magnitude 9 (Cubuk et al. 2020). Operations are drawn for each image.
     """
 
     size: int
+    policy: Literal["none", "autoaugment", "randaugment"] = "none"
 
 
 class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +66,10 @@ class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `lr` is the peak learning rate for `lr_batch` images per step, and is scaled in proportion to
     the batch size (the linear rule). If `lr_batch` is null, `lr` is used for any batch size. Weight
-    decay does not apply to BatchNorm and biases. If `clip_norm` is null, gradients are not clipped.
+    decay does not apply to BatchNorm and biases.
+
+    `clip_value` limits each element of the gradient, as the public AttentiveNAS code does, and
+    `clip_norm` then limits the norm of the whole gradient. Null means no limit.
     """
 
     lr: float
@@ -69,12 +77,13 @@ class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     momentum: float
     weight_decay: float
     clip_norm: float | None
+    clip_value: float | None = None
 
 
 class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which networks teach which, and by what loss (Eq. 3 to 5).
 
-    `alpha` and `beta` only matter for the pair loss `dkd`.
+    `alpha` and `beta` only matter for the pair loss `dkd`. In YAML, write "off" with quotes.
     """
 
     smd_weighting: Literal["per_student", "per_teacher", "off"]
@@ -87,20 +96,33 @@ class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings that every training has.
 
-    `batch_size` is the total over all processes of the run. `save_every` counts steps,
-    `evaluate_every` epochs. Training stops when it has found more than `max_broken` broken images.
+    `batch_size` is the number of images of an optimizer step, over all processes of the run. With
+    `accumulate` k each process takes its share in k parts, one after the other, and adds up their
+    gradients, so that a large batch fits into the memory of one GPU. BatchNorm normalises each
+    part by itself.
+
+    `precision`: `fp32` computes in float32 and `tf32` lets a GPU round the inputs of convolutions
+    and products to TF32, which is several times as fast. `bf16` and `fp16` are autocast.
+
+    `ema`: if it is not null, the moving average of the weights with this decay, such as 0.9999, is
+    what is evaluated and saved.
+
+    `save_every` counts steps, `evaluate_every` epochs. Training stops when it has found more than
+    `max_broken` broken images.
     """
 
     epochs: int
     warm_up_epochs: int
     batch_size: int
     optimizer: Optimizer
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
     sync_batchnorm: bool
     save_every: int
     evaluate_every: int
     max_broken: int
     seed: int
+    accumulate: int = 1
+    ema: float | None = None
 
     @property
     def lr(self) -> float:
@@ -111,10 +133,11 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return optimizer.lr * self.batch_size / optimizer.lr_batch
 
 
-class Recipe(Schedule, frozen=True):
+class Recipe(Schedule, frozen=True, kw_only=True):
     """How a supernet is trained.
 
-    `label_smoothing`, `dropout` and `drop_connect` apply only to the max net (BigNAS).
+    `label_smoothing`, `dropout` and `drop_connect` apply only to the max net (BigNAS). Beside min
+    and max, `random_subnets` archs are evaluated on the way; the seed decides which.
     """
 
     dataset: str
@@ -125,6 +148,7 @@ class Recipe(Schedule, frozen=True):
     drop_connect: float
     augment: Augment
     compile: bool
+    random_subnets: int = 0
 
 
 class SegmentationHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,7 +158,7 @@ class SegmentationHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_stride: Literal[16, 32]
 
 
-class Finetuning(Schedule, frozen=True):
+class Finetuning(Schedule, frozen=True, kw_only=True):
     """How a network that was cut out of a supernet is trained for a task.
 
     `input_hw`: the height and width that images are resized to. `calibration`: the number of
@@ -209,10 +233,10 @@ def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
     """(key, fault) for every value that has the right type but is out of range."""
     values = dict(_leaves(recipe))
     above_0 = (
-        "epochs", "batch_size", "save_every", "evaluate_every", "optimizer.lr",
-        "optimizer.lr_batch", "optimizer.clip_norm", "distillation.temperature", "augment.size",
-        "augment.crop", "images.selection", "images.calibration", "calibration",
-        "hardest_pixels",
+        "epochs", "batch_size", "save_every", "evaluate_every", "accumulate", "ema",
+        "optimizer.lr", "optimizer.lr_batch", "optimizer.clip_norm", "optimizer.clip_value",
+        "distillation.temperature", "augment.size", "augment.crop", "images.selection",
+        "images.calibration", "calibration", "hardest_pixels",
     )  # fmt: skip
     up_to_1 = (
         "label_smoothing", "dropout", "drop_connect", "optimizer.momentum", "augment.crop",
@@ -229,6 +253,10 @@ def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
             yield key, f"{value} must be above 0"
         if key in up_to_1 and value > 1:
             yield key, f"{value} is above 1"
+    if recipe.ema is not None and recipe.ema >= 1:
+        yield "ema", f"{recipe.ema} must be below 1, or the average would never change"
+    if recipe.accumulate and recipe.batch_size % recipe.accumulate:
+        yield "accumulate", f"{recipe.accumulate} does not divide batch_size {recipe.batch_size}"
 
 
 def _leaves(section: msgspec.Struct, path: str = "") -> Iterator[tuple[str, object]]:

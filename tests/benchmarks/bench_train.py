@@ -120,8 +120,9 @@ def _plain_step(
     how = recipe.distillation
     for student in range(1, len(copies)):
         for teacher, weight in distill.teachers(student, len(copies), how.smd_weighting):
-            pair = sandwich.pair_loss(logits[student], logits[teacher].detach(), labels, how)
-            total = total + weight * pair
+            learns = distill.predict(logits[student], labels, how)
+            teaches = distill.predict(logits[teacher].detach(), labels, how)
+            total = total + weight * distill.pair_loss(learns, teaches, how)
     total.backward()
 
 

@@ -9,10 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import ramnas_host
 from ramnas_host.config import Recipe, load_recipe
 from ramnas_models.errors import DataError
 
 GONE = object()
+RECIPES = Path(ramnas_host.__file__).parent / "recipes"
 
 
 def flat(section: dict[str, object], path: str = "") -> dict[str, object]:
@@ -32,6 +34,17 @@ NUMBERS = [
     for key, value in DIGITS.items()
     if isinstance(value, (int, float, type(None))) and not isinstance(value, bool)
 ]
+# keys that came later: the recipes in older checkpoints do not have them
+LATER = {
+    "accumulate": 1, "ema": None, "random_subnets": 0, "optimizer.clip_value": None,
+    "augment.policy": "none",
+}  # fmt: skip
+TABLE_V = {  # row of Table V -> (smd_weighting, pair_loss)
+    "baseline": ("off", "kl"),
+    "exp1": ("per_student", "kl"),
+    "exp2": ("off", "dkd"),
+    "exp3": ("per_student", "dkd"),
+}
 
 
 def write(folder: Path, key: str, value: object) -> Path:
@@ -57,10 +70,10 @@ def refusal(path: Path) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-small", "fashion", "imagenet"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
 def test_every_recipe_loads_and_reads_back_from_its_own_file(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
-    assert recipe.dataset == name.removesuffix("-small")
+    assert recipe.dataset == name.partition("-")[0]
     path = tmp_path / "copy.yaml"
     path.write_bytes(msgspec.yaml.encode(recipe))
     assert load_recipe(str(path)) == recipe
@@ -88,7 +101,32 @@ def test_an_unknown_key_is_named(section: str, tmp_path: Path) -> None:
     assert refusal(path).endswith(f"unknown field `colour`{where}")
 
 
-@pytest.mark.parametrize("key", DIGITS)
+@pytest.mark.parametrize("row", TABLE_V)
+def test_the_recipes_of_table_5_differ_by_what_the_table_says(row: str) -> None:
+    ours = flat(msgspec.to_builtins(load_recipe("imagenet")))
+    found = flat(msgspec.to_builtins(load_recipe(f"imagenet-{row}")))
+    assert found.keys() == ours.keys()
+    weighting, loss = TABLE_V[row]
+    assert found["distillation.smd_weighting"] == weighting
+    assert found["distillation.pair_loss"] == loss
+    named = {"distillation", "distillation.smd_weighting", "distillation.pair_loss"}
+    assert {key for key in ours if ours[key] != found[key]} <= named
+    assert (found == ours) == (row == "exp3")  # both together, which is the paper's own training
+
+
+def test_imagenet_adds_the_papers_augmentations_to_those_of_bignas() -> None:
+    augment = load_recipe("imagenet").augment
+    assert augment.policy == "autoaugment"
+    assert min(augment.flip, augment.brightness, augment.noise, augment.mask) > 0
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_a_recipe_of_an_older_checkpoint_can_still_be_read(key: str, tmp_path: Path) -> None:
+    recipe = load_recipe(str(write(tmp_path, key, GONE)))
+    assert flat(msgspec.to_builtins(recipe))[key] == LATER[key]
+
+
+@pytest.mark.parametrize("key", DIGITS.keys() - LATER.keys())
 def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     section, _, last = key.rpartition(".")
     where = f" - at `{section}`" if section else ""
@@ -105,6 +143,8 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
         ("epochs", None, "Expected `int`, got `null` - at `epochs`"),
         ("compile", "yes", "Expected `bool`, got `str` - at `compile`"),
         ("images", 5, "Expected `object`, got `int` - at `images`"),
+        ("ema", "slow", "Expected `float | null`, got `str` - at `ema`"),
+        ("augment.policy", "all", "Invalid enum value 'all' - at `augment.policy`"),
         ("precision", "fp8", "Invalid enum value 'fp8' - at `precision`"),
         (
             "distillation.smd_weighting",
@@ -132,6 +172,9 @@ def test_no_number_may_be_below_0(key: str, tmp_path: Path) -> None:
         "optimizer.lr",
         "optimizer.lr_batch",
         "optimizer.clip_norm",
+        "optimizer.clip_value",
+        "accumulate",
+        "ema",
         "distillation.temperature",
         "augment.size",
         "augment.crop",
@@ -160,6 +203,15 @@ def test_a_share_may_not_be_above_1(key: str, tmp_path: Path) -> None:
     assert f" {key}: 1.5 is above 1" in refusal(write(tmp_path, key, 1.5))
 
 
+def test_an_average_that_never_changes_is_refused(tmp_path: Path) -> None:
+    assert " ema: 1.0 must be below 1" in refusal(write(tmp_path, "ema", 1.0))
+
+
+def test_a_batch_that_has_no_equal_parts_is_refused(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "accumulate", 3))
+    assert message.endswith("accumulate: 3 does not divide batch_size 64")
+
+
 @pytest.mark.parametrize(
     "content", [b"epochs: [1", b"\xff\xfe\x00", b"", b"- 1", b"{[1]: 2}"], ids=repr
 )
@@ -175,7 +227,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(DataError, match="'x': known are digits, digits-small, fashion, imagenet"):
+    with pytest.raises(DataError, match="'x': known are digits, digits-small, fashion, imagenet, "):
         load_recipe("x")
 
 

@@ -17,6 +17,7 @@ from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES
 from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data.about import About
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
+from ramnas_host.data.paths import scan
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
@@ -249,13 +250,7 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
 
 def _of_classes(folder: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> Split:
     """All image files in `folder/<class>/`, class by class, in the order of their names."""
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        if not (folder / name).is_dir():
-            continue
-        found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        paths += found
-        labels += [label] * len(found)
+    paths, labels = scan(folder, classes)
     if not paths:
         raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
-    return Split(Files(paths), torch.tensor(labels), preprocessing)
+    return Split(Files(paths), torch.from_numpy(labels), preprocessing)

@@ -1,4 +1,4 @@
-"""Makes the batch of every training step, in worker processes; a restart gives the same batches.
+"""Makes the batches of every training step, in worker processes; a restart gives the same ones.
 
 The order of images in an epoch depends on the seed and the epoch, and each example on the seed, the
 epoch and the image. So no position has to be stored, and neither the number of workers nor the
@@ -41,7 +41,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """The examples of a step.
+    """The examples of a step, or of one of the parts into which `accumulate` divides a step.
 
     `pixels`: uint8 [n, h, w, 3] in BGR. `targets`: tensors [n, ...] that belong to the images.
     `broken`: names of files that could not be read; other images are in their places.
@@ -102,12 +102,14 @@ def drawn_batches(
 ) -> Iterator[Batch]:  # fmt: skip
     """Yield this rank's share of the batch of every step from `first` to `last` - 1.
 
-    All ranks get the same number of examples, so DataError if `world` does not divide the batch.
+    With `accumulate` the share of a step comes in that many parts, one after the other. All ranks
+    and all parts get the same number of examples, so DataError if they do not divide the batch.
     """
-    if recipe.batch_size % world:
+    if recipe.batch_size % (world * recipe.accumulate):
+        parts = f" in {recipe.accumulate} parts each" if recipe.accumulate > 1 else ""
         raise DataError(
-            f"batch_size {recipe.batch_size} cannot be shared evenly by {world} processes: choose "
-            "a multiple of their number"
+            f"batch_size {recipe.batch_size} cannot be shared evenly by {world} processes{parts}: "
+            f"choose a multiple of {world * recipe.accumulate}"
         )
     steps_per_epoch(split, recipe)  # DataError if there is no whole batch
     loader: data.DataLoader[Item] = data.DataLoader(
@@ -127,7 +129,7 @@ def drawn_batches(
 
 
 class _BatchSampler(data.Sampler[list[tuple[int, int]]]):
-    """For every step, (epoch, index of the image) of each example in this rank's share."""
+    """For every part of every step, (epoch, index of the image) of each of this rank's examples."""
 
     def __init__(
         self, images: int, recipe: Schedule, first: int, last: int, rank: int, world: int
@@ -137,7 +139,7 @@ class _BatchSampler(data.Sampler[list[tuple[int, int]]]):
         self._rank, self._world = rank, world
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self._steps) * self._recipe.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         size = self._recipe.batch_size
@@ -149,7 +151,8 @@ class _BatchSampler(data.Sampler[list[tuple[int, int]]]):
                 rng = np.random.default_rng((self._recipe.seed, epoch, 0))
                 current, order = epoch, rng.permutation(self._images)
             chosen = order[batch * size : (batch + 1) * size][self._rank :: self._world]
-            yield [(epoch, index) for index in chosen.tolist()]
+            for part in np.split(chosen, self._recipe.accumulate):
+                yield [(epoch, index) for index in part.tolist()]
 
 
 class _Examples(data.Dataset[Item]):

@@ -6,52 +6,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ramnas_host.config import Distillation
 
-def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """The pair loss of Eq. 3: T^2 sum_c p_c (log p_c - log q_c), averaged over the batch.
+# what a network predicts for a batch: the logarithms of one or two distributions, each [n, k]
+Prediction = tuple[Tensor, ...]
 
-    p and q are the softmax of the teacher's and the student's logits [n, classes], divided by the
-    temperature T.
+
+def predict(logits: Tensor, labels: Tensor, rule: Distillation) -> Prediction:
+    """The distributions that `pair_loss` compares, from logits [n, classes] and labels [n].
+
+    They are worked out once for each network, however many networks it teaches or learns from.
     """
-    log_p, log_q = (F.log_softmax(_wide(x) / temperature, dim=1) for x in (teacher, student))
-    return _kl(log_p, log_q) * temperature**2
+    scaled = _wide(logits) / rule.temperature
+    if rule.pair_loss == "kl":
+        return (F.log_softmax(scaled, dim=1),)
+    return decouple(scaled, labels)
 
 
-def dkd(
-    student: Tensor,
-    teacher: Tensor,
-    labels: Tensor,
-    *,
-    alpha: float = 1.0,
-    beta: float = 0.5,
-    temperature: float = 1.0,
-) -> Tensor:
-    """Decoupled knowledge distillation (Eq. 5): alpha * TCKD + beta * NCKD.
+def pair_loss(student: Prediction, teacher: Prediction, rule: Distillation) -> Tensor:
+    """The loss of one student against one teacher, averaged over the batch.
 
-    TCKD is T^2 KL(teacher || student) over the pair (p_y, 1 - p_y), where y is the label. NCKD is
-    T^2 KL(teacher || student) over the softmax of all classes but y. Logits are [n, classes] and
-    labels [n]; the result is averaged over the batch. At T = 1, KL = TCKD + (1 - p_y) NCKD for
-    every image. Log-sum-exp keeps the loss finite at any margin between logits.
+    With `kl` it is that of Eq. 3: T^2 KL(teacher || student), where T is the temperature.
+
+    With `dkd`, decoupled knowledge distillation (Eq. 5), it is alpha * TCKD + beta * NCKD. TCKD is
+    T^2 KL(teacher || student) over the pair (p_y, 1 - p_y), where y is the label. NCKD is the same
+    over the softmax of all classes but y. At T = 1, KL = TCKD + (1 - p_y) NCKD for every image.
     """
-    parts = [decouple(_wide(logits) / temperature, labels) for logits in (student, teacher)]
-    (student_target, student_others), (teacher_target, teacher_others) = parts
-    target = _kl(teacher_target, student_target)  # TCKD of Eq. 5
-    others = _kl(teacher_others, student_others)  # NCKD of Eq. 5
-    return (alpha * target + beta * others) * temperature**2
+    weights = (1.0,) if rule.pair_loss == "kl" else (rule.alpha, rule.beta)
+    parts = [weight * _kl(p, q) for weight, p, q in zip(weights, teacher, student, strict=True)]
+    return torch.stack(parts).sum() * rule.temperature**2
 
 
 def decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Split logits into log (p_y, 1 - p_y), [n, 2], and the log softmax over the other classes.
 
     The second is [n, classes]. The label's own entry is set to 0 for student and teacher alike, so
-    it adds nothing to their KL divergence.
+    it adds nothing to their KL divergence. Log-sum-exp keeps all finite at any margin between
+    logits. A selection by mask would make the host wait for the GPU; gather and scatter do not.
     """
-    hit = F.one_hot(labels, logits.shape[1]).bool()
-    y = logits.masked_select(hit)
-    others = logits.masked_fill(hit, -torch.inf)
-    rest = others.logsumexp(1)
-    two_way = F.log_softmax(torch.stack([y, rest], 1), dim=1)
-    return two_way, (logits - rest[:, None]).masked_fill(hit, 0.0)
+    at = labels[:, None]
+    rest = logits.scatter(1, at, -torch.inf).logsumexp(1, keepdim=True)
+    two_way = F.log_softmax(torch.cat([logits.gather(1, at), rest], 1), dim=1)
+    return two_way, (logits - rest).scatter(1, at, 0.0)
 
 
 def _wide(logits: Tensor) -> Tensor:

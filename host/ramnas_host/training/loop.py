@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ramnas_host.config import Schedule
 from ramnas_host.data.loader import Batch
-from ramnas_host.training import optimizer
+from ramnas_host.training import cuda, optimizer
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.resume import State
 from ramnas_host.training.run_folder import RunFolder
@@ -22,7 +22,7 @@ from ramnas_models.errors import DataError
 
 log = logging.getLogger(__name__)
 
-# (step, batch) -> losses [k]; adds the gradients of all of them to the parameters
+# (step, batch) -> losses [k], each the mean over the batch; adds their gradients to the parameters
 Gradients = Callable[[int, Batch], Tensor]
 
 
@@ -30,8 +30,9 @@ Gradients = Callable[[int, Batch], Tensor]
 class Step:
     """What an optimizer step did.
 
-    `number` counts from 1 to `total`. `losses` has the loss of each network of the step. `scores`
-    are those on the validation images, by name, if an evaluation followed the step.
+    `number` counts from 1 to `total`. `losses` has the loss of each network of the step. `wait_s`
+    says for how many seconds the step waited for its images, and `wait_share` what share of the
+    step that was. `scores` are those on the selection images, by name, if an evaluation followed.
     """
 
     number: int
@@ -39,6 +40,8 @@ class Step:
     epoch: int
     losses: tuple[float, ...]
     images_per_s: float
+    wait_s: float
+    wait_share: float
     scores: dict[str, float] | None = None
 
 
@@ -49,41 +52,78 @@ def run(
 ) -> None:  # fmt: skip
     """Train the net of `state` in place. DataError if a loss stops being finite.
 
-    `batches_from` gives the batches from a step to the end, and `per_epoch` is their number in an
-    epoch. `networks` names the networks of a step, in the order of their losses, for that error.
+    `batches_from` gives the batches from a step to the end, `recipe.accumulate` for each step.
+    `per_epoch` is the number of steps in an epoch. `networks` names the networks of a step, in the
+    order of their losses, for that error. With `ema` the net ends with the average of the weights.
     """
-    net, sgd, scaler = state.net, state.sgd, state.scaler
+    cuda.set_up(ranks.device, recipe.precision)
+    net, sgd = state.net, state.sgd
     steps = recipe.epochs * per_epoch
     first = folder.start() if folder else 0
+    batches = batches_from(first)
     broken: set[str] = set()
     since = time.monotonic()
-    for step, batch in enumerate(batches_from(first), start=first):
-        broken = _count_broken(broken, batch.broken, ranks, recipe)
-        seed = np.random.SeedSequence((recipe.seed, step, ranks.rank)).generate_state(1)
-        torch.manual_seed(int(seed[0]))  # for augmentation, dropout and drop-connect
+    for step in range(first, steps):
         sgd.zero_grad()
-        losses = ranks.mean(gradients(step, batch))
-        _check_finite(losses, step, networks, folder)
+        parts: list[Tensor] = []
+        new: list[str] = []
+        wait_s = 0.0
+        for part in range(recipe.accumulate):
+            start = time.monotonic()
+            batch = next(batches)
+            wait_s += time.monotonic() - start
+            new += batch.broken
+            _seed(recipe, step, ranks, part)
+            parts.append(gradients(step, batch))
+        _divide_gradients(net, recipe.accumulate)
         ranks.average_gradients(net.parameters())
         lr = recipe.lr * optimizer.rate(step, steps, recipe.warm_up_epochs * per_epoch)
-        optimizer.update(sgd, net, recipe, lr, scaler)
+        optimizer.update(sgd, net, recipe, lr, state.scaler)
+        if state.average:
+            state.average.update(step + 1)
 
-        done, epoch, values = step + 1, step // per_epoch + 1, tuple(losses.tolist())
-        now = time.monotonic()
-        images_per_s = recipe.batch_size / (now - since)
-        scores = folder.record(done, epoch, lr, images_per_s, values) if folder else None
+        # only here the host waits for the GPU, which has all the work of the step by now
+        losses, anything_broken = _exchange(torch.stack(parts).mean(0), len(new), ranks)
+        _check_finite(losses, step, networks, folder)
+        if anything_broken:
+            broken = _count_broken(broken, new, ranks, recipe)
+        done, epoch, now = step + 1, step // per_epoch + 1, time.monotonic()
+        images_per_s, wait_share = recipe.batch_size / (now - since), wait_s / (now - since)
+        scores = folder.record(done, epoch, lr, images_per_s, wait_s, losses) if folder else None
         since = time.monotonic() if scores else now  # the time of an evaluation does not count
-        on_step(Step(done, steps, epoch, values, images_per_s, scores))
+        on_step(Step(done, steps, epoch, losses, images_per_s, wait_s, wait_share, scores))
+    if state.average:
+        state.average.swap()
     if folder:
         folder.finish()
 
 
-def _count_broken(
-    known: set[str], new: tuple[str, ...], ranks: Ranks, recipe: Schedule
-) -> set[str]:
+def _seed(recipe: Schedule, step: int, ranks: Ranks, part: int) -> None:
+    """Seed torch for the augmentation, dropout and drop-connect of one part of a step."""
+    key = (recipe.seed, step, ranks.rank, part)
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+def _divide_gradients(net: nn.Module, parts: int) -> None:
+    """Turn the sum of the gradients of equal parts into the gradient of the mean loss."""
+    if parts > 1:
+        for parameter in net.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= parts
+
+
+def _exchange(losses: Tensor, broken: int, ranks: Ranks) -> tuple[tuple[float, ...], bool]:
+    """The losses averaged over the ranks, and whether any rank met a broken image.
+
+    Both take one exchange, as each would make every rank wait.
+    """
+    both = torch.cat([losses, losses.new_full((1,), float(broken))])
+    *values, share = ranks.mean(both).tolist()
+    return tuple(values), share > 0
+
+
+def _count_broken(known: set[str], new: list[str], ranks: Ranks, recipe: Schedule) -> set[str]:
     """Log each broken file once and return all known ones; DataError above `max_broken`."""
-    if not float(ranks.mean(torch.tensor(float(len(new)), device=ranks.device))):
-        return known
     found = {name for names in ranks.gather(new) for name in names} - known
     for count, name in enumerate(sorted(found), start=len(known) + 1):
         log.warning("broken image %d: %s; another image takes its place", count, name)
@@ -97,12 +137,11 @@ def _count_broken(
 
 
 def _check_finite(
-    losses: Tensor, step: int, networks: Callable[[int], str], folder: RunFolder | None
+    losses: tuple[float, ...], step: int, networks: Callable[[int], str], folder: RunFolder | None
 ) -> None:
-    values = losses.tolist()
-    if all(map(math.isfinite, values)):
+    if all(map(math.isfinite, losses)):
         return
     raise DataError(
-        f"step {step}: the losses of {networks(step)} are {values}. Try a lower optimizer.lr or a "
-        f"smaller clip_norm; {folder.last_good if folder else 'nothing was saved before'}"
+        f"step {step}: the losses of {networks(step)} are {list(losses)}. Try a lower optimizer.lr "
+        f"or a smaller clip_norm; {folder.last_good if folder else 'nothing was saved before'}"
     )

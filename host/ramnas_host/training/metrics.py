@@ -10,13 +10,14 @@ from typing import Any
 
 from ramnas_models.files import write_file, writing
 
-_COLUMNS = ("step", "epoch", "lr", "images_per_s")
+_COLUMNS = ("step", "epoch", "lr", "images_per_s", "wait_s")
 
 
 class Metrics:
     """Appends one row per step to metrics.csv in `folder`.
 
-    `columns` come after step, epoch, learning rate and speed. `first` is the step to go on from;
+    `columns` come after step, epoch, learning rate, speed and `wait_s`, the seconds for which the
+    step waited until its images were decoded. `first` is the step to go on from;
     rows of later steps, which a killed run has left, are dropped.
     """
 
@@ -38,14 +39,15 @@ class Metrics:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first or None)
 
     def write(
-        self, step: int, epoch: int, lr: float, images_per_s: float, losses: tuple[float, ...],
-        scores: dict[str, float] | None,
+        self, step: int, epoch: int, lr: float, images_per_s: float, wait_s: float,
+        losses: tuple[float, ...], scores: dict[str, float] | None,
     ) -> None:  # fmt: skip
         """Add a row. `losses` are in the order of the columns, `scores` go by the columns' names.
 
         `scores` is None if the step was not evaluated.
         """
-        row = [step, epoch, f"{lr:.6g}", f"{images_per_s:.1f}", *(f"{v:.5f}" for v in losses)]
+        speed = (f"{images_per_s:.1f}", f"{wait_s:.4f}")
+        row = [step, epoch, f"{lr:.6g}", *speed, *(f"{loss:.5f}" for loss in losses)]
         empty = [""] * (len(self._columns) - len(row))
         found = [f"{scores[name]:.4f}" for name in self._columns[len(row) :]] if scores else empty
         with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:

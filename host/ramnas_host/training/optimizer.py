@@ -37,12 +37,15 @@ def update(
 ) -> None:
     """Take a step at learning rate `lr` with the current gradients, clipped if the recipe says so.
 
-    `scaler` is the one that scaled the loss, for fp16.
+    `scaler` is the one that scaled the loss, for fp16. It waits for the GPU, as it takes no step if
+    a gradient is infinite.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
     if scaler is not None:
         scaler.unscale_(optimizer)
+    if recipe.optimizer.clip_value is not None:
+        nn.utils.clip_grad_value_(net.parameters(), recipe.optimizer.clip_value)
     if recipe.optimizer.clip_norm is not None:
         nn.utils.clip_grad_norm_(net.parameters(), recipe.optimizer.clip_norm)
     if scaler is None:

@@ -1,4 +1,4 @@
-"""Saves an unfinished training to a file: weights, momentum, loss scale and the next step.
+"""Saves an unfinished training to a file: weights, their average, momentum, loss scale, next step.
 
 Everything else that a step uses (order of images, crops, archs, augmentation, dropout) comes from
 random generators that are seeded with the recipe's seed and the number of the step. So no state of
@@ -15,17 +15,30 @@ import torch
 from torch import nn
 
 from ramnas_host.config import Recipe, Schedule
-from ramnas_host.training import tensors
+from ramnas_host.training import optimizer, tensors
+from ramnas_host.training.average import MovingAverage
 from ramnas_models.errors import DataError
 
 
 @dataclass(frozen=True)
 class State:
-    """What a step changes: weights, momentum and, in fp16, the scale of the loss."""
+    """What a step changes: weights and momentum.
+
+    In fp16 it also changes the scale of the loss, and with `ema` the moving average of the weights.
+    """
 
     net: nn.Module
     sgd: torch.optim.SGD
     scaler: torch.amp.GradScaler | None = None
+    average: MovingAverage | None = None
+
+
+def new_state(net: nn.Module, recipe: Schedule) -> State:
+    """The state before the first step of training `net`, which is on its device already."""
+    device = next(net.parameters()).device.type
+    scaler = torch.amp.GradScaler(device) if recipe.precision == "fp16" else None
+    average = MovingAverage(net, recipe.ema) if recipe.ema is not None else None
+    return State(net, optimizer.sgd(net, recipe), scaler, average)
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,9 @@ def save(path: Path, state: State, progress: TrainingProgress, training: str) ->
         momentum = state.sgd.state[parameter].get("momentum_buffer")
         if momentum is not None:  # a tensor that no step has used yet has none
             saved[f"momentum.{key}"] = momentum
+    if state.average is not None:
+        names = (key for key, _ in state.net.named_parameters())
+        saved |= {f"ema.{k}": w for k, w in zip(names, state.average.weights, strict=True)}
     metadata = {"next_step": str(progress.next_step), "best": repr(progress.best), "what": training}
     if state.scaler is not None:
         metadata["scaler"] = msgspec.json.encode(state.scaler.state_dict()).decode()
@@ -85,6 +101,10 @@ def load(path: Path, state: State, training: str) -> TrainingProgress:
             # a copy in the parameter's memory layout, so that sums are the same to the last bit
             own = torch.empty_like(parameter).copy_(momentum)
             state.sgd.state[parameter]["momentum_buffer"] = own
+    if state.average is not None:
+        names = (key for key, _ in state.net.named_parameters())
+        for key, own in zip(names, state.average.weights, strict=True):
+            own.copy_(saved[f"ema.{key}"])
     if state.scaler is not None:
         state.scaler.load_state_dict(msgspec.json.decode(metadata["scaler"]))
     return progress

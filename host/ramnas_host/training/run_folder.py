@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,9 @@ class FolderContents:
 
     `last`: the file name of the last weights. `columns`: those of metrics.csv, losses before
     scores. `resolved`: what run.yaml says beside the recipe. `evaluate` returns the scores on the
-    validation images and is called on every rank. `goodness` turns scores into one number; the best
-    weights are those with the highest. `save` writes the weights to a file.
+    selection images and is called on every rank. `goodness` turns scores into one number; the best
+    weights are those with the highest. `save` writes the weights to a file. Where the recipe has
+    `ema`, the net has the moving average as its weights whenever one of these is called.
     """
 
     recipe: Schedule
@@ -76,8 +78,9 @@ class RunFolder:
         return self.progress.next_step
 
     def record(
-        self, step: int, epoch: int, lr: float, images_per_s: float, losses: tuple[float, ...]
-    ) -> dict[str, float] | None:
+        self, step: int, epoch: int, lr: float, images_per_s: float, wait_s: float,
+        losses: tuple[float, ...],
+    ) -> dict[str, float] | None:  # fmt: skip
         """Record a step that is done: evaluate if it is time to, add a row to the metrics, and save
         the state if it is time to. Returns the scores, if any."""
         scores, recipe = None, self._contents.recipe
@@ -86,7 +89,7 @@ class RunFolder:
         # the row comes before the state: a run that is killed in between repeats the step, and the
         # other way round the row would be missing
         if self._metrics:
-            self._metrics.write(step, epoch, lr, images_per_s, losses, scores)
+            self._metrics.write(step, epoch, lr, images_per_s, wait_s, losses, scores)
         if step < self._steps and (scores or step % recipe.save_every == 0):
             self.progress = resume.TrainingProgress(step, self.progress.best)
             if self._ranks.leads:
@@ -103,12 +106,14 @@ class RunFolder:
             (self._folder / STATE).unlink(missing_ok=True)
 
     def _evaluate(self) -> dict[str, float]:
-        scores = self._contents.evaluate()
-        goodness = self._contents.goodness(scores)
-        if goodness > self.progress.best:
-            self.progress = resume.TrainingProgress(self.progress.next_step, goodness)
-            if self._ranks.leads:
-                self._contents.save(self._folder / BEST)
+        average = self._state.average
+        with average.in_use() if average else nullcontext():
+            scores = self._contents.evaluate()
+            goodness = self._contents.goodness(scores)
+            if goodness > self.progress.best:
+                self.progress = resume.TrainingProgress(self.progress.next_step, goodness)
+                if self._ranks.leads:
+                    self._contents.save(self._folder / BEST)
         return scores
 
     def _resolved(self) -> dict[str, object]:

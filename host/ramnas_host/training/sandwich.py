@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ramnas_host.config import Distillation, Recipe
+from ramnas_host.config import Recipe
 from ramnas_host.training import distill
 from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import DropRates, Supernet
@@ -37,39 +37,32 @@ def step(
 ) -> Tensor:
     """Add up the gradients of a step (Eq. 3, 4). Returns the loss of each arch, [archs].
 
-    The first arch, max, learns from the labels; each later one from the detached logits of its
+    The first arch, max, learns from the labels; each later one from the detached predictions of its
     teachers. Each arch has one forward and one backward pass, and its backward frees its graph, so
-    memory peaks at the largest network.
+    memory peaks at the largest network. On a GPU nothing in here waits for a result, so the host
+    runs ahead of the device.
     """
-    logits: list[Tensor] = []
+    taught: list[distill.Prediction] = []  # what each network predicts, for those it teaches
     losses: list[Tensor] = []
+    rule = recipe.distillation
     for student, arch in enumerate(archs):
         with autocast(recipe.precision, labels.device.type):
             x = images(arch.resolution)
             if student == 0:
                 out = forward(x, arch, DropRates(recipe.dropout, recipe.drop_connect))
                 loss = F.cross_entropy(out, labels, label_smoothing=recipe.label_smoothing)
+                prediction = distill.predict(out.detach(), labels, rule)
             else:
-                out = forward(x, arch, None)
-                rule = recipe.distillation
+                prediction = distill.predict(forward(x, arch, None), labels, rule)
                 loss = torch.stack([
-                    weight * pair_loss(out, logits[teacher], labels, rule)
+                    weight * distill.pair_loss(prediction, taught[teacher], rule)
                     for teacher, weight in distill.teachers(student, len(archs), rule.smd_weighting)
                 ]).sum()  # fmt: skip
         scaled: Tensor = loss if scaler is None else scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
-        logits.append(out.detach())
+        taught.append(tuple(part.detach() for part in prediction))
         losses.append(loss.detach())
     return torch.stack(losses)
-
-
-def pair_loss(student: Tensor, teacher: Tensor, labels: Tensor, rule: Distillation) -> Tensor:
-    """The loss of one student against one teacher, from their logits [n, classes]."""
-    if rule.pair_loss == "kl":
-        return distill.kl(student, teacher, rule.temperature)
-    return distill.dkd(
-        student, teacher, labels, alpha=rule.alpha, beta=rule.beta, temperature=rule.temperature
-    )
 
 
 def at_any_resolution(x: Tensor, interpolation: str) -> Images:
@@ -91,6 +84,6 @@ def at_any_resolution(x: Tensor, interpolation: str) -> Images:
 
 def autocast(precision: str, device: str) -> torch.autocast | nullcontext[None]:
     """A context that computes in half precision if `precision` is bf16 or fp16."""
-    if precision == "fp32":
+    if precision in ("fp32", "tf32"):
         return nullcontext()
     return torch.autocast(device, torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -19,7 +19,7 @@ from ramnas_host.data.about import describe
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.images import Dataset
 from ramnas_host.data.loader import Batch
-from ramnas_host.training import checkpoint, loop, optimizer, resume, sandwich
+from ramnas_host.training import checkpoint, loop, resume, sandwich
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import true_scores
 from ramnas_host.training.loop import Step
@@ -52,8 +52,7 @@ def train(
     if recipe.sync_batchnorm and ranks.world > 1:
         net.synchronise_batchnorm()
     forward = _compiled(net) if recipe.compile else net
-    scaler = torch.amp.GradScaler(ranks.device.type) if recipe.precision == "fp16" else None
-    state = resume.State(net, optimizer.sgd(net, recipe), scaler)
+    state = resume.new_state(net, recipe)
     preprocessing = dataset.train.preprocessing
     augmentation = Augmentation(recipe.augment, preprocessing.normalisation)
     per_epoch = loader.steps_per_epoch(dataset.train, recipe)
@@ -65,7 +64,7 @@ def train(
         x = augmentation(batch.pixels.to(ranks.device, non_blocking=True))
         images = sandwich.at_any_resolution(x, preprocessing.interpolation)
         labels = batch.labels.to(ranks.device, non_blocking=True)
-        return sandwich.step(forward, archs(step), images, labels, recipe, scaler)
+        return sandwich.step(forward, archs(step), images, labels, recipe, state.scaler)
 
     def batches_from(first: int) -> Iterator[Batch]:
         return loader.batches(

@@ -9,7 +9,29 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 from torch import Tensor
 
-from ramnas_host.training.distill import decouple, dkd, kl, teachers
+from ramnas_host.config import Distillation
+from ramnas_host.training.distill import decouple, pair_loss, predict, teachers
+
+
+def kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """The pair loss `kl` of logits; it takes no labels."""
+    return _loss(student, teacher, torch.zeros(len(student), dtype=torch.long), "kl")
+
+
+def dkd(
+    student: Tensor, teacher: Tensor, labels: Tensor, alpha: float = 1.0, beta: float = 0.5,
+    temperature: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """The pair loss `dkd` of logits."""
+    return _loss(student, teacher, labels, "dkd", alpha, beta, temperature)
+
+
+def _loss(
+    student: Tensor, teacher: Tensor, labels: Tensor, loss: str, alpha: float = 1.0,
+    beta: float = 0.5, temperature: float = 1.0,
+) -> Tensor:  # fmt: skip
+    rule = Distillation("off", loss, alpha, beta, temperature)
+    return pair_loss(predict(student, labels, rule), predict(teacher, labels, rule), rule)
 
 
 def logits(scale: float, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

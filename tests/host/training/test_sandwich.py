@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ramnas_host.config import Recipe, load_recipe
-from ramnas_host.training import sandwich
+from ramnas_host.training import distill, sandwich
 from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import DropRates, Supernet
 from tests.saved_memory import saved_memory
@@ -150,8 +150,12 @@ def test_the_step_is_the_sum_of_the_weighted_pairs(
     for student in (1, 2, 3):
         expected.append(
             sum(
-                weight * sandwich.pair_loss(
-                    logits[student], logits[teacher].detach(), labels, how.distillation
+                weight * distill.pair_loss(
+                    *(
+                        distill.predict(x, labels, how.distillation)
+                        for x in (logits[student], logits[teacher].detach())
+                    ),
+                    how.distillation,
                 )
                 for (s, teacher), weight in pairs.items() if s == student
             )
