@@ -1,7 +1,7 @@
 """Turns a score that is not a share, such as mAP or mIoU, into accuracies with 95 % intervals.
 
-The interval is a percentile bootstrap over images (Efron 1979): the score is computed again on
-samples that are drawn, with repetition, from the images that were evaluated.
+The interval is a bootstrap over images (Efron 1979): the score is computed again on samples that
+are drawn, with repetition, from the images that were evaluated.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import t
 
-from ramnas_models.accuracy import Accuracy
+from ramnas_models.accuracy import Accuracy, wilson
 
-RESAMPLES = 400
+RESAMPLES = 200
 _SEED = 0
 
 # How often each image counts, int64 [n] -> the scores, in a fixed order
@@ -38,20 +38,28 @@ def accuracies(
     share = np.full(n, 1 / n)
     drawn = np.array([score(rng.multinomial(n, share)) for _ in range(RESAMPLES)])
     return tuple(
-        Accuracy(metric, value, split, n, None if math.isnan(value) else _interval(column, n))
+        Accuracy(metric, value, split, n, _interval(value, column, n))
         for metric, value, column in zip(metrics, values, drawn.T, strict=True)
     )
 
 
-def _interval(drawn: np.ndarray, n: int) -> tuple[float, float]:
-    """The interval between two quantiles of the resampled scores `drawn`.
+def _interval(value: float, drawn: np.ndarray, n: int) -> tuple[float, float] | None:
+    """The normal interval with the bias taken out, from the scores `drawn` of the samples.
 
-    The 2.5 and 97.5 % quantiles would be too narrow for few images, so the quantiles lie further
-    out (the expanded percentile interval of Hesterberg 2015). A single image says nothing about
-    others, and its interval is 0 to 1. Samples without any object to score, NaN, are left out.
+    On few images, mAP is too high: its precision is the best one at a recall or above. The samples,
+    which hold fewer different images, score higher still, by about as much. Quantiles of the
+    samples would double that error, and hold the truth too seldom. The width has Student's t, for
+    few images. The interval ends at 0 and 1 and holds `value`. Samples without any object have no
+    score and are left out.
+
+    If all samples score the same, as with one image or with a perfect score, they say nothing about
+    the width. Then the interval is that of a share of `n` images.
     """
-    if n == 1:
-        return 0.0, 1.0
-    outside = norm.cdf(math.sqrt(n / (n - 1)) * t.ppf(0.025, n - 1))
-    low, high = np.nanquantile(drawn, [outside, 1 - outside])
-    return float(low), float(high)
+    if math.isnan(value):
+        return None
+    deviation = float(np.nanstd(drawn))
+    if n == 1 or deviation < 1e-9:
+        return wilson(min(max(value, 0.0), 1.0), n)
+    centre = 2 * value - float(np.nanmean(drawn))
+    half = float(t.ppf(0.975, n - 1)) * math.sqrt(n / (n - 1)) * deviation
+    return max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))

@@ -24,6 +24,7 @@ from ramnas_host.finetuning.detection_metrics import SCORES, CocoMatches, coco_m
 from ramnas_host.finetuning.finetune import Task
 from ramnas_host.finetuning.ssd_loss import match, ssd_loss
 from ramnas_host.training.distributed import Ranks
+from ramnas_host.training.evaluate import full_precision
 from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, SourceError
@@ -94,7 +95,8 @@ def evaluate_detector(
     evaluated: list[int] = []
     own = ranks.share(range(len(split)))
     for indices, x, frame_hws in _batches(split, own, preprocessing, anchors.input_hw):
-        outputs = [out.float().cpu().numpy() for out in detector(x.to(device))]
+        with full_precision(device):
+            outputs = [out.float().cpu().numpy() for out in detector(x.to(device))]
         for i, logits, deltas, frame_hw in zip(indices, *outputs, frame_hws, strict=True):
             boxes, scores, classes = detect(
                 logits, deltas, anchor_boxes, anchors.input_hw, frame_hw, _LIMITS

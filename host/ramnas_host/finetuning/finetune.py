@@ -19,6 +19,7 @@ from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.loader import Batch, Draw, ImageSource
 from ramnas_host.training import loop, resume
 from ramnas_host.training.distributed import Ranks
+from ramnas_host.training.evaluate import full_precision
 from ramnas_host.training.loop import Step
 from ramnas_host.training.run_folder import FolderContents, RunFolder
 from ramnas_host.training.sandwich import autocast
@@ -104,7 +105,8 @@ def finetune(
         )  # fmt: skip
 
     def recalibrate() -> None:
-        net.recalibrate(images.to(ranks.device) for images in task.calibration())
+        with full_precision(ranks.device):
+            net.recalibrate(images.to(ranks.device) for images in task.calibration())
 
     def evaluate() -> dict[str, float]:
         recalibrate()

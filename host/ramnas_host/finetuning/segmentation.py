@@ -30,6 +30,7 @@ from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.finetune import Task
 from ramnas_host.finetuning.segmentation_metrics import confusion, foreground, mean_iou
 from ramnas_host.training.distributed import Ranks
+from ramnas_host.training.evaluate import full_precision
 from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, SourceError
@@ -134,7 +135,8 @@ def evaluate_segmenter(
     matrices: dict[int, np.ndarray] = {}
     own = ranks.share(range(len(split)))
     for indices, x, truths in _batches(split, own, preprocessing, input_hw):
-        outputs = segmenter(x.to(device)).float().cpu().numpy()
+        with full_precision(device):
+            outputs = segmenter(x.to(device)).float().cpu().numpy()
         for i, logits, truth in zip(indices, outputs, truths, strict=True):
             height, width = truth.shape
             matrices[i] = confusion(truth, class_map(logits, (height, width)), classes)

@@ -36,7 +36,7 @@ def recalibrated_subnet(net: Supernet, arch: Arch, calibration: Split) -> Subnet
 def recalibrated(subnet: Subnet, calibration: Split) -> Subnet:
     """Recalibrate the BatchNorm of `subnet` in place on `calibration`, and return it."""
     device = next(subnet.parameters()).device
-    with _full_precision(device):
+    with full_precision(device):
         batches = calibration.batches(subnet.plan.input_hw[0], device=device)
         return subnet.recalibrate(images for images, _ in batches)
 
@@ -50,7 +50,7 @@ def score(subnet: Subnet, split: Split, *, batch: int = 256) -> Scores:
     device = next(subnet.parameters()).device
     hits = torch.zeros(2, dtype=torch.int64, device=device)  # read only once, at the end
     count = 0
-    with _full_precision(device):
+    with full_precision(device):
         for images, labels in split.batches(subnet.plan.input_hw[0], batch, device):
             logits = subnet(images)
             found = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
@@ -61,7 +61,7 @@ def score(subnet: Subnet, split: Split, *, batch: int = 256) -> Scores:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Runs fp32 networks in fp32, whatever training has set: without autocast, without TF32.
 
     TF32 rounds the factors of a product to 10 bits, so a GPU would count other hits than a board.
