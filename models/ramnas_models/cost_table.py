@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from ramnas_models.plan import Conv, Layer, operator_of, part_of, plan
+from ramnas_models.space import sections
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,7 +138,7 @@ class _Part:
 
 def _operators(space: Space, stage: Stage) -> List[str]:
     operators = ["pointwise", *(f"depthwise{k}" for k in stage.kernels)]
-    operators += ["se"] if stage.se else []
+    operators += ["se"] if any(stage.se_choices) else []
     # a shortcut that is the identity has no layer
     return operators + (["shortcut"] if space.shortcut == "projected" else [])
 
@@ -158,18 +159,20 @@ def _part_name(key: str) -> str:
 def _choices(space: Space, rows: Rows) -> Iterator[Tuple[str, Bools, Rows]]:
     """(name, the rows that have it, the choices [n, k] that its costs depend on) for every part."""
     n = len(space.stages)
-    resolution, widths = rows[:, 0], rows[:, 1 : n + 3]
-    depths = rows[:, n + 3 : 2 * n + 3]
-    kernels, expands = np.split(rows[:, 2 * n + 3 :], 2, axis=1)
+    resolution = rows[:, 0]
+    widths, depths, kernels, expands, chosen = (rows[:, at] for at in sections(space))
+    chosen_se = iter(chosen.T)
     everywhere = np.ones(len(rows), dtype=bool)
     yield "stem", everywhere, np.column_stack([resolution, widths[:, 0]])
     slot = 0
     for i, stage in enumerate(space.stages):
         slots = 1 if space.granularity == "stage" else max(stage.depths)
+        se = next(chosen_se) if isinstance(stage.se, tuple) else int(stage.se)
         for j in range(max(stage.depths)):
             own = slot + min(j, slots - 1)
             c_in, c_out = widths[:, i + (j > 0)], widths[:, i + 1]
-            choices = (resolution, c_in, c_out, kernels[:, own], expands[:, own])
+            # one number for two choices, since a key has room for five numbers
+            choices = (resolution, c_in, c_out, 2 * kernels[:, own] + se, expands[:, own])
             yield f"stages.{i}.{j}", depths[:, i] > j, np.column_stack(choices)
         slot += slots
     yield "head", everywhere, np.column_stack([resolution, widths[:, n], widths[:, n + 1]])

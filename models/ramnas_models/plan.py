@@ -266,6 +266,7 @@ def _block(
         depthwise=True, act=rule.act,
     )  # fmt: skip
     expanded = choice.expand(index) != 1
+    se = rule.se if choice.se is None else choice.se
     return MBConv(
         stage=stage,
         index=index,
@@ -274,7 +275,7 @@ def _block(
         se=SqueezeExcite(
             Conv(f"{key}.se.reduce", mid, squeezed, 1, 1, (1, 1), False, False, True, "relu"),
             Conv(f"{key}.se.expand", squeezed, mid, 1, 1, (1, 1), False, False, True),
-        ) if rule.se else None,
+        ) if se else None,
         project=Conv(f"{key}.project", mid, c_out, 1, 1, depthwise.out_hw),
         shortcut=_shortcut(space, key, depthwise, c_in, c_out),
     )  # fmt: skip

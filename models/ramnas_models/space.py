@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import msgspec
 import numpy as np
@@ -23,17 +24,19 @@ ACTIVATIONS = ("relu", "swish", "hswish")
 _FOLDER = Path(__file__).parent / "spaces"
 
 
-class StageArch(msgspec.Struct, frozen=True):
+class StageArch(msgspec.Struct, frozen=True, omit_defaults=True):
     """One stage of an arch.
 
     `kernels` and `expands` hold one value, shared by all blocks (granularity `stage`), or one per
-    block slot, with 0 in the slots past the depth (granularity `block`).
+    block slot, with 0 in the slots past the depth (granularity `block`). `se` says whether the
+    blocks have squeeze-and-excite; it is None where the space leaves no choice.
     """
 
     width: int
     depth: int
     kernels: Ints
     expands: Ints
+    se: Optional[bool] = None
 
     def kernel(self, block: int) -> int:
         return self.kernels[block if len(self.kernels) > 1 else 0]
@@ -52,7 +55,10 @@ class Arch(msgspec.Struct, frozen=True):
 
     @property
     def integers(self) -> Ints:
-        """[resolution] + widths (stem, stages, head) + depths + kernels + expands, raw values."""
+        """The resolution, widths (stem, stages, head), depths, kernels, expands and SEs as they are.
+
+        An SE (squeeze-and-excite) is 1 or 0, and only stages that have the choice have one.
+        """
         stages = self.stages
         return (
             self.resolution,
@@ -62,6 +68,7 @@ class Arch(msgspec.Struct, frozen=True):
             *(s.depth for s in stages),
             *(k for s in stages for k in s.kernels),
             *(e for s in stages for e in s.expands),
+            *(int(s.se) for s in stages if s.se is not None),
         )
 
     @property
@@ -78,13 +85,19 @@ class Stem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`se` is a list, such as [false, true], where an arch may choose squeeze-and-excite."""
+
     widths: Ints
     depths: Ints
     kernels: Ints
     expands: Ints
     stride: int
-    se: bool
+    se: Union[bool, Tuple[bool, ...]]
     act: str
+
+    @property
+    def se_choices(self) -> Tuple[bool, ...]:
+        return self.se if isinstance(self.se, tuple) else (self.se,)
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +150,7 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         total = len(self.resolutions) * len(self.stem.widths) * len(self.head.widths)
         for stage in self.stages:
             block = len(stage.kernels) * len(stage.expands)
+            total *= len(stage.se_choices)
             if self.granularity == "stage":
                 total *= len(stage.widths) * len(stage.depths) * block
             else:
@@ -164,26 +178,21 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"space {self.name}: an arch has {len(slots)} integers, got {len(row)}"
             )
         values = _canonical(self, np.array(row, dtype=np.int64)[None])[0].tolist()
-        n = len(self.stages)
-        widths, depths = values[1 : n + 3], values[n + 3 : 2 * n + 3]
+        at = sections(self)
+        widths, depths = values[at.widths], values[at.depths]
         for slot, value in zip(slots, values):
             if value not in slot.choices and slot.block < depths[slot.stage]:
                 raise SpaceError(
                     f"space {self.name}: {slot.name} is {value}, not one of {list(slot.choices)}"
                 )
-        kernels, expands = np.split(np.array(values[2 * n + 3 :]), 2)
-        ends = np.cumsum([_per_stage(self, stage) for stage in self.stages])[:-1]
-        return Arch(
-            resolution=values[0],
-            stem=widths[0],
-            stages=tuple(
-                StageArch(width, depth, tuple(kernel.tolist()), tuple(expand.tolist()))
-                for width, depth, kernel, expand in zip(
-                    widths[1:-1], depths, np.split(kernels, ends), np.split(expands, ends)
-                )
-            ),
-            head=widths[-1],
-        )
+        kernels, expands = iter(values[at.kernels]), iter(values[at.expands])
+        chosen, stages = iter(values[at.se]), []
+        for stage, width, depth in zip(self.stages, widths[1:-1], depths):
+            count = _per_stage(self, stage)
+            kernel, expand = (tuple(islice(rest, count)) for rest in (kernels, expands))
+            se = bool(next(chosen)) if isinstance(stage.se, tuple) else None
+            stages.append(StageArch(width, depth, kernel, expand, se))
+        return Arch(resolution=values[0], stem=widths[0], stages=tuple(stages), head=widths[-1])
 
     def check(self, arch: Arch) -> Arch:
         """`arch` itself if it is in this space; else a SpaceError that names the wrong value."""
@@ -211,7 +220,8 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def mutate_rows(self, rows: Rows, p: float, rng: np.random.Generator) -> Rows:
         fresh = _pick(self, rng.random(rows.shape))
         # a slot that comes into use because the depth grew has no old value to keep
-        return _canonical(self, np.where((rng.random(rows.shape) < p) | (rows == 0), fresh, rows))
+        unset = (rows == 0) & _of_blocks(self)
+        return _canonical(self, np.where((rng.random(rows.shape) < p) | unset, fresh, rows))
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:
         """Take each choice from `a` or from `b`, with equal probability."""
@@ -221,7 +231,8 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def crossover_rows(self, a: Rows, b: Rows, rng: np.random.Generator) -> Rows:
         child = np.where(rng.random(a.shape) < 0.5, a, b)
         # a slot that the child uses but one parent does not takes the value of the other parent
-        return _canonical(self, np.where(child == 0, np.maximum(a, b), child))
+        unset = (child == 0) & _of_blocks(self)
+        return _canonical(self, np.where(unset, np.maximum(a, b), child))
 
     def sample_leaning(self, rng: np.random.Generator, lean: float) -> Arch:
         """One arch; each choice lies at u ** `lean` along its list, with u uniform in [0, 1).
@@ -241,6 +252,26 @@ class _Slot(msgspec.Struct, frozen=True):
     choices: Ints
     stage: int = 0
     block: int = -1
+
+
+class Sections(NamedTuple):
+    """Where an encoding holds what, after the resolution: widths of stem, stages and head, depths,
+    kernels, expands, and the SEs of the stages that have the choice."""
+
+    widths: slice
+    depths: slice
+    kernels: slice
+    expands: slice
+    se: slice
+
+
+@functools.lru_cache(maxsize=32)
+def sections(space: Space) -> Sections:
+    stages = space.stages
+    blocks = sum(_per_stage(space, stage) for stage in stages)
+    chosen = sum(isinstance(stage.se, tuple) for stage in stages)
+    ends = np.cumsum([1, len(stages) + 2, len(stages), blocks, blocks, chosen]).tolist()
+    return Sections(*(slice(start, end) for start, end in zip(ends, ends[1:])))
 
 
 def _per_stage(space: Space, stage: Stage) -> int:
@@ -264,6 +295,11 @@ def _slots(space: Space) -> Tuple[_Slot, ...]:
             for choices in [stage.kernels if what == "kernel" else stage.expands]
             for block in range(_per_stage(space, stage))
         ),
+        *(
+            _Slot(f"stage {i} se", tuple(map(int, stage.se)), i - 1)
+            for i, stage in stages
+            if isinstance(stage.se, tuple)
+        ),
     )
 
 
@@ -275,6 +311,12 @@ def _choice_matrix(space: Space) -> Tuple[Rows, Rows]:
     most = counts.max()
     padded = [slot.choices + slot.choices[-1:] * (most - len(slot.choices)) for slot in slots]
     return np.array(padded, dtype=np.int64), counts
+
+
+@functools.lru_cache(maxsize=32)
+def _of_blocks(space: Space) -> NDArray[np.bool_]:
+    """Which slots describe a block, so that 0 means that the block does not exist, bool [slots]."""
+    return np.array([slot.block >= 0 for slot in _slots(space)])
 
 
 def _pick(space: Space, unit: NDArray[np.float64]) -> Rows:
@@ -289,7 +331,7 @@ def _canonical(space: Space, rows: Rows) -> Rows:
     if space.granularity == "stage":
         return rows
     slots = _slots(space)
-    depths = rows[:, len(space.stages) + 3 : 2 * len(space.stages) + 3]
+    depths = rows[:, sections(space).depths]
     blocks = np.array([slot.block for slot in slots])
     used = blocks < depths[:, [slot.stage for slot in slots]]
     return np.where(used, rows, 0)

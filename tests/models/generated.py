@@ -24,7 +24,7 @@ def stages(draw: st.DrawFn) -> dict[str, Any]:
         "kernels": draw(some(1, 3, 5)),
         "expands": draw(some(1, 2, 4)),
         "stride": draw(st.sampled_from([1, 2])),
-        "se": draw(st.booleans()),
+        "se": draw(st.sampled_from([False, True, [False, True]])),
         "act": draw(acts),
     }
 

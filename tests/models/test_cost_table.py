@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ramnas_models.cost_table import COSTS, CostTable
-from ramnas_models.plan import plan
-from ramnas_models.space import load_space
+from ramnas_models.plan import PartCost, plan
+from ramnas_models.space import Space, load_space
+from tests.models.generated import spaces
 
 SPACES = ["micro", "table1", "ofa_mbv3"]
 
@@ -41,6 +46,17 @@ def test_costs_equal_those_of_the_plans_table(name: str, input_hw: tuple[int, in
             wanted = (cost.layers, cost.macs, cost.params, cost.elements_in, cost.elements_out)
             assert tuple(found.pop(key)) == wanted
         assert not any(rest.any() for rest in found.values())
+
+
+@settings(max_examples=25)
+@given(spaces(), st.integers(0, 2**32 - 1))
+def test_costs_of_any_space_equal_the_sums_of_its_plans(space: Space, seed: int) -> None:
+    table = CostTable(space)
+    rows = space.sample_rows(8, np.random.default_rng(seed))
+    for row, costs in zip(rows, table(rows).sum(1)):
+        expected = sum(plan(space, space.decode(row)).table().values(), PartCost())
+        assert tuple(costs) == dataclasses.astuple(expected)
+    np.testing.assert_array_equal(table.macs(rows), table(rows)[:, :, 1].sum(1))
 
 
 def test_depthwise_costs_are_split_by_kernel() -> None:

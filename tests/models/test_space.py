@@ -13,6 +13,7 @@ from ramnas_models.errors import SpaceError
 from ramnas_models.plan import plan
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, Space, load_space, read_space
+from tests.models.generated import spaces
 
 SPACES = ("micro", "table1", "attentivenas", "ofa_mbv3")
 seeds = st.integers(0, 2**32 - 1)
@@ -24,7 +25,7 @@ def by_block(space: Space) -> Space:
 
 
 ALL = [load_space(name) for name in SPACES] + [by_block(load_space("micro"))]
-all_spaces = st.sampled_from(ALL)
+all_spaces = st.sampled_from(ALL) | spaces()
 
 
 @given(all_spaces, seeds)
@@ -63,6 +64,39 @@ def test_same_seed_same_archs(space: Space, seed: int) -> None:
         assert a == b
         assert hash(a) == hash(b)
         assert space.mutate(a, 0.2, first) == space.mutate(b, 0.2, second)
+
+
+def with_se_choice(space: Space) -> Space:
+    """The same space with squeeze-and-excite as a choice of every stage."""
+    stages = tuple(msgspec.structs.replace(stage, se=(False, True)) for stage in space.stages)
+    return msgspec.structs.replace(space, stages=stages)
+
+
+@given(spaces(), seeds)
+def test_mutation_with_probability_0_and_crossover_with_oneself_change_nothing(
+    space: Space, seed: int
+) -> None:
+    """A squeeze-and-excite of 0 is a choice, and not a slot past the depth."""
+    rng = np.random.default_rng(seed)
+    arch = space.sample(rng)
+    assert space.mutate(arch, 0.0, rng) == space.crossover(arch, arch, rng) == arch
+
+
+def test_se_is_a_choice_of_the_stages_that_list_it() -> None:
+    fixed = load_space("micro")
+    space = with_se_choice(fixed)
+    assert space.size() == 2**7 * fixed.size()
+    assert [stage.se for stage in space.min().stages] == [False] * 7
+    assert [stage.se for stage in space.max().stages] == [True] * 7
+    assert space.max().integers == (*fixed.max().integers, *[1] * 7)
+    assert space.choices()[-7:] == ((0, 1),) * 7
+    plain, squeezed = (plan(space, arch) for arch in (space.min(), space.max()))
+    assert not any(block.se for block in plain.blocks)
+    assert all(block.se for block in squeezed.blocks)
+    # where it is not a choice, nothing about an arch has changed, nor how it is written
+    assert fixed.max().stages[0].se is None
+    assert b"se" not in msgspec.json.encode(fixed.max())
+    assert msgspec.json.decode(msgspec.json.encode(space.min()), type=Arch) == space.min()
 
 
 def test_values_past_the_depth_do_not_make_another_network() -> None:
@@ -168,6 +202,9 @@ def test_the_value_that_puts_an_arch_outside_its_space_is_named() -> None:
         (("stages", 2, "depths"), [-1, 1], r"stages\[2\].depths: -1 must be at least 1"),
         (("stages", 2, "kernels"), [3, 4], r"stages\[2\].kernels: kernel 4 must be odd"),
         (("stages", 2, "act"), "tanh", r"stages\[2\].act: unknown activation 'tanh'"),
+        (("stages", 2, "se"), [True, False], r"stages\[2\].se: \[True, False\] must rise"),
+        (("stages", 2, "se"), [], r"stages\[2\].se: must not be empty"),
+        (("stages", 2, "se"), 1, r"Expected `bool | array`, got `int`"),
         (("stages", 2, "widths"), [8.5], r"Expected `int`, got `float`"),
         (("stages", 0, "stride"), 3, r"stages\[0\].stride: stride 3 is not 1 or 2"),
         (("granularity",), "layer", "granularity: 'layer' is not"),

@@ -8,11 +8,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="the supernet needs torch")
 
 import onnxruntime as ort
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ramnas_models import onnx_graph
-from ramnas_models.space import Arch, load_space
+from ramnas_models.space import Arch, Space, load_space
 from ramnas_models.supernet import Supernet
+from tests.models.generated import spaces
 from tests.models.randomised import randomise
 
 
@@ -54,6 +57,23 @@ def test_onnx_equals_torch(net: Supernet) -> None:
         expected = subnet(x).numpy()
         (logits,) = run.run(None, {"image": x.numpy()})
         assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@torch.no_grad()
+@settings(max_examples=15, derandomize=True, database=None)
+@given(spaces(), st.integers(0, 2**32 - 1))
+def test_supernet_subnet_and_onnx_agree_in_any_space(space: Space, seed: int) -> None:
+    net = Supernet(space, num_classes=10).eval()
+    randomise(net)
+    for arch in (space.min(), space.max(), space.sample(np.random.default_rng(seed))):
+        subnet, x = net.extract(arch), image(arch, 1)
+        model = onnx_graph.build(subnet.plan, subnet.numpy_weights())
+        run = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        expected = subnet(x)
+        (logits,) = run.run(None, {"image": x.numpy()})
+        near = 1e-4 * float(expected.abs().max())
+        assert np.abs(logits - expected.numpy()).max() <= near
+        assert (net(x, arch) - expected).abs().max() <= near
 
 
 @torch.no_grad()

@@ -202,14 +202,16 @@ def build(
 def arch_text(arch: Arch) -> str:
     """The arch in words, such as `48 px; stem 16; 16x1 k3 e1, 24x2 k3/5 e4/6; head 512`.
 
-    Each stage is width x depth, followed by the kernels (k) and the expansions (e) of its blocks.
+    Each stage is width x depth, followed by the kernels (k) and the expansions (e) of its blocks,
+    and by `se` if it has chosen squeeze-and-excite.
     """
     stages = []
     for stage in arch.stages:
         kernels, expands = (
             "/".join(str(v) for v in values if v) for values in (stage.kernels, stage.expands)
         )
-        stages.append(f"{stage.width}x{stage.depth} k{kernels} e{expands}")
+        se = " se" if stage.se else ""
+        stages.append(f"{stage.width}x{stage.depth} k{kernels} e{expands}{se}")
     return f"{arch.resolution} px; stem {arch.stem}; {', '.join(stages)}; head {arch.head}"
 
 

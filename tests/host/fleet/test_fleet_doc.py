@@ -79,7 +79,7 @@ def arch_id(arch: dict[str, Any]) -> str:
     integers = [
         arch["resolution"], arch["stem"], *(s["width"] for s in stages), arch["head"],
         *(s["depth"] for s in stages), *(k for s in stages for k in s["kernels"]),
-        *(e for s in stages for e in s["expands"]),
+        *(e for s in stages for e in s["expands"]), *(int(s["se"]) for s in stages if "se" in s),
     ]  # fmt: skip
     return hashlib.sha256(",".join(map(str, integers)).encode()).hexdigest()[:12]
 
