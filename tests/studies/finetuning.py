@@ -2,8 +2,10 @@
 
     python -m tests.studies.finetuning figures --supernet FILE --scenes DIR --out DIR
     python -m tests.studies.finetuning weights --supernet FILE --scenes DIR --out DIR
+    python -m tests.studies.finetuning ready --scenes DIR
 
-Both print tables of docs/finetuning.md. A run that was interrupted continues where it stopped.
+They print tables of docs/finetuning.md; `ready` evaluates the bundle that ships. A run that was
+interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -11,18 +13,33 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
 import torch
 
+from ramnas_edge.runtime.runtime import Runtime
+from ramnas_edge.vision.detection import Limits
+from ramnas_edge.vision.results import Detections, Mask
 from ramnas_host.config import Finetuning, load_finetuning
 from ramnas_host.data.cityscapes import load_cityscapes
+from ramnas_host.data.coco import load_coco
+from ramnas_host.finetuning import bootstrap
+from ramnas_host.finetuning.detection_metrics import SCORES, coco_matches
 from ramnas_host.finetuning.prepare import PreparedRun, prepare
-from ramnas_host.finetuning.segmentation import evaluate_segmenter
-from ramnas_host.finetuning.segmentation_metrics import always_majority, foreground, mean_iou
+from ramnas_host.finetuning.segmentation import evaluate_segmenter, segmentation_accuracies
+from ramnas_host.finetuning.segmentation_metrics import (
+    always_majority,
+    confusion,
+    foreground,
+    mean_iou,
+)
 from ramnas_host.training import checkpoint
 from ramnas_host.training.distributed import Ranks
+from ramnas_models import ready
+from ramnas_models.accuracy import Accuracy
+from ramnas_models.bundle import open_bundle, write_bundle
 from ramnas_models.named import find_arch
 
 FORMATS = {"detection": "coco", "segmentation": "cityscapes"}
@@ -30,12 +47,12 @@ FORMATS = {"detection": "coco", "segmentation": "cityscapes"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("figures", "weights"))
+    parser.add_argument("part", choices=("figures", "weights", "ready"))
     parser.add_argument("--task", choices=tuple(FORMATS), help="run only this task")
-    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--supernet", type=Path)
     parser.add_argument("--scenes", type=Path, required=True, help="made by `ramnas scenes`")
     parser.add_argument("--arch", default="tests/studies/ready_large.yaml")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--epochs", type=int, default=4, help="epochs of each training of `weights`"
@@ -43,6 +60,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # small layers: more threads mostly wait for each other
     tasks = [args.task] if args.task else list(FORMATS)
+    if args.part == "ready":
+        for task in tasks:
+            _ready(args.scenes / FORMATS[task], task)
+        return
+    if not (args.supernet and args.out):
+        parser.error(f"{args.part} needs --supernet and --out")
     if args.part == "figures":
         print("| task | metric | test scenes | CPU minutes |\n|---|---|---|---|")
         for task in tasks:
@@ -104,6 +127,46 @@ def _weights(args: argparse.Namespace, task: str) -> None:
         both.append(pair)
     inherited, scratch_mean = np.mean(both, 0)
     print(f"| {task} | {metric} | mean | {inherited:.1f} | {scratch_mean:.1f} |", flush=True)
+
+
+def _ready(folder: Path, task: str) -> None:
+    """Print the accuracies of each model that ships, on the report split of scenes in `folder`."""
+    bundle = open_bundle(ready.path())
+    front = bundle.front(task)
+    for model in front.models:
+        alone = msgspec.structs.replace(
+            bundle.manifest, tasks=(msgspec.structs.replace(front, models=(model,)),)
+        )
+        with TemporaryDirectory() as place:
+            path = Path(place) / "bundle"
+            write_bundle(path, alone, {model.file: bundle.read_model(model)})
+            with Runtime.open(path, engine="onnxruntime-cpu", limits=Limits(0.01)) as runtime:
+                found = (_boxes if task == "detection" else _pixels)(folder, runtime)
+        for accuracy, stored in zip(found, model.accuracies, strict=True):
+            print(f"{model.file}: {accuracy}; the manifest has {stored}", flush=True)
+
+
+def _boxes(folder: Path, runtime: Runtime) -> tuple[Accuracy, ...]:
+    data, rows = load_coco(folder), []
+    for index, image_id in enumerate(data.report.ids):
+        result = runtime(data.report.read(index))
+        assert isinstance(result, Detections)
+        corners, sides = result.boxes[:, :2], result.boxes[:, 2:] - result.boxes[:, :2]
+        categories = np.array(data.category_ids)[result.classes]
+        image_ids = np.full(len(categories), image_id)
+        rows.append(np.column_stack([image_ids, corners, sides, result.scores, categories]))
+    matches = coco_matches(data.report.file, data.report.ids, np.concatenate(rows))
+    return bootstrap.accuracies(SCORES, matches.scores, matches.n, "report", intervals=True)
+
+
+def _pixels(folder: Path, runtime: Runtime) -> tuple[Accuracy, ...]:
+    data, matrices = load_cityscapes(folder), []
+    for index in range(len(data.report)):
+        image, labels = data.report.read(index)
+        result = runtime(image)
+        assert isinstance(result, Mask)
+        matrices.append(confusion(labels, result.classes, len(data.classes)))
+    return segmentation_accuracies(np.stack(matrices), data.classes, "report")
 
 
 if __name__ == "__main__":

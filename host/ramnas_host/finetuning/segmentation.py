@@ -63,22 +63,11 @@ def segmentation_task(
     input_hw, output_hw = segmenter.plan.input_hw, segmenter.plan.output_hw
     stride = math.ceil(input_hw[0] / output_hw[0])
     labels_hw = (math.ceil(train_hw[0] / stride), math.ceil(train_hw[1] / stride))
-    with_background = data.classes[0] == "background"
-
-    metrics = ("mIoU", "mIoU-foreground") if with_background else ("mIoU",)
 
     def evaluate(split_name: str, ranks: Ranks) -> tuple[Accuracy, ...]:
         split: SegmentationSplit = getattr(data, split_name)
-        matrices = evaluate_segmenter(segmenter, split, preprocessing, ranks).astype(np.float64)
-
-        def scores(counts: np.ndarray) -> list[float]:
-            matrix = np.tensordot(counts.astype(np.float64), matrices, 1)
-            both = [mean_iou(matrix), mean_iou(foreground(matrix))]
-            return both[: len(metrics)]
-
-        return bootstrap.accuracies(
-            metrics, scores, len(matrices), split_name, intervals=split_name == "report"
-        )
+        matrices = evaluate_segmenter(segmenter, split, preprocessing, ranks)
+        return segmentation_accuracies(matrices, data.classes, split_name)
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         return pixel_loss(segmenter(images).float(), targets[0].long(), hardest_pixels)
@@ -97,8 +86,29 @@ def segmentation_task(
         loss=loss,
         calibration=calibration,
         evaluate=evaluate,
-        scores=metrics,
+        scores=_metrics(data.classes),
     )
+
+
+def segmentation_accuracies(
+    matrices: np.ndarray, classes: Sequence[str], split: str
+) -> tuple[Accuracy, ...]:
+    """The accuracies on a split, from the confusion matrix of each image, [n, classes, classes].
+
+    On the split `report` they have intervals.
+    """
+    metrics = _metrics(classes)
+    exact = matrices.astype(np.float64)  # whole numbers stay exact, and products of floats are fast
+
+    def scores(counts: np.ndarray) -> list[float]:
+        matrix = np.tensordot(counts.astype(np.float64), exact, 1)
+        return [mean_iou(matrix), mean_iou(foreground(matrix))][: len(metrics)]
+
+    return bootstrap.accuracies(metrics, scores, len(matrices), split, intervals=split == "report")
+
+
+def _metrics(classes: Sequence[str]) -> tuple[str, ...]:
+    return ("mIoU", "mIoU-foreground") if classes[0] == "background" else ("mIoU",)
 
 
 def pixel_loss(logits: Tensor, labels: Tensor, hardest: float) -> Tensor:

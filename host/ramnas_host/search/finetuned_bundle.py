@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from ramnas_models import onnx_graph
 from ramnas_models.bundle import FORMAT, Bundle, Cost, Manifest, Model, TaskFront, write_bundle
 from ramnas_models.errors import DataError
 from ramnas_models.head_plan import SSDLitePlan
+
+log = logging.getLogger(__name__)
 
 
 def write(path: Path, runs: Sequence[Path]) -> Bundle:
@@ -58,7 +61,14 @@ def _load(run: Path) -> Finetuned:
             f"{run} has no {FINETUNED}, which ramnas finetune writes when a run has ended; run the "
             "same ramnas finetune command again to resume it"
         )
-    return saved_network.load(file)
+    network = saved_network.load(file)
+    if any(accuracy.n is None for accuracy in network.about.accuracies):
+        log.warning(
+            "%s is from an earlier version of ramnas, which did not count the images of its "
+            "accuracies: the bundle has them without n and interval. Fine-tune it again to have "
+            "both", file,
+        )  # fmt: skip
+    return network
 
 
 def _model(network: Finetuned, files: dict[str, bytes]) -> Model:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from ramnas_host.training import checkpoint
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import recalibrated, score
 from ramnas_host.training.run_folder import BEST, STATE
-from ramnas_models.accuracy import wilson
+from ramnas_models.accuracy import Accuracy, wilson
 from ramnas_models.errors import DataError
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
@@ -254,6 +256,32 @@ def test_a_saved_network_holds_everything_that_export_needs(
     # evaluated as it is, without recalibrating BatchNorm again
     found = evaluate_detector(saved.net, report, range(1, 11), saved.about.preprocessing)  # type: ignore[arg-type]
     assert found.scores(np.ones(4, np.int64)) == tuple(a.value for a in accuracies)
+
+
+@pytest.mark.parametrize("with_test", [True, False])
+def test_the_report_split_is_read_once_when_all_else_is_done(
+    with_test: bool, supernet: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """Also where the folder has no test split, so that both splits come from val."""
+    shutil.copytree(scenes, tmp_path / "scenes", symlinks=True)
+    if not with_test:
+        (tmp_path / "scenes/coco/annotations/instances_test.json").unlink()
+    data = tmp_path / "scenes/coco"
+    run = prepare(checkpoint.load(supernet), SPACE.min(), short("detection"), data)
+    seen: list[str] = []
+
+    def evaluate(split: str, ranks: Ranks) -> tuple[Accuracy, ...]:
+        seen.append(split)
+        return run.task.evaluate(split, ranks)
+
+    watched = dataclasses.replace(run, task=dataclasses.replace(run.task, evaluate=evaluate))
+    accuracies = watched.train(tmp_path / "out", Ranks(), 0, lambda step: None)
+    assert seen == ["selection", "selection", "report"]
+    selection, report = (3, 4) if with_test else (2, 1)
+    assert {accuracy.n for accuracy in accuracies} == {report}
+    resolved = msgspec.yaml.decode((tmp_path / "out/run.yaml").read_bytes())
+    assert resolved["images"] == {"train": 16, "selection": selection, "report": report}
+    assert float(read_metrics(tmp_path / "out")[-1]["selection_n"]) == selection
 
 
 def test_from_scratch_takes_no_weights_from_the_supernet(supernet: Path, scenes: Path) -> None:

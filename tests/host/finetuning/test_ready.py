@@ -53,6 +53,14 @@ def test_each_task_has_a_fast_model_and_a_more_accurate_one() -> None:
         assert fast.accuracy.value < slow.accuracy.value
 
 
+def test_every_accuracy_comes_from_500_scenes_that_chose_nothing() -> None:
+    for task in ("detection", "segmentation"):
+        for accuracy in (a for model in _models(task) for a in model.accuracies):
+            assert (accuracy.split, accuracy.n) == ("report", 500)
+            assert accuracy.interval is not None
+            assert accuracy.interval[0] < accuracy.value < accuracy.interval[1]
+
+
 def test_the_bundle_is_small_and_names_its_licences() -> None:
     bundle = open_bundle(ready.path())
     size = sum(file.stat().st_size for file in ready.path().rglob("*") if file.is_file())

@@ -41,7 +41,7 @@ def finished_run(folder: Path, task: str, arch: Arch, **changes: object) -> Path
     metric = "mAP50-95" if task == "detection" else "mIoU"
     about = FinetunedAbout(
         task, arch, classes, (96, 128), recipe.head, Preprocessing(Normalisation()), "CC-BY-4.0",
-        "digits", False, recipe, (Accuracy(metric, 0.5, "test"),),
+        "digits", False, recipe, (Accuracy(metric, 0.5, "report", 400, (0.45, 0.55)),),
     )  # fmt: skip
     about = msgspec.structs.replace(about, **changes)
     torch.manual_seed(0)
@@ -67,7 +67,10 @@ def test_one_bundle_serves_both_tasks(runs: list[Path], tmp_path: Path) -> None:
     assert main.main(argv) == 0
     detection, segmentation = open_bundle(out).manifest.tasks
     assert [m.arch_id for m in detection.models] == [SPACE.min().id, SPACE.max().id]
-    assert all(m.anchors and m.accuracy for m in detection.models)
+    assert all(m.anchors for m in detection.models)
+    for model in (*detection.models, *segmentation.models):
+        metric = "mAP50-95" if model in detection.models else "mIoU"
+        assert model.accuracies == (Accuracy(metric, 0.5, "report", 400, (0.45, 0.55)),)
     assert segmentation.classes[0] == "background"
     frame = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     options = {"engine": "onnxruntime-cpu", "frame_hw": (240, 320)}
@@ -99,6 +102,16 @@ def test_the_mask_matches_the_torch_network(runs: list[Path], tmp_path: Path) ->
     )
     best = logits.argmax(0).numpy()
     assert np.mean(small == best) > 0.999
+
+
+def test_a_run_of_an_earlier_version_is_bundled_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = (Accuracy("mIoU", 0.5, "test"),)
+    run = finished_run(tmp_path / "run", "segmentation", SPACE.min(), accuracies=old)
+    written = finetuned_bundle.write(tmp_path / "bundle", [run])
+    assert written.manifest.tasks[0].models[0].accuracies == old
+    assert "without n and interval. Fine-tune it again" in caplog.text
 
 
 @pytest.mark.parametrize(
