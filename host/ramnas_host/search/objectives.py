@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from ramnas_edge.measuring.drift import corrected_ms
+from ramnas_edge.measuring import drift
 from ramnas_edge.measuring.record import OK, LatencyRecord, Target
 from ramnas_edge.measuring.store import Store
+from ramnas_host.surrogates.noise_floor import floor_ms
 from ramnas_models.errors import DataError
 from ramnas_models.head_plan import CLASSIFICATION
 from ramnas_models.space import Arch, Space
@@ -78,13 +80,15 @@ class Observations:
 
     There are none for top-1, which the supernet is evaluated for, and for MACs, which are counted.
     `p90_ratio` is the records' median ratio of p90 to median latency. It predicts the p90, which
-    is too noisy to learn directly.
+    is too noisy to learn directly. `floor_ms` is the standard error that all latencies share, as
+    far as the visits show it (`noise_floor.py`).
     """
 
     objective: Objective
     archs: tuple[Arch, ...] = ()
     values: tuple[float, ...] = ()
     p90_ratio: float | None = None
+    floor_ms: float | None = None
 
 
 def records_in_runs(store: Store, runs: Sequence[str]) -> list[LatencyRecord]:
@@ -248,9 +252,11 @@ def _observed(text: str, kind: str, records: Sequence[LatencyRecord]) -> Observa
     runs = tuple(dict.fromkeys(r.run for r in records))
     objective = Objective(kind, first.device_class, first.target, runs)
     archs = {r.arch_id: r.arch for r in records}
-    p90_ratio = None
+    p90_ratio = floor = None
     if kind == LATENCY:  # the anchors that all blocks share link the runs, so correct them together
-        value_of = corrected_ms(records)
+        fitted = drift.fit(drift.visits_of(records))
+        value_of = {arch: math.exp(level) for arch, level in fitted.level.items()}
+        floor = floor_ms(fitted)
         ratios = [r.p90_ms / value_of[r.arch_id] for r in records if r.p90_ms]
         p90_ratio = float(np.median(ratios)) if ratios else None
     else:
@@ -261,7 +267,7 @@ def _observed(text: str, kind: str, records: Sequence[LatencyRecord]) -> Observa
             )
     ids = [arch_id for arch_id in archs if arch_id in value_of]
     return Observations(
-        objective, tuple(archs[i] for i in ids), tuple(value_of[i] for i in ids), p90_ratio
+        objective, tuple(archs[i] for i in ids), tuple(value_of[i] for i in ids), p90_ratio, floor
     )
 
 

@@ -66,7 +66,7 @@ class Predictors:
                 self._fit(
                     one.objective, one.archs, one.values, log=True,
                     input_hw=one.objective.target.input_hw if one.objective.target else None,
-                    priors=_same_task(self.prior_boards, one.objective),
+                    priors=_same_task(self.prior_boards, one.objective), floor_ms=one.floor_ms,
                 )  # fmt: skip
 
     def learn_top1(self, archs: Sequence[Arch], truth: Sequence[float]) -> Floats:
@@ -76,11 +76,12 @@ class Predictors:
     def _fit(
         self, objective: Objective, archs: Sequence[Arch], y: Sequence[float], *, log: bool,
         input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
+        floor_ms: float | None = None,
     ) -> Surrogate:  # fmt: skip
         try:
             self.fitted[objective.name] = surrogate.fit_best(
                 self.space, self.space.encode_all(archs), np.array(y), log=log,
-                input_hw=input_hw, priors=priors,
+                input_hw=input_hw, priors=priors, floor_ms=floor_ms,
             )  # fmt: skip
         except DataError as error:
             label = labels_of([objective]).objectives[objective.name]

@@ -126,16 +126,17 @@ class RobustGp:
         `guessed` is the number of weights with which the guess that was subtracted from the targets
         had been fitted to them. The fit made the targets smaller by sqrt((n - guessed) / n), so
         the standard deviations are made larger by as much. `floor` is the floor's standard
-        deviation for a typical arch where it was measured; otherwise it is learnt from the targets.
+        deviation for a typical arch where it was measured. If it is small, or None, the floor is
+        learnt from the targets alone: they also scatter where the process cannot follow them.
         """
         self._single = inputs.single()
         # Equal targets have no scale, and any will do.
         self._centre, self._scale = float(np.median(y)), float(y.std()) or 1.0
         target = (y - self._centre) / self._scale
         prior = _Prior(self._prior.copy(), np.full(len(self._prior), PRIOR_STD))
-        if floor is not None:
-            prior.mean[-1] = np.clip(2 * np.log(max(floor, 1e-9) / self._scale), *BOUNDS)
-            prior.std[-1] = MEASURED_STD
+        if floor is not None and floor / self._scale > np.exp(self._prior[-1] / 2):
+            measured = 2 * float(np.log(floor / self._scale))
+            prior.mean[-1], prior.std[-1] = min(measured, BOUNDS[1]), MEASURED_STD
         some = np.random.default_rng(0).permutation(len(y))[:HYPER_RECORDS]
         with threadpool_limits(1, user_api="blas"):  # two threads would be slower
             length, theta = _variances(inputs[some], target[some], prior)

@@ -19,6 +19,7 @@ from ramnas_host.surrogates.cost_gp import ChoiceGp, CostGp
 from ramnas_host.surrogates.cost_prior import MixedGp
 from ramnas_host.surrogates.costs import Costs, costs_of
 from ramnas_host.surrogates.encodings import ENCODINGS
+from ramnas_host.surrogates.robust_gp import SPREAD
 from ramnas_host.surrogates.uniform_tau import ARCHS, expected_tau
 from ramnas_models.cost_table import CostTable
 from ramnas_models.errors import DataError
@@ -77,26 +78,31 @@ class Surrogate:
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
         """Encodings [n, slots] -> mean [n] and std [n] in the unit of the targets.
 
-        std is the standard deviation of a new measurement. For our family it is what the process
-        knows about each arch; for the others it is the cross-validated residual, the same for all
-        archs. With `log` it is the deviation of the logarithm, times the mean.
+        std is the standard deviation of a new measurement: about 95 % of them are within 1.96 std
+        of the mean. For our family it is what the process knows about each arch, and it is wide
+        enough from 10 records on. For the others it is the cross-validated residual, the same for
+        all archs. With `log` it belongs to the logarithm, and it is given in such a way that
+        mean + 1.96 std is where 1.96 standard deviations of the logarithm end.
         """
         mean, std = self._predict(rows)
         if self.log:
             mean = np.exp(mean)
-            std = mean * std
+            std = mean * np.expm1(SPREAD * std) / SPREAD
         return mean, std
 
 
 def fit(
     space: Space | Costs, rows: Rows, y: Floats, family: str, *, log: bool, encoding: str = "int",
     input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
+    floor_ms: float | None = None,
 ) -> Surrogate:  # fmt: skip
     """Fit one family on encodings [n, slots] and targets [n] (ms or mJ with `log`, or accuracies).
 
     `input_hw` is the input size of all networks, if it is not each arch's own resolution. `priors`
     are surrogates of the same target on other boards, from which the family `cost` starts. For
-    networks that no space of ramnas describes, give their `Costs` in place of a space.
+    networks that no space of ramnas describes, give their `Costs` in place of a space. `floor_ms`
+    is the standard error in ms that the latencies of all archs share (`noise_floor.py`); without
+    it, the family `cost` learns it from the targets, and no other family knows it.
     DataError for too few records, and for targets from which nothing can be learnt.
     """
     if priors and (family != COST or not log):
@@ -116,8 +122,8 @@ def fit(
         others = [_Logarithm(prior) for prior in priors]
         process = (
             ChoiceGp(costs) if not log
-            else MixedGp(costs, others) if others
-            else CostGp(costs)
+            else MixedGp(costs, others, floor_ms) if others
+            else CostGp(costs, floor_ms=floor_ms)
         ).fit(rows, target)  # fmt: skip
         held_out, predict = process.held_out(folds), process.predict
     elif isinstance(space, Costs):
@@ -138,6 +144,7 @@ def fit(
 def fit_best(
     space: Space, rows: Rows, y: Floats, *, log: bool, encodings: Sequence[str] = ("int",),
     input_hw: tuple[int, int] | None = None, priors: Sequence[Surrogate] = (),
+    floor_ms: float | None = None,
 ) -> tuple[Surrogate, dict[str, Score]]:  # fmt: skip
     """Fit all families; return the one with the best cross-validated tau, and every score.
 
@@ -145,17 +152,17 @@ def fit_best(
     family `cost` is fitted, because it needs fewer records than it would take to tell the families
     apart.
     """
+    fitted = functools.partial(
+        fit, space, rows, y, log=log, input_hw=input_hw, priors=priors, floor_ms=floor_ms
+    )
     if priors:
-        ours = fit(space, rows, y, COST, log=log, input_hw=input_hw, priors=priors)
+        ours = fitted(COST)
         return ours, {COST: ours.score}
     _check(rows, y, log, MIN_RECORDS)
     best: dict[str, Surrogate] = {}
     for family in FAMILIES:
         asked = encodings[:1] if family == COST else encodings
-        tried = [
-            fit(space, rows, y, family, log=log, encoding=encoding, input_hw=input_hw)
-            for encoding in asked
-        ]
+        tried = [fitted(family, encoding=encoding) for encoding in asked]
         best[family] = max(tried, key=_tau)
     return max(best.values(), key=_tau), {family: s.score for family, s in best.items()}
 
@@ -211,8 +218,7 @@ class _Logarithm:
     surrogate: Surrogate
 
     def predict(self, rows: Rows) -> tuple[Floats, Floats]:
-        mean, std = self.surrogate.predict(rows)
-        return np.log(mean), std / mean
+        return self.surrogate._predict(rows)
 
 
 def _tau(surrogate: Surrogate) -> float:
