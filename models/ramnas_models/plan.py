@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Dict, Iterator, Optional, Tuple, Union
 
 if TYPE_CHECKING:
-    from ramnas_models.space import Arch, Space, StageArch
+    from ramnas_models.space import Arch, Space, Stage, StageArch
 
 BN_EPS = 1e-5
 
@@ -25,6 +25,13 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 def widened(space: Space, width: int) -> int:
     """The channels that `width` stands for in `space`: multiplied, then made divisible by 8."""
     return make_divisible(width * space.width_multiplier)
+
+
+def expanded(space: Space, stage: Stage, c_in: int, expand: int) -> int:
+    """The channels between the first and the last 1x1 of a block with `c_in` input channels."""
+    if stage.expand_unit == "channels":
+        return widened(space, expand)
+    return make_divisible(round(c_in * expand))
 
 
 @dataclass(frozen=True)
@@ -259,18 +266,17 @@ def _block(
 ) -> MBConv:  # fmt: skip
     rule, key = space.stages[stage], f"stages.{stage}.{index}"
     stride = rule.stride if index == 0 else 1
-    mid = make_divisible(round(c_in * choice.expand(index)))
+    mid = expanded(space, rule, c_in, choice.expand(index))
     squeezed = make_divisible(mid // 4)
     depthwise = Conv(
         f"{key}.depthwise", mid, mid, choice.kernel(index), stride, in_hw,
         depthwise=True, act=rule.act,
     )  # fmt: skip
-    expanded = choice.expand(index) != 1
     se = rule.se if choice.se is None else choice.se
     return MBConv(
         stage=stage,
         index=index,
-        expand=Conv(f"{key}.expand", c_in, mid, 1, 1, in_hw, act=rule.act) if expanded else None,
+        expand=Conv(f"{key}.expand", c_in, mid, 1, 1, in_hw, act=rule.act) if mid != c_in else None,
         depthwise=depthwise,
         se=SqueezeExcite(
             Conv(f"{key}.se.reduce", mid, squeezed, 1, 1, (1, 1), False, False, True, "relu"),

@@ -55,7 +55,7 @@ class Arch(msgspec.Struct, frozen=True):
 
     @property
     def integers(self) -> Ints:
-        """The resolution, widths (stem, stages, head), depths, kernels, expands and SEs as they are.
+        """The resolution, widths (stem, stages, head), depths, kernels, expands and SEs, raw.
 
         An SE (squeeze-and-excite) is 1 or 0, and only stages that have the choice have one.
         """
@@ -84,8 +84,13 @@ class Stem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     act: str
 
 
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`se` is a list, such as [false, true], where an arch may choose squeeze-and-excite."""
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an arch may choose in one stage.
+
+    `expands` are the expanded channels of a block as a `ratio` to its input, or in `channels`. A
+    block whose expanded channels are those of its input has no expanding convolution. `se` is a
+    list, such as [false, true], where an arch may choose squeeze-and-excite.
+    """
 
     widths: Ints
     depths: Ints
@@ -94,6 +99,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stride: int
     se: Union[bool, Tuple[bool, ...]]
     act: str
+    expand_unit: str = "ratio"
 
     @property
     def se_choices(self) -> Tuple[bool, ...]:
@@ -113,7 +119,8 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `granularity` says whether kernels and expands are chosen per `stage` or per `block`. With
     `shortcut` `projected` every block has a shortcut, with `identity` only the blocks that keep
-    size and width. Widths are multiplied by `width_multiplier` and then made divisible by 8.
+    size and width. Widths and expanded channels are multiplied by `width_multiplier`
+    and then made divisible by 8.
     The methods `*_rows` work on a matrix of encodings, int64 [n, slots], as a search uses it.
     """
 
@@ -391,6 +398,8 @@ def _faults(space: Space) -> Iterator[Tuple[str, str]]:
             yield key, f"{list(value)} must rise and not repeat"
         if key.endswith(".act") and value not in ACTIVATIONS:
             yield key, f"unknown activation '{value}': known are {', '.join(ACTIVATIONS)}"
+        if key.endswith(".expand_unit") and value not in ("ratio", "channels"):
+            yield key, f"'{value}' is not 'ratio' or 'channels'"
         if key.endswith(".stride") and value not in (1, 2):
             yield key, f"stride {value} is not 1 or 2"
         for number in value if isinstance(value, tuple) else [value]:

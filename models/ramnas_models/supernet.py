@@ -28,6 +28,7 @@ from ramnas_models.plan import (
     Plan,
     Shortcut,
     SqueezeExcite,
+    expanded,
     plan,
     widened,
 )
@@ -456,10 +457,21 @@ def _pair(weight: Tensor) -> None:
     weight[1::2] = -weight[::2]
 
 
-def _widths_at(space: Space, stage: int) -> set[int]:
-    """How many channels the input and the output of a stage's first block can have."""
-    before = space.stages[stage - 1].widths if stage else space.stem.widths
-    return {widened(space, width) for width in (*before, *space.stages[stage].widths)}
+def _inputs(space: Space, stage: int, block: int) -> set[int]:
+    """How many channels the input of a block can have."""
+    if block > 0:
+        return _outputs(space, stage)
+    return _outputs(space, stage - 1) if stage else {widened(space, w) for w in space.stem.widths}
+
+
+def _outputs(space: Space, stage: int) -> set[int]:
+    """How many channels the blocks of a stage can give."""
+    return {widened(space, width) for width in space.stages[stage].widths}
+
+
+def _changes_width(space: Space, stage: int) -> bool:
+    """Whether in some arch the first block of a stage gives more or fewer channels than it gets."""
+    return len(_inputs(space, stage, 0) | _outputs(space, stage)) > 1
 
 
 def _ends_residual(space: Space, layer: Conv) -> bool:
@@ -469,17 +481,22 @@ def _ends_residual(space: Space, layer: Conv) -> bool:
     stage, block = map(int, layer.key.split(".")[1:3])
     if space.shortcut == "projected" or block > 0:
         return True
-    return space.stages[stage].stride == 1 and len(_widths_at(space, stage)) == 1
+    return space.stages[stage].stride == 1 and not _changes_width(space, stage)
 
 
 def _largest_layers(space: Space, num_classes: int) -> Iterable[Layer]:
-    """The layers of the max net, and the shortcuts that only narrower networks need."""
+    """The layers of the max net, and the 1x1 convolutions that only other networks need."""
     largest = plan(space, space.max(), num_classes=num_classes)
     layers = {layer.key: layer for layer in largest.layers()}
     for block in largest.blocks:
-        if block.index == 0 and space.shortcut == "projected":
-            c_in, c_out = (block.expand or block.depthwise).c_in, block.project.c_out
-            key = f"stages.{block.stage}.0.shortcut"
-            if len(_widths_at(space, block.stage)) > 1:  # some arch changes the width here
-                layers[key] = Conv(key, c_in, c_out, 1, 1, (1, 1), norm=False)
+        key, rule = f"stages.{block.stage}.{block.index}", space.stages[block.stage]
+        c_in, mid = (block.expand or block.depthwise).c_in, block.depthwise.c_in
+        inputs = _inputs(space, block.stage, block.index)
+        if any(expanded(space, rule, c, e) != c for c in inputs for e in rule.expands):
+            layer = Conv(f"{key}.expand", c_in, mid, 1, 1, block.depthwise.in_hw, act=rule.act)
+            layers.setdefault(layer.key, layer)
+        projected = space.shortcut == "projected" and block.index == 0
+        if projected and _changes_width(space, block.stage):
+            layer = Conv(f"{key}.shortcut", c_in, block.project.c_out, 1, 1, (1, 1), norm=False)
+            layers.setdefault(layer.key, layer)
     return layers.values()

@@ -18,11 +18,13 @@ def some(*values: int) -> st.SearchStrategy[list[int]]:
 
 @st.composite
 def stages(draw: st.DrawFn) -> dict[str, Any]:
+    unit = draw(st.sampled_from(["ratio", "channels"]))
     return {
         "widths": draw(some(8, 12, 16, 24)),
         "depths": draw(some(1, 2, 3)),
         "kernels": draw(some(1, 3, 5)),
-        "expands": draw(some(1, 2, 4)),
+        "expands": draw(some(1, 2, 4) if unit == "ratio" else some(4, 8, 16, 40)),
+        "expand_unit": unit,
         "stride": draw(st.sampled_from([1, 2])),
         "se": draw(st.sampled_from([False, True, [False, True]])),
         "act": draw(acts),

@@ -14,7 +14,7 @@ from ramnas_models.plan import PartCost, plan
 from ramnas_models.space import Space, load_space
 from tests.models.generated import spaces
 
-SPACES = ["micro", "table1", "ofa_mbv3"]
+SPACES = ["micro", "table1", "ofa_mbv3", "mobilenet_v3"]
 
 
 @pytest.mark.parametrize("name", SPACES)

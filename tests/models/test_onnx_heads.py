@@ -17,7 +17,7 @@ from ramnas_models.plan import plan
 from ramnas_models.quantise import quantised
 from ramnas_models.space import load_space
 
-SPACES = ("micro", "table1", "ofa_mbv3")
+SPACES = ("micro", "table1", "ofa_mbv3", "mobilenet_v3")
 HEADS = {
     "ssdlite": lambda backbone: ssdlite(backbone, 10),
     "lraspp": lambda backbone: lraspp(backbone, 11),

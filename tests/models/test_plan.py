@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ramnas_models.named import find_arch
 from ramnas_models.plan import PartCost, make_divisible, plan
 from ramnas_models.space import load_space
 
@@ -94,3 +95,23 @@ def test_ofa_widths_equal_those_of_the_public_space() -> None:
     assert len(blocks) == 20
     assert [b.shortcut is None for b in blocks] == [b.index == 0 for b in blocks]
     assert {b.depthwise.kernel for b in blocks} == {7}
+
+
+def test_mobilenet_v3_large_is_the_published_network() -> None:
+    """The paper prints 219 MMACs and 5.4 M parameters, TensorFlow 217 MMACs.
+
+    torchvision has 216.6 MMACs and 5,483,032 parameters: ours, and 1,280 biases in front of the
+    classifier, which our head does without.
+    """
+    space = load_space("mobilenet_v3")
+    layout = plan(space, find_arch(space, "mobilenet_v3_large"))
+    assert layout.macs / 1e6 == pytest.approx(216.59, abs=0.01)
+    assert layout.params == 5_483_032 - 1280
+    mids = [b.depthwise.c_in for b in layout.blocks]
+    assert mids == [16, 64, 72, 72, 120, 120, 240, 200, 184, 184, 480, 672, 672, 960, 960]
+    assert [b.expand is None for b in layout.blocks] == [True] + [False] * 14
+    assert [i for i, b in enumerate(layout.blocks) if b.se] == [3, 4, 5, 10, 11, 12, 13, 14]
+    assert [b.depthwise.act for b in layout.blocks] == ["relu"] * 6 + ["hswish"] * 9
+    strides = [i for i, b in enumerate(layout.blocks) if b.depthwise.stride == 2]
+    assert strides == [1, 3, 6, 12]
+    assert (layout.head_expand.c_out, layout.head_mix.c_out) == (960, 1280)

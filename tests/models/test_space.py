@@ -15,7 +15,7 @@ from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, Space, load_space, read_space
 from tests.models.generated import spaces
 
-SPACES = ("micro", "table1", "attentivenas", "ofa_mbv3")
+SPACES = ("micro", "table1", "attentivenas", "ofa_mbv3", "mobilenet_v3")
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -208,6 +208,7 @@ def test_the_value_that_puts_an_arch_outside_its_space_is_named() -> None:
         (("stages", 2, "widths"), [8.5], r"Expected `int`, got `float`"),
         (("stages", 0, "stride"), 3, r"stages\[0\].stride: stride 3 is not 1 or 2"),
         (("granularity",), "layer", "granularity: 'layer' is not"),
+        (("stages", 0, "expand_unit"), "px", r"stages\[0\].expand_unit: 'px' is not 'ratio' or"),
         (("head",), None, "Expected `object`, got `null` - at `head`"),
     ],
 )

@@ -19,7 +19,7 @@ from tests.models.generated import spaces
 from tests.models.randomised import randomise
 
 
-@pytest.fixture(scope="module", params=["micro", "table1", "ofa_mbv3"])
+@pytest.fixture(scope="module", params=["micro", "table1", "ofa_mbv3", "mobilenet_v3"])
 def net(request: pytest.FixtureRequest) -> Supernet:
     supernet = Supernet(load_space(request.param), num_classes=10).eval()
     randomise(supernet)
