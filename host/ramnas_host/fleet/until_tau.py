@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from ramnas_edge.measuring.drift import corrected_ms
+from ramnas_edge.measuring import drift
 from ramnas_edge.measuring.record import OK, LatencyRecord
 from ramnas_edge.measuring.request import BLOCK
 from ramnas_edge.measuring.store import Store
 from ramnas_host.fleet.dispatch import Queue
+from ramnas_host.surrogates.noise_floor import floor_ms
 from ramnas_host.surrogates.surrogate import COST, MIN_RECORDS, fit
 from ramnas_models.errors import DataError
 from ramnas_models.space import Space
@@ -66,13 +67,13 @@ class UntilTau:
         archs = {r.arch_id: r.arch for r in records if r.validity == OK}
         if len(archs) >= MIN_RECORDS and len(archs) > max(taus, default=0):
             # all records show the drift, also the doubtful ones
-            levels = corrected_ms(records)
-            measured = [arch for arch_id, arch in archs.items() if arch_id in levels]
-            y = np.array([levels[arch.id] for arch in measured])
+            fitted = drift.fit(drift.visits_of(records))
+            measured = [arch for arch_id, arch in archs.items() if arch_id in fitted.level]
+            y = np.exp([fitted.level[arch.id] for arch in measured])
             try:
                 surrogate = fit(
                     self._space, self._space.encode_all(measured), y, COST, log=True,
-                    input_hw=records[0].target.input_hw,
+                    input_hw=records[0].target.input_hw, floor_ms=floor_ms(fitted),
                 )  # fmt: skip
                 taus[len(archs)] = surrogate.score.tau
                 log.info("%s, %d archs: %s", device_class, len(y), surrogate.score.taus)

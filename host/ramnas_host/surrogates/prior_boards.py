@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ramnas_edge.measuring.drift import corrected_ms
+from ramnas_edge.measuring import drift
 from ramnas_edge.measuring.record import OK, LatencyRecord, Target
 from ramnas_host.surrogates import surrogate
+from ramnas_host.surrogates.noise_floor import floor_ms
 from ramnas_host.surrogates.surrogate import Surrogate
 from ramnas_models.errors import DataError
 from ramnas_models.space import Space
@@ -32,16 +33,17 @@ def prior_boards(
             groups.setdefault((record.device_class, record.target), []).append(record)
     found: dict[tuple[str, str], Surrogate] = {}
     for (device, target), own in groups.items():
-        ms = corrected_ms(own)
+        fitted = drift.fit(drift.visits_of(own))
         archs = {r.arch_id: r.arch for r in own}
         rows = space.encode_all(list(archs.values()))
-        values = np.array([ms[arch_id] for arch_id in archs])
+        values = np.exp([fitted.level[arch_id] for arch_id in archs])
         if (device, target.task) in found or len(rows) < surrogate.MIN_RECORDS:
             log.info("not used: %d records of %s, %s", len(rows), device, target.task)
             continue
         found[device, target.task] = surrogate.fit(
-            space, rows, values, surrogate.COST, log=True, input_hw=target.input_hw
-        )
+            space, rows, values, surrogate.COST, log=True, input_hw=target.input_hw,
+            floor_ms=floor_ms(fitted),
+        )  # fmt: skip
     if not found:
         raise DataError(
             f"no board to start from: none has {surrogate.MIN_RECORDS} valid records for one task"
