@@ -29,12 +29,7 @@ from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.detection_metrics import SCORES, coco_matches
 from ramnas_host.finetuning.prepare import PreparedRun, prepare
 from ramnas_host.finetuning.segmentation import evaluate_segmenter, segmentation_accuracies
-from ramnas_host.finetuning.segmentation_metrics import (
-    always_majority,
-    confusion,
-    foreground,
-    mean_iou,
-)
+from ramnas_host.finetuning.segmentation_metrics import always_majority, confusion
 from ramnas_host.training import checkpoint
 from ramnas_host.training.distributed import Ranks
 from ramnas_models import ready
@@ -67,7 +62,7 @@ def main() -> None:
     if not (args.supernet and args.out):
         parser.error(f"{args.part} needs --supernet and --out")
     if args.part == "figures":
-        print("| task | metric | test scenes | CPU minutes |\n|---|---|---|---|")
+        print("| task | accuracy | CPU minutes |\n|---|---|---|")
         for task in tasks:
             _figures(args, task)
     else:
@@ -78,17 +73,17 @@ def main() -> None:
 
 def _figures(args: argparse.Namespace, task: str) -> None:
     recipe = load_finetuning(f"scenes-{task}")
-    run, scores, minutes = _train(args, task, recipe, args.out / task, from_scratch=False)
-    for metric, value in scores.items():
-        print(f"| {task} | {metric} | {100 * value:.1f} | {minutes:.1f} |", flush=True)
+    run, accuracies, minutes = _train(args, task, recipe, args.out / task, from_scratch=False)
+    for accuracy in accuracies:
+        print(f"| {task} | {accuracy} | {minutes:.1f} |", flush=True)
     if task == "segmentation":
         _print_majority(args, run)
 
 
 def _train(
     args: argparse.Namespace, task: str, recipe: Finetuning, out: Path, *, from_scratch: bool
-) -> tuple[PreparedRun, dict[str, float], float]:
-    """Train, and return the run, its scores on the test scenes and the CPU minutes it took."""
+) -> tuple[PreparedRun, tuple[Accuracy, ...], float]:
+    """Train, and return the run, its accuracies on the report split and its CPU minutes."""
     supernet = checkpoint.load(args.supernet)
     arch = find_arch(supernet.net.space, args.arch)
     data = args.scenes / FORMATS[task]
@@ -96,17 +91,16 @@ def _train(
     start = time.process_time()
     accuracies = run.train(out, Ranks(), 0, lambda step: None)
     minutes = (time.process_time() - start) / 60
-    return run, {a.metric: a.value for a in accuracies}, minutes
+    return run, accuracies, minutes
 
 
 def _print_majority(args: argparse.Namespace, run: PreparedRun) -> None:
     """Print the score of calling every pixel background, which is the most frequent class."""
-    report = load_cityscapes(args.scenes / "cityscapes").report
+    data = load_cityscapes(args.scenes / "cityscapes")
     net: object = run.net
-    matrix = evaluate_segmenter(net, report, run.about.preprocessing).sum(0)  # type: ignore[arg-type]
-    majority = always_majority(matrix)
-    print(f"| majority class | mIoU | {100 * mean_iou(majority):.1f} | |")
-    print(f"| majority class | mIoU-foreground | {100 * mean_iou(foreground(majority)):.1f} | |")
+    matrices = evaluate_segmenter(net, data.report, run.about.preprocessing)  # type: ignore[arg-type]
+    for accuracy in segmentation_accuracies(always_majority(matrices), data.classes, "report"):
+        print(f"| majority class | {accuracy} | |")
 
 
 def _weights(args: argparse.Namespace, task: str) -> None:
@@ -120,9 +114,9 @@ def _weights(args: argparse.Namespace, task: str) -> None:
         pair = []
         for scratch in (False, True):
             out = args.out / f"{task}-{seed}-{'scratch' if scratch else 'supernet'}"
-            _, scores, _ = _train(args, task, recipe, out, from_scratch=scratch)
-            metric = next(iter(scores))
-            pair.append(100 * scores[metric])
+            _, (first, *_), _ = _train(args, task, recipe, out, from_scratch=scratch)
+            metric = f"{first.metric} (report split, n {first.n})"
+            pair.append(100 * first.value)
         print(f"| {task} | {metric} | {seed} | {pair[0]:.1f} | {pair[1]:.1f} |", flush=True)
         both.append(pair)
     inherited, scratch_mean = np.mean(both, 0)

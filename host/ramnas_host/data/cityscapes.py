@@ -42,7 +42,7 @@ class SegmentationSplit:
 
     def take(self, index: np.ndarray) -> SegmentationSplit:
         """The images at the positions `index`, in that order."""
-        images = Files([self.images.paths[i] for i in index])
+        images = Files(self.images.paths.take(index))
         return SegmentationSplit(images, tuple(self.labels[i] for i in index), self.train_ids)
 
     def read(self, index: int) -> tuple[preprocessing.Image, np.ndarray]:

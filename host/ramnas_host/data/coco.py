@@ -56,7 +56,7 @@ class DetectionSplit:
     def take(self, index: np.ndarray) -> DetectionSplit:
         """The images at the positions `index`, in that order."""
         return DetectionSplit(
-            images=Files([self.images.paths[i] for i in index]),
+            images=Files(self.images.paths.take(index)),
             ids=tuple(self.ids[i] for i in index),
             sizes=tuple(self.sizes[i] for i in index),
             objects=tuple(self.objects[i] for i in index),

@@ -29,9 +29,12 @@ def foreground(matrix: np.ndarray) -> np.ndarray:
     return np.asarray(np.add.reduceat(np.add.reduceat(matrix, edges, 0), edges, 1))
 
 
-def always_majority(matrix: np.ndarray) -> np.ndarray:
-    """The confusion matrix of a baseline that predicts the most frequent true class everywhere."""
-    majority = np.zeros_like(matrix)
-    truth = matrix.sum(1)
-    majority[:, truth.argmax()] = truth
+def always_majority(matrices: np.ndarray) -> np.ndarray:
+    """The confusion matrices of a baseline that predicts the most frequent true class everywhere.
+
+    `matrices`: [classes, classes], or one for each image. One class is the most frequent for all.
+    """
+    majority = np.zeros_like(matrices)
+    truth = matrices.sum(-1)
+    majority[..., truth.reshape(-1, truth.shape[-1]).sum(0).argmax()] = truth
     return majority

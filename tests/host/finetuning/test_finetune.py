@@ -38,6 +38,7 @@ from ramnas_models.errors import DataError
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
 from tests.host.finetuning import forked
+from tests.host.waits import NoWaits
 
 SPACE = load_space("micro")
 INPUT_HW = (64, 96)
@@ -179,6 +180,17 @@ def test_a_killed_run_resumes_to_the_same_weights(
     for file in files:
         nets = (saved_network.load(folder / file).net for folder in (whole, killed))
         assert same_weights(*nets)
+
+
+@pytest.mark.parametrize("task", FOLDERS)
+def test_a_step_never_makes_the_host_wait(task: str, supernet: Path, scenes: Path) -> None:
+    run = prepare(checkpoint.load(supernet), SPACE.min(), short(task), scenes / FOLDERS[task])
+    examples = [run.task.draw(i, np.random.default_rng(i)) for i in range(4)]
+    pixels, *targets = (torch.from_numpy(np.stack(part)) for part in zip(*examples, strict=True))
+    run.net.train()
+    with NoWaits():
+        run.task.loss(run.task.augmentation(pixels), tuple(targets)).backward()  # type: ignore[no-untyped-call]
+    assert any(parameter.grad is not None for parameter in run.net.parameters())
 
 
 def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(
