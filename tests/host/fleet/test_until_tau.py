@@ -85,7 +85,10 @@ def taus(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The taus of the next fits, which are not real: these tests are about when a fit comes."""
     scores: list[float] = []
 
-    def fit(space: Space, rows: Rows, y: Rows, family: str, *, log: bool, input_hw: None) -> Fitted:
+    def fit(
+        space: Space, rows: Rows, y: Rows, family: str, *, log: bool, input_hw: None,
+        floor_ms: float | None,
+    ) -> Fitted:  # fmt: skip
         assert family == COST and log and len(rows) == len(y) >= 20
         return Fitted(scores.pop(0))
 
