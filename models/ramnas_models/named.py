@@ -11,8 +11,12 @@ import yaml
 from ramnas_models.errors import SpaceError
 from ramnas_models.space import Arch, Space
 
+# Where imported weights come from; it stands in the facts that are stored with them.
+ATTENTIVENAS = "AttentiveNAS supernet of Facebook, Inc. (github.com/facebookresearch/AttentiveNAS)"
+ALPHANET = "AlphaNet supernet of Facebook, Inc. (github.com/facebookresearch/AlphaNet)"
+
 # The published networks of space attentivenas: resolution, widths, depths, kernels, expands.
-_NAMED = {
+_ATTENTIVENAS = {
     "A0": (192, (16, 16, 24, 32, 64, 112, 192, 216, 1792), "1333331", "3333333", "1444466"),
     "A1": (224, (16, 16, 24, 32, 64, 112, 192, 216, 1984), "1333331", "3335353", "1444466"),
     "A2": (224, (16, 16, 24, 32, 64, 112, 200, 224, 1984), "1333341", "3333353", "1454466"),
@@ -20,6 +24,14 @@ _NAMED = {
     "A4": (256, (16, 16, 24, 32, 64, 112, 192, 216, 1984), "1334351", "3335353", "1445466"),
     "A5": (256, (16, 16, 24, 32, 72, 112, 192, 216, 1792), "1333461", "3335333", "1454466"),
     "A6": (288, (16, 16, 24, 32, 64, 112, 216, 224, 1984), "1334461", "3333353", "1465466"),
+}
+
+# AlphaNet's A5 is another network of the same size, and its A5_1 lies between A5 and A6 (the file
+# configs/eval_alphanet_models.yml in its repository); the rest are those of AttentiveNAS.
+_ALPHANET = {
+    **_ATTENTIVENAS,
+    "A5": (256, (16, 16, 24, 32, 64, 112, 208, 216, 1984), "1334451", "3333353", "1445466"),
+    "A5_1": (288, (16, 16, 24, 32, 64, 112, 200, 216, 1984), "2343351", "3355333", "1444566"),
 }
 
 # Table 1 of the MobileNetV3 paper, as an arch of space mobilenet_v3: depths, kernels, expanded
@@ -37,12 +49,13 @@ def find_arch(
     wanted: str,
     known: Sequence[Arch] = (),
     family: Optional[Mapping[str, Arch]] = None,
+    source: str = "",
 ) -> Arch:
     """Find an arch of `space` by name, by id in `known`, or in a YAML file.
 
-    The names are min, max, A0 to A6 (AttentiveNAS) and mobilenet_v3_large.
-
-    A name in `family` takes precedence over a published one. The YAML file holds either the list of
+    The names are min, max, mobilenet_v3_large and A0 to A6. `source` says where the weights come
+    from: those of AlphaNet have another A5, and an A5_1. A name in `family` takes precedence over a
+    published one. The YAML file holds either the list of
     the arch's integers or the fields `resolution`, `stem`, `stages` and `head`. SpaceError if there
     is no such arch, or if it is not in `space`.
     """
@@ -50,9 +63,15 @@ def find_arch(
         return space.min() if wanted == "min" else space.max()
     if family and wanted in family:
         return space.check(family[wanted])
-    if wanted in _NAMED:
-        resolution, widths, *digits = _NAMED[wanted]
+    published = _ALPHANET if ALPHANET in source else _ATTENTIVENAS
+    if wanted in published:
+        resolution, widths, *digits = published[wanted]
         return space.decode([resolution, *widths, *(int(d) for part in digits for d in part)])
+    if wanted in _ALPHANET:
+        raise SpaceError(
+            f"{wanted} is a network of AlphaNet, and these weights are not known to be AlphaNet's: "
+            "give the supernet that `ramnas import alphanet` made"
+        )
     if wanted == "mobilenet_v3_large":
         return space.decode(_MOBILENET_V3_LARGE)
     for arch in known:
@@ -61,8 +80,8 @@ def find_arch(
     if wanted.endswith((".yaml", ".yml")):
         return _arch(space, _read(Path(wanted)), wanted)
     raise SpaceError(
-        f"unknown arch '{wanted}': give {', '.join(_NAMED)}, mobilenet_v3_large, min, max, the id "
-        "or name of an arch in the given front, or a .yaml file"
+        f"unknown arch '{wanted}': give {', '.join(published)}, mobilenet_v3_large, min, max, the "
+        "id or name of an arch in the given front, or a .yaml file"
     )
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ramnas_models.named import find_arch
+from ramnas_models.errors import SpaceError
+from ramnas_models.named import ALPHANET, ATTENTIVENAS, find_arch
 from ramnas_models.plan import PartCost, make_divisible, plan
 from ramnas_models.space import load_space
 
@@ -29,6 +30,23 @@ def test_macs_equal_the_published_figures(name: str) -> None:
     assert layout.macs / 1e6 == pytest.approx(mmacs, abs=0.1)
     if mmacs_bn:
         assert layout.macs_bn / 1e6 == pytest.approx(mmacs_bn, abs=0.1)
+
+
+@pytest.mark.parametrize(("name", "mmacs"), [("A4", 444), ("A5", 491), ("A5_1", 595), ("A6", 709)])
+def test_networks_of_alphanet_have_the_macs_that_it_publishes(name: str, mmacs: int) -> None:
+    """Its README prints 596 for A5_1, and the figures of the others as they are here."""
+    space = load_space("attentivenas")
+    assert round(plan(space, find_arch(space, name, source=ALPHANET)).macs / 1e6) == mmacs
+
+
+def test_the_source_of_the_weights_decides_which_a5_is_meant() -> None:
+    space = load_space("attentivenas")
+    theirs = find_arch(space, "A5", source=f"fine-tuned {ALPHANET}")
+    for source in ("", ATTENTIVENAS):
+        assert find_arch(space, "A5", source=source) != theirs
+        assert find_arch(space, "A6", source=source) == find_arch(space, "A6", source=ALPHANET)
+        with pytest.raises(SpaceError, match="A5_1 is a network of AlphaNet"):
+            find_arch(space, "A5_1", source=source)
 
 
 def test_smallest_and_largest_of_table1_equal_the_published_figures() -> None:

@@ -52,7 +52,7 @@ def _export(args: argparse.Namespace) -> None:
     from ramnas_models.accuracy import Accuracy
 
     loaded = checkpoint.load(args.weights)
-    arch = arch_of(loaded.net.space, args.arch, args.front)
+    arch = arch_of(loaded.net.space, args.arch, args.front, loaded.about.source)
     how, classes = loaded.about.preprocessing, loaded.about.classes
     calibration = load_folder(args.calibration, classes, how, args.calibration_images)
     accuracy = None

@@ -65,7 +65,7 @@ def _finetune(args: argparse.Namespace) -> None:
     if recipe.task != args.task:
         raise DataError(f"the recipe is for {recipe.task}, not for {args.task}")
     supernet = checkpoint.load(args.supernet)
-    arch = arch_of(supernet.net.space, args.arch, args.front)
+    arch = arch_of(supernet.net.space, args.arch, args.front, supernet.about.source)
     run = prepare(supernet, arch, recipe, args.data, from_scratch=args.from_scratch)
     out, state = args.out / FINETUNED, args.out / run_folder.STATE
     if out.exists():

@@ -16,11 +16,13 @@ def add(verbs: Verbs) -> None:
         help="turn a public checkpoint into a supernet",
         purpose="Turns a public checkpoint into a supernet that the other verbs take, so that you "
         "need not train one. The licence of the weights goes with it.",
-        example="ramnas import attentivenas alphanet_supernet.pth.tar -o supernet.safetensors",
+        example="ramnas import alphanet alphanet_pretrained.pth.tar -o supernet.safetensors",
     )  # fmt: skip
     importer.add_argument(
-        "kind", choices=("attentivenas",), help="AttentiveNAS, or AlphaNet, which has the same form"
-    )
+        "kind", choices=("attentivenas", "alphanet"),
+        help="whose checkpoint it is; the files have the same form, but the networks that were "
+        "published with them differ (A5, A5_1)",
+    )  # fmt: skip
     importer.add_argument("checkpoint", type=Path, help="the downloaded .pth.tar")
     importer.add_argument(
         "--classes", type=Path, metavar="names.txt",
@@ -30,6 +32,9 @@ def add(verbs: Verbs) -> None:
         "-o", "--out", type=Path, required=True, metavar="supernet.safetensors",
         help="the supernet to write",
     )  # fmt: skip
+    importer.add_argument(
+        "-v", "--verbose", action="store_true", help="also list the tensors that are left out"
+    )
     importer.set_defaults(call=_import)
 
 
@@ -56,12 +61,14 @@ def _import(args: argparse.Namespace) -> None:
                 f"{args.classes} has {len(classes)} names, but the checkpoint has "
                 f"{net.num_classes} classes"
             )
+    source = attentivenas.SOURCES[args.kind]
     # as the public code evaluates: a crop of 224, which the net itself resizes to its resolution
     how = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
-    about = About(classes, how, attentivenas.LICENCE, attentivenas.SOURCE)
+    about = About(classes, how, attentivenas.LICENCE, source)
     checkpoint.save(args.out, net, about)
-    print(f"{len(tensors)} tensors imported, {len(dropped)} dropped")
-    for name in dropped:
-        print(f"  dropped {name}")
-    print(f"licence of the weights: {attentivenas.LICENCE} ({attentivenas.SOURCE})")
+    listed = "" if args.verbose or not dropped else " (-v lists them)"
+    print(f"{len(tensors)} tensors imported, {len(dropped)} that no network uses left out{listed}")
+    for name in dropped if args.verbose else []:
+        print(f"  left out {name}")
+    print(f"licence of the weights: {attentivenas.LICENCE} ({source})")
     print(f"supernet: {args.out}")

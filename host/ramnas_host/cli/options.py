@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 ARCH_HELP = (
-    "the arch: min, max, A0 to A6 (published networks of space attentivenas), the name or id of a "
-    "candidate of --front, or a .yaml file"
+    "the arch: min, max, A0 to A6 (published networks of space attentivenas; A5 and A5_1 of "
+    "AlphaNet's weights are AlphaNet's), mobilenet_v3_large, the name or id of a candidate of "
+    "--front, or a .yaml file"
 )
 SPLITS = ("train", "calibration", "selection", "report")
 

@@ -156,14 +156,15 @@ def save(front: Front, path: Path) -> None:
     write_file(path, msgspec.json.format(msgspec.json.encode(front), indent=1))
 
 
-def arch_of(space: Space, wanted: str, path: Path | None) -> Arch:
+def arch_of(space: Space, wanted: str, path: Path | None, source: str = "") -> Arch:
     """Find an arch by min, max, name, id or YAML file, also among the candidates in `path`.
 
+    `source` is where the weights come from, which decides between published networks of one name.
     SpaceError if there is no such arch.
     """
     front = load(path) if path else None
     archs = [c.arch for c in front.candidates] if front else []
-    return find_arch(space, wanted, archs, front.family if front else None)
+    return find_arch(space, wanted, archs, front.family if front else None, source)
 
 
 class _Version(msgspec.Struct):

@@ -18,14 +18,12 @@ import torch
 from torch import Tensor
 
 from ramnas_models.errors import DataError
+from ramnas_models.named import ALPHANET, ATTENTIVENAS
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
 
 LICENCE = "CC-BY-NC-4.0"
-SOURCE = (
-    "AttentiveNAS / AlphaNet supernet of Facebook, Inc. "
-    "(github.com/facebookresearch/AttentiveNAS, github.com/facebookresearch/AlphaNet)"
-)
+SOURCES = {"attentivenas": ATTENTIVENAS, "alphanet": ALPHANET}  # both have the same form
 _CLASSES = 1000  # ImageNet's; no other classifier was published
 
 # Classes that may appear in the entry `args`: the publisher's own (nested dicts whose __dict__ is

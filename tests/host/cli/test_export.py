@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -19,10 +20,11 @@ from ramnas_edge.vision.preprocessing import read_image
 from ramnas_edge.vision.sources import list_images
 from ramnas_host.data.about import About
 from ramnas_host.data.images import load_folder
+from ramnas_host.search.front import arch_of
 from ramnas_host.training import checkpoint
 from ramnas_host.training.evaluate import recalibrated_subnet
 from ramnas_models.errors import DataError, SpaceError
-from ramnas_models.named import find_arch
+from ramnas_models.named import ALPHANET, find_arch
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
 from tests.host.cli.commands import ramnas, refused
@@ -43,7 +45,8 @@ def weights(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ran = ramnas("import", "attentivenas", source, "-o", out)
     assert ran.returncode == 0, ran.stderr
     assert "licence of the weights: CC-BY-NC-4.0" in ran.stdout
-    assert "dropped " in ran.stdout
+    assert re.search(r"^661 tensors imported, \d+ that no network uses left out", ran.stdout)
+    assert len(ran.stdout.splitlines()) == 3
     return out
 
 
@@ -165,6 +168,18 @@ def test_a_bad_checkpoint_is_refused_and_nothing_is_written(source: Path, tmp_pa
     ran = ramnas("import", "attentivenas", source, "--classes", names, "-o", out)
     refused(ran, "has 2 names, but the checkpoint has 1000 classes")
     assert not out.exists()
+
+
+def test_weights_of_alphanet_say_so_and_have_its_a5(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "supernet.safetensors"
+    ran = ramnas("import", "alphanet", source, "-v", "-o", out)
+    assert ran.returncode == 0, ran.stderr
+    left_out = int(re.search(r"(\d+) that no network uses", ran.stdout)[1])
+    assert ran.stdout.count("  left out ") == left_out > 0
+    loaded = checkpoint.load(out)
+    assert loaded.about.source == ALPHANET
+    found = arch_of(loaded.net.space, "A5_1", None, loaded.about.source)
+    assert found.resolution == 288
 
 
 def test_the_supernet_of_a_checkpoint_reads_back(weights: Path) -> None:
