@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import data_option, workers_option
+from ramnas_host.cli.options import data_option, device_option, workers_option
 from ramnas_host.data.about import describe
 from ramnas_models.errors import DataError
+
+_MUCH_WAITING = 0.1  # of the time: worth a word, as more --workers may help
 
 
 def add(verbs: Verbs) -> None:
@@ -28,6 +30,7 @@ def add(verbs: Verbs) -> None:
         help="name or .yaml of the recipe: data set, schedule, optimizer (default: digits)",
     )  # fmt: skip
     data_option(train)
+    device_option(train)
     workers_option(train)
     train.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
@@ -42,6 +45,7 @@ def _train(args: argparse.Namespace) -> None:
     from ramnas_host.data import loader
     from ramnas_host.data.datasets import load_dataset
     from ramnas_host.training import checkpoint, distributed, loop, run_folder, train
+    from ramnas_models.accuracy import share
     from ramnas_models.files import make_folder
     from ramnas_models.space import load_space
 
@@ -58,7 +62,7 @@ def _train(args: argparse.Namespace) -> None:
             )
         print(f"already trained: {out}")
         return
-    with distributed.started() as ranks:
+    with distributed.started(args.device) as ranks:
         make_folder(args.out)  # so that a bad --out fails now, not after the training
         if ranks.leads and state.exists():
             print(f"going on from {state}", flush=True)
@@ -67,18 +71,26 @@ def _train(args: argparse.Namespace) -> None:
             workers = loader.default_workers(dataset.train, ranks.local_world)
         title = f"train {space.name} on {dataset.name}"
         with bar(title, steps, shown=ranks.leads) as update:
-            best = ""
+            scores: dict[str, float] = {}
+            waiting = 0.0  # a moving average, as single steps differ much
 
             def show(step: loop.Step) -> None:
-                nonlocal best
-                if step.scores:
-                    low, high = (step.scores[f"top1_{end}"] for end in ("min", "max"))
-                    best = f", top-1 min {low:.1%} max {high:.1%}"
+                nonlocal scores, waiting
+                scores = step.scores or scores
+                waiting += (step.wait_share - waiting) / 20
                 losses = " ".join(f"{loss:.2f}" for loss in step.losses)
-                update(step.number, f"{step.images_per_s:.0f} images/s, losses {losses}{best}")
+                words = [f"{step.images_per_s:.0f} images/s", f"losses {losses}"]
+                if waiting > _MUCH_WAITING:
+                    words.append(f"{waiting:.0%} of the time waiting for images")
+                if scores:
+                    words.append(train.scores_text(scores))
+                update(step.number, ", ".join(words))
 
             train.train(
                 space, dataset, recipe, folder=args.out, ranks=ranks, workers=workers, on_step=show
             )
         if ranks.leads:
+            for end in ("min", "max"):
+                top1, n = scores[f"top1_{end}"], int(scores[train.N])
+                print(f"last weights, {end}: {share('top1', top1, 'selection', n)}")
             print(f"supernet: {out}\nbest: {args.out / run_folder.BEST}")

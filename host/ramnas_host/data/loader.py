@@ -150,9 +150,12 @@ class _BatchSampler(data.Sampler[list[tuple[int, int]]]):
             if epoch != current:
                 rng = np.random.default_rng((self._recipe.seed, epoch, 0))
                 current, order = epoch, rng.permutation(self._images)
-            chosen = order[batch * size : (batch + 1) * size][self._rank :: self._world]
-            for part in np.split(chosen, self._recipe.accumulate):
-                yield [(epoch, index) for index in part.tolist()]
+            chosen = order[batch * size : (batch + 1) * size]
+            parts = self._recipe.accumulate
+            # the parts of all ranks divide the batch as the shares of as many ranks would
+            for first in range(self._rank, self._world * parts, self._world):
+                share = chosen[first :: self._world * parts]
+                yield [(epoch, index) for index in share.tolist()]
 
 
 class _Examples(data.Dataset[Item]):

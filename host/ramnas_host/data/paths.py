@@ -119,7 +119,7 @@ def _listed(folder: Path, known: _Listing | None) -> _Listing:
             return known
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return _Listing(0, b"")
     except OSError as error:
         raise DataError(f"cannot list the images in {folder}: {error.strerror}") from error

@@ -49,7 +49,8 @@ class Metrics:
         speed = (f"{images_per_s:.1f}", f"{wait_s:.4f}")
         row = [step, epoch, f"{lr:.6g}", *speed, *(f"{loss:.5f}" for loss in losses)]
         empty = [""] * (len(self._columns) - len(row))
-        found = [f"{scores[name]:.4f}" for name in self._columns[len(row) :]] if scores else empty
+        names = self._columns[len(row) :]
+        found = [_text(scores[name]) for name in names] if scores else empty
         with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([*row, *found])
         if self._board is not None:
@@ -61,3 +62,7 @@ class Metrics:
         """Write out what TensorBoard still holds."""
         if self._board is not None:
             self._board.close()
+
+
+def _text(score: float) -> str:
+    return str(score) if isinstance(score, int) else f"{score:.4f}"

@@ -5,7 +5,8 @@ It runs in one process or, under torchrun, in several.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import DropRates, Supernet
 
 LAST = "supernet.safetensors"
-SCORES = ("top1_min", "top5_min", "top1_max", "top5_max")
+N = "selection_n"  # the column with the number of images that the scores come from
 
 
 def train(
@@ -85,21 +86,31 @@ def train(
 
 
 def _contents(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> FolderContents:
-    """What a supernet's training saves. The best weights are those with the highest mean of the
-    top-1 of min and max."""
+    """What a supernet's training saves.
+
+    The best weights are those with the highest mean of the top-1 of min and max. The random subnets
+    do not count: they lie between the two, and how many there are must not change what is best.
+    """
     space, about = net.space, describe(dataset, recipe)
     parts = ("train", "calibration", "selection", "report")
+    groups = evaluated(space, recipe)
+    names = (N, *(f"{top}_{name}" for name in groups for top in ("top1", "top5")))
 
     def evaluate() -> dict[str, float]:
-        low, high = true_scores(net, [space.min(), space.max()], dataset, "selection", ranks=ranks)
-        return dict(zip(SCORES, (low.top1, low.top5, high.top1, high.top5), strict=True))
+        archs = [arch for group in groups.values() for arch in group]
+        found = dict(zip(archs, true_scores(net, archs, dataset, "selection", ranks=ranks)))
+        scores: dict[str, float] = {N: found[archs[0]].n}
+        for name, group in groups.items():
+            scores[f"top1_{name}"] = statistics.fmean(found[arch].top1 for arch in group)
+            scores[f"top5_{name}"] = statistics.fmean(found[arch].top5 for arch in group)
+        return scores
 
     return FolderContents(
         recipe=recipe,
         per_epoch=loader.steps_per_epoch(dataset.train, recipe),
         identity=resume.identity(f"{space.hash} {len(dataset.train)}", recipe),
         last=LAST,
-        columns=(*(f"loss_{role}" for role in sandwich.ROLES), *SCORES),
+        columns=(*(f"loss_{role}" for role in sandwich.ROLES), *names),
         resolved={
             "space": msgspec.to_builtins(space),
             "images": {part: len(dataset.split(part)) for part in parts},
@@ -108,6 +119,26 @@ def _contents(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> 
         goodness=lambda scores: (scores["top1_min"] + scores["top1_max"]) / 2,
         save=lambda path: checkpoint.save(path, net, about),
     )
+
+
+def evaluated(space: Space, recipe: Recipe) -> dict[str, list[Arch]]:
+    """The archs that are scored on the way, by the names of their columns in the metrics.
+
+    A column is the mean over its archs: min, max and, if the recipe asks for them, random subnets.
+    """
+    rng = np.random.default_rng((recipe.seed, 0, 2))  # the same ones in every evaluation
+    random = [space.sample(rng) for _ in range(recipe.random_subnets)]
+    return {"min": [space.min()], "max": [space.max()], **({"random": random} if random else {})}
+
+
+def scores_text(scores: Mapping[str, float]) -> str:
+    """The scores of a step for people: `selection top-1 min 95.2 % max 98.0 % (n 500)`."""
+    found = [
+        f"{name} {100 * scores[f'top1_{name}']:.1f} %"
+        for name in ("min", "max", "random")
+        if f"top1_{name}" in scores
+    ]
+    return f"selection top-1 {' '.join(found)} (n {scores[N]})"
 
 
 def _compiled(net: Supernet) -> sandwich.Forward:

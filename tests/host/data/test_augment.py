@@ -12,11 +12,13 @@ torch = pytest.importorskip("torch")
 from torch import Tensor
 
 from ramnas_host.config import Augment
+from ramnas_host.data import augment as module
 from ramnas_host.data.augment import Augmentation, random_crop
 from ramnas_host.data.images import normalise
 from ramnas_models.onnx_graph import Normalisation
 
 OFF = Augment(size=256, crop=1.0, flip=0.0, brightness=0.0, noise=0.0, mask=0.0)
+POLICIES = ("autoaugment", "randaugment")
 ALL = Augment(size=256, crop=1.0, flip=0.5, brightness=0.4, noise=0.05, mask=0.2)
 ON = {"flip": 1.0, "brightness": 0.3, "noise": 0.05, "mask": 0.2}
 AS_IT_IS = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channels="bgr")
@@ -196,6 +198,38 @@ def test_the_seed_of_torch_decides_every_augmentation(augment: Augment) -> None:
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], another)
     assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_gives_each_image_operations_of_its_own(policy: str) -> None:
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (1, 24, 24, 3), dtype=torch.uint8)
+    augmentation = Augmentation(msgspec.structs.replace(OFF, policy=policy), AS_IT_IS)
+    found = augmentation(image.repeat(64, 1, 1, 1))
+    assert found.shape == (64, 3, 24, 24)
+    assert found.dtype == torch.float32
+    assert -1e-6 <= float(found.min()) <= float(found.max()) <= 1 + 1e-6
+    assert len({one.numpy().tobytes() for one in found}) > 20
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_seed_of_torch_decides_what_a_policy_does(policy: str) -> None:
+    augmentation = Augmentation(msgspec.structs.replace(ALL, policy=policy), AS_IT_IS)
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(augmentation(grey(16)))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_operations_on_colours_see_red_green_blue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images are in BGR. A policy that keeps only red must keep the last channel."""
+    only_red = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    monkeypatch.setattr(module, "_policy", lambda name: lambda x: x * only_red)
+    found = Augmentation(OFF, AS_IT_IS)(grey(2))
+    assert not found[:, :2].any()
+    assert found[:, 2].all()
 
 
 @pytest.mark.parametrize("key", ON)

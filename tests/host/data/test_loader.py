@@ -117,9 +117,29 @@ def test_the_shares_of_all_ranks_are_the_batch_of_one(split: Split, world: int) 
         assert crops(parts) == crops([one])
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("first", [0, 5])
+def test_the_parts_of_a_step_are_the_shares_of_as_many_ranks(
+    split: Split, parts: int, first: int
+) -> None:
+    how = msgspec.structs.replace(recipe(), accumulate=parts)
+    in_parts = list(batches(split, how, first, 8))
+    assert len(in_parts) == parts * (8 - first)
+    for part in range(parts):
+        share = batches(split, recipe(), first, 8, rank=part, world=parts)
+        assert_equal(in_parts[part::parts], share)
+    two = [list(batches(split, how, 0, 8, rank=rank, world=2)) for rank in (0, 1)]
+    for step, one in enumerate(batches(split, recipe(), 0, 8)):
+        of_step = [batch for rank in two for batch in rank[parts * step : parts * (step + 1)]]
+        assert crops(of_step) == crops([one])
+
+
 def test_a_batch_that_the_ranks_cannot_share_evenly_is_refused(split: Split) -> None:
     with pytest.raises(DataError, match="batch_size 8 cannot be shared evenly by 3 processes"):
         next(batches(split, recipe(), 0, 1, rank=0, world=3))
+    how = msgspec.structs.replace(recipe(), accumulate=4)
+    with pytest.raises(DataError, match="by 4 processes in 4 parts each: choose a multiple of 16"):
+        next(batches(split, how, 0, 1, rank=0, world=4))
 
 
 def test_fewer_images_than_a_batch_are_refused(split: Split) -> None:

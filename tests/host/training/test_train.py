@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data.about import describe
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import Dataset
-from ramnas_host.training import checkpoint, optimizer, sandwich, train
+from ramnas_host.training import checkpoint, optimizer, sandwich, tensors, train
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import recalibrated_subnet, score, true_scores
 from ramnas_host.training.run_folder import BEST, STATE
@@ -45,7 +46,8 @@ def digits() -> Dataset:
 def short(epochs: int = 1, **changes: object) -> Recipe:
     """The recipe `digits` with few images and one epoch; 15 steps if `batch_size` is 16."""
     return msgspec.structs.replace(
-        load_recipe("digits"), **{"images": IMAGES, "epochs": epochs, **changes}
+        load_recipe("digits"),
+        **{"images": IMAGES, "epochs": epochs, "random_subnets": 0, **changes},
     )
 
 
@@ -118,15 +120,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     """After kill -9 in a random step, the same command ends in the weights of an undisturbed run.
 
     They are equal bit for bit. Augmentation, dropout and drop-connect are on, so that every random
-    generator takes part.
+    generator takes part, and a step has two parts and goes into an average.
     """
     augment = msgspec.structs.replace(
-        short().augment, flip=0.5, brightness=0.3, noise=0.05, mask=0.2
+        short().augment, flip=0.5, brightness=0.3, noise=0.05, mask=0.2, policy="randaugment"
     )
     recipe = tmp_path / "short.yaml"
     changed = short(
         epochs=2, batch_size=16, dropout=0.2, drop_connect=0.2, augment=augment,
         images=SplitSizes(train=96, selection=50, calibration=20), save_every=2, evaluate_every=1,
+        accumulate=2, ema=0.9, random_subnets=2,
     )  # fmt: skip
     recipe.write_bytes(msgspec.yaml.encode(changed))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -143,7 +146,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     last_weights, best_weights, metrics = [], [], []
     for out in (whole, killed):
         assert main.main(train_verb(recipe, out)) == 0
-        assert ("going on from" in capsys.readouterr().out) == (out == killed)
+        printed = capsys.readouterr().out
+        assert ("going on from" in printed) == (out == killed)
+        assert re.search(r"min: top1 .* % \(selection split, n 50, 95 % interval .* %\)", printed)
         assert not (out / STATE).exists()
         last_weights.append(checkpoint.load(out / train.LAST).net.state_dict())
         best_weights.append(checkpoint.load(out / BEST).net.state_dict())
@@ -284,6 +289,8 @@ def test_a_diverged_run_stops_and_names_step_archs_and_last_good_state(
     assert SPACE.max().id in str(raised.value)
     assert SPACE.min().id in str(raised.value)
     assert f"is in {tmp_path / STATE}" in str(raised.value)
+    saved, _ = tensors.read(tmp_path / STATE)
+    assert all(torch.isfinite(value).all() for value in saved.values())
     with pytest.raises(DataError, match="nothing was saved before"):
         train.train(SPACE, digits, wild)
 
@@ -319,6 +326,7 @@ def small_imagenet(path: Path, **changes: object) -> Path:
     content = yaml.safe_load(msgspec.yaml.encode(load_recipe("imagenet")))
     content.update(
         epochs=1, warm_up_epochs=0, evaluate_every=1, save_every=3, precision="fp32",
+        random_subnets=0,
         images={"train": 0, "selection": 4, "calibration": 4}, **changes,
     )  # fmt: skip
     content["optimizer"]["lr"] = 0.02

@@ -1,0 +1,167 @@
+"""Paths in one buffer: the same as a list of them, small, and listed from the disk only once."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ramnas_edge.board.folders import cache_folder
+from ramnas_host.data import paths
+from ramnas_host.data.images import Files
+from ramnas_host.data.paths import PathList, scan
+from ramnas_models.errors import DataError
+
+NAMES = st.text(string.ascii_letters + "._- äß日", min_size=1, max_size=12).filter(
+    lambda name: name.strip(".")
+)
+PATHS = st.lists(
+    st.builds(lambda parts, root: Path(root, *parts), st.lists(NAMES, min_size=1, max_size=4),
+              st.sampled_from(["", "/", "/data/train"])),
+    max_size=20,
+)  # fmt: skip
+LONG_AGO = 1_000_000_000
+
+
+@given(PATHS, st.data())
+def test_it_is_the_list_of_the_same_paths(expected: list[Path], data: st.DataObject) -> None:
+    found = PathList.of(expected)
+    assert list(found) == expected
+    assert len(found) == len(expected)
+    start = data.draw(st.integers(-3, 20))
+    assert list(found[start:]) == expected[start:]
+    if expected:
+        index = data.draw(st.lists(st.integers(0, len(expected) - 1), max_size=8))
+        taken = found.take(np.array(index, np.int64))
+        assert list(taken) == [expected[i] for i in index]
+        assert taken._text is found._text
+        assert found[-1] == expected[-1]
+    again = pickle.loads(pickle.dumps(found))
+    assert list(again) == expected
+
+
+def test_a_million_paths_take_little_memory_and_are_never_copied() -> None:
+    """The paths of ImageNet's training images: 1,280,000 in 1,000 folders.
+
+    A worker that is forked shares the arrays; one that is spawned gets the pickle.
+    """
+    folders = [f"/data/imagenet/train/n{k:08d}".encode() for k in range(1000)]
+    names = [b"".join(b"n%08d_%05d.JPEG\0" % (k, i) for i in range(1280)) for k in range(1000)]
+    found = PathList.of_folders(folders, names)
+    assert len(found) == 1_280_000
+    assert found[1_279_999] == Path("/data/imagenet/train/n00000999/n00000999_01279.JPEG")
+    assert len(pickle.dumps(found, pickle.HIGHEST_PROTOCOL)) < 50e6
+    taken = found.take(np.random.default_rng(0).permutation(1_280_000)[:1_270_000])
+    # both in one pickle, as both are in a data set: the names are in it once
+    assert len(pickle.dumps((found, taken), pickle.HIGHEST_PROTOCOL)) < 60e6
+    # objects whose references Python counts would be copied: there is one for each folder
+    assert objects(found) < 2000
+
+
+def objects(value: object) -> int:
+    """How many Python objects `value` is made of."""
+    if isinstance(value, PathList):
+        return sum(map(objects, vars(value).values()))
+    return 1 + (sum(map(objects, value)) if isinstance(value, (list, tuple)) else 0)
+
+
+def test_files_keep_their_paths_in_that_form() -> None:
+    files = Files([Path("a/1.jpg"), Path("a/2.jpg"), Path("b/1.jpg")])
+    assert list(files.paths) == [Path("a/1.jpg"), Path("a/2.jpg"), Path("b/1.jpg")]
+    assert files.name(2) == "b/1.jpg"
+    assert isinstance(files.paths, PathList)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three classes, of which `c` is empty; the folders last changed long ago."""
+    for name in ("a/2.JPEG", "a/1.png", "a/notes.txt", "b/x.jpg", "c/.keep"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for name in "abc":
+        os.utime(tmp_path / name, (LONG_AGO, LONG_AGO))
+    return tmp_path
+
+
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the folders that are read from now on."""
+    seen: list[str] = []
+    own = os.scandir
+    monkeypatch.setattr(paths.os, "scandir", lambda at: seen.append(Path(at).name) or own(at))
+    return seen
+
+
+CLASSES = ("a", "absent", "b", "c")
+
+
+def test_classes_come_in_order_with_their_images_in_the_order_of_their_names(folder: Path) -> None:
+    found, labels = scan(folder, CLASSES)
+    assert [str(path.relative_to(folder)) for path in found] == ["a/1.png", "a/2.JPEG", "b/x.jpg"]
+    assert labels.tolist() == [0, 0, 2]
+    assert labels.dtype == np.int64
+    reverse, labels = scan(folder, CLASSES[::-1])
+    assert [str(path.relative_to(folder)) for path in reverse] == ["b/x.jpg", "a/1.png", "a/2.JPEG"]
+    assert labels.tolist() == [1, 3, 3]
+
+
+def test_a_class_is_listed_again_only_if_its_folder_has_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = listed(monkeypatch)
+    first = scan(folder, CLASSES)
+    assert seen == ["a", "b", "c"]
+    again = scan(folder, CLASSES)
+    assert len(seen) == 3
+    assert list(again[0]) == list(first[0])
+    assert again[1].tolist() == first[1].tolist()
+    (folder / "b/new.webp").touch()
+    (folder / "a/1.png").unlink()
+    os.utime(folder / "a", (LONG_AGO, LONG_AGO + 1))
+    found, labels = scan(folder, CLASSES)
+    assert sorted(seen[3:]) == ["a", "b"]
+    assert [path.name for path in found] == ["2.JPEG", "new.webp", "x.jpg"]
+    assert labels.tolist() == [0, 2, 2]
+
+
+def test_a_folder_that_has_just_changed_is_not_trusted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second file in the same tick of the file system's clock leaves the time as it is."""
+    (folder / "b/1.jpg").touch()
+    now_ns = (folder / "b").stat().st_mtime_ns
+    scan(folder, CLASSES)
+    (folder / "b/2.jpg").touch()
+    os.utime(folder / "b", ns=(now_ns, now_ns))
+    assert [path.name for path in scan(folder, CLASSES)[0]][2:] == ["1.jpg", "2.jpg", "x.jpg"]
+
+
+def test_a_damaged_or_unwritable_cache_only_costs_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("own")))
+    expected = list(scan(folder, CLASSES)[0])
+    (file,) = (cache_folder() / "images").iterdir()
+    for content in (b"", b"no message", file.read_bytes()[:-5]):
+        file.write_bytes(content)
+        assert list(scan(folder, CLASSES)[0]) == expected
+    blocked = tmp_path_factory.mktemp("blocked") / "file"
+    blocked.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert list(scan(folder, CLASSES)[0]) == expected
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(at: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(paths.os, "scandir", denied)
+    with pytest.raises(DataError, match=r"cannot list the images in .*/a: Permission denied"):
+        scan(folder, CLASSES)
