@@ -34,7 +34,8 @@ def classification_task(
     @cache  # so that the images are prepared once
     def part(name: str, ranks: Ranks) -> Split:
         split = dataset.split(name)
-        return split.take(np.array(ranks.share(range(len(split))), np.int64))
+        own = np.array(ranks.share(range(len(split))), np.int64)
+        return split if ranks.world == 1 else split.take(own)
 
     def evaluate(name: str, ranks: Ranks) -> tuple[Accuracy, ...]:
         scores = _score_shared(subnet, part(name, ranks), ranks)
