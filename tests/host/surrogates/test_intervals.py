@@ -19,6 +19,8 @@ from ramnas_host.surrogates.noise_floor import floor_ms
 from ramnas_host.surrogates.surrogate import COST, fit, score, space_costs
 from ramnas_models.space import load_space
 from tests.host.search import fronts
+from tests.studies import intervals
+from tests.studies.measured_latencies import Measured
 
 SPACE = load_space("ofa_mbv3")
 COSTS = space_costs(SPACE)
@@ -190,3 +192,15 @@ def test_visits_that_do_not_scatter_or_are_few_show_no_floor() -> None:
     assert floor_ms(drift.fit(visits([5.0, 9.0, 12.0], 0.02, 0.1, 0, rounds=3))) is None
     same = [Visit(str(i), "b", r, i, (5.0, 5.0), r + i / 9) for i in range(5) for r in range(8)]
     assert floor_ms(drift.fit(same)) is None
+
+
+def test_the_study_prints_coverage_errors_and_what_a_floor_gains() -> None:
+    ms = np.column_stack([relative(np.random.default_rng(i), MS[:300]) for i in range(2)])
+    data = Measured(SPACE, ROWS[:300], ("other", intervals.QUIET), ms, np.arange(0))
+    coverage, errors = intervals.coverage_and_errors(data, [12], 1).split("\n\n")
+    assert [line.split(" | ")[0] for line in coverage.splitlines()[2:]] == [
+        "| other", f"| {intervals.QUIET}", "| mean",
+    ]  # fmt: skip
+    assert "| printed | " in errors
+    gain = intervals.floor_gain(data, [12], 1).splitlines()[2:]
+    assert [line.split(" | ")[1] for line in gain] == ["relative", "floor", "measured"]
