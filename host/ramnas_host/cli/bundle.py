@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import data_option
+from ramnas_host.cli.options import data_option, device_option
 from ramnas_models.errors import DataError
 
 
@@ -32,6 +32,7 @@ def add(verbs: Verbs) -> None:
         help="the supernet whose weights the models of --front get",
     )  # fmt: skip
     data_option(bundle)
+    device_option(bundle)
     bundle.add_argument(
         "--models", type=int, default=8, metavar="N",
         help="the largest number of models taken from --front (default: 8)",
@@ -58,7 +59,8 @@ def _bundle(args: argparse.Namespace) -> None:
     from ramnas_host.data.datasets import dataset_of
     from ramnas_host.report.plots import plot_front
     from ramnas_host.search import front, front_bundle
-    from ramnas_host.training import checkpoint
+    from ramnas_host.training import checkpoint, distributed
+    from ramnas_host.training.evaluate import recalibrated_subnets
 
     verified, loaded = front.load(args.front), checkpoint.load(args.supernet)
     chosen = (
@@ -66,8 +68,15 @@ def _bundle(args: argparse.Namespace) -> None:
         else front_bundle.choose(verified, most=args.models)
     )  # fmt: skip
     front_bundle.check_space(loaded, verified)
+    entries = front_bundle.entries(verified, chosen)
     calibration = dataset_of(loaded.about, args.data).calibration
-    front_bundle.write(args.out, front_bundle.entries(verified, chosen), loaded, calibration)
+    with distributed.started(args.device) as ranks:
+        net = loaded.net.to(ranks.device)
+        archs = [entry.arch for entry in entries]
+        subnets = recalibrated_subnets(net, archs, calibration, ranks=ranks)
+        if not ranks.leads:
+            return
+        front_bundle.write(args.out, entries, loaded, subnets)
     print(f"bundle of {len(chosen)} models: {args.out}")
     if args.plot:
         plot_front(verified, [c.arch_id for c in chosen], args.plot)

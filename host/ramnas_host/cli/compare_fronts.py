@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import measuring
-from ramnas_host.cli.options import data_option, supernet_option
+from ramnas_host.cli.options import data_option, device_option, supernet_option
 from ramnas_models.errors import DataError
 from ramnas_models.sampling import sample_by_macs
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
     from ramnas_edge.measuring.record import LatencyRecord
     from ramnas_edge.measuring.request import Request
-    from ramnas_host.data.images import Dataset
     from ramnas_host.search.front import Front
     from ramnas_host.search.objectives import Observations
     from ramnas_host.training.checkpoint import Checkpoint
+    from ramnas_host.training.evaluate import Scores
+    from ramnas_host.training.truth import Truth
     from ramnas_models.space import Arch
 
 log = logging.getLogger(__name__)
 
 _SETTINGS = (
     "batches", "samples", "accuracy_samples", "candidates", "population", "parents", "generations",
-    "infill_rounds", "rounds", "engine", "precision", "threads", "device", "seed",
+    "infill_rounds", "rounds", "engine", "precision", "threads", "board", "seed",
 )  # fmt: skip
 
 
@@ -46,20 +47,22 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     supernet_option(verb)
     data_option(verb)
+    device_option(verb)
     verb.add_argument(
         "--store", type=Path, required=True, metavar="records.sqlite",
         help="store for all measured records; what it holds already is not measured again",
     )  # fmt: skip
     verb.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help="folder of the results; the same command goes on with what it holds",
+        help="folder of the results; the same command goes on with what it holds, such as the "
+        "accuracies that are known",
     )  # fmt: skip
     verb.add_argument(
         "--batches", type=int, nargs="+", default=[1, 8], metavar="N",
         help="batch sizes at which latency is measured and both fronts are compared (default: 1 8)",
     )  # fmt: skip
     verb.add_argument(
-        "--device", default="any",
+        "--board", default="any",
         help="a device class or a part of its name (default: the only class of the store)",
     )  # fmt: skip
     for name, text, words in (
@@ -87,29 +90,37 @@ def add(verbs: Verbs) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     from ramnas_host.data.datasets import dataset_of
+    from ramnas_host.training import checkpoint, distributed
+    from ramnas_host.training.truth import Truth
+
+    loaded = checkpoint.load(args.supernet)
+    dataset = dataset_of(loaded.about, args.data)
+    with distributed.started(args.device) as ranks:
+        truth = Truth(loaded.net, dataset, ranks=ranks, path=args.out / "accuracies.jsonl")
+        truth.lead(lambda: _led(args, loaded, dataset.name, truth))
+
+
+def _led(args: argparse.Namespace, loaded: Checkpoint, dataset: str, truth: Truth) -> None:
+    """Search and compare on this process alone; `truth` has all processes evaluate."""
     from ramnas_host.report import plots
     from ramnas_host.search import comparison
-    from ramnas_host.training import checkpoint
     from ramnas_models.accuracy import share
     from ramnas_models.files import write_file
 
-    loaded = checkpoint.load(args.supernet)
     _check_same(args)
-    dataset = dataset_of(loaded.about, args.data)
-    truth = _Truth(args.out / "accuracies.json", loaded, dataset, "selection")
-    reported = _Truth(args.out / "reported.json", loaded, dataset, "report")
-    by_macs = comparison.own_front(_search(args, loaded, truth, "macs", []))
+    by_macs = comparison.own_front(_search(args, loaded, dataset, truth, "macs", []))
     found = []
     for batch in args.batches:
         known = _calibrated(args, loaded, batch)
-        front = _search(args, loaded, truth, f"latency-{batch}", known)
+        front = _search(args, loaded, dataset, truth, f"latency-{batch}", known)
         by_latency = comparison.own_front(front)
         archs = {c.arch_id: c.arch for c in (*by_macs, *by_latency)}
         request = _request(args, loaded, f"fronts-{batch}", batch, [*archs.values()])
         records = _recorded(args, request, front.cost.device_class)
+        scores = _evaluated(truth, [*archs.values()], "report")
         top1 = {
-            arch_id: share("top1", value, "report", len(dataset.report))
-            for arch_id, value in zip(archs, reported([*archs.values()]), strict=True)
+            arch_id: share("top1", one.top1, "report", one.n)
+            for arch_id, one in zip(archs, scores, strict=True)
         }
         found.append(comparison.compare(batch, by_macs, by_latency, top1, records))
     write_file(args.out / "comparison.json", _json(found))
@@ -146,28 +157,6 @@ def _check_same(args: argparse.Namespace) -> None:
     write_file(path, json.dumps(now, indent=1).encode())
 
 
-class _Truth:
-    """Archs -> their true top-1 on one split, each computed once and kept in a file."""
-
-    def __init__(self, path: Path, loaded: Checkpoint, dataset: Dataset, split: str) -> None:
-        self.path, self._net, self.dataset, self._split = path, loaded.net, dataset, split
-        self.top1: dict[str, float] = json.loads(path.read_bytes()) if path.exists() else {}
-
-    def __call__(self, archs: Sequence[Arch]) -> list[float]:
-        from ramnas_host.cli.progress import bar
-        from ramnas_host.training.evaluate import true_scores
-        from ramnas_models.files import write_file
-
-        new = [arch for arch in archs if arch.id not in self.top1]
-        with bar("true accuracy", len(new)) as update:
-            for i, arch in enumerate(new):
-                (scores,) = true_scores(self._net, [arch], self.dataset, self._split)
-                self.top1[arch.id] = scores.top1
-                write_file(self.path, json.dumps(self.top1).encode())
-                update(i + 1)
-        return [self.top1[arch.id] for arch in archs]
-
-
 def _calibrated(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> list[Observations]:
     import numpy as np
 
@@ -176,7 +165,7 @@ def _calibrated(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> lis
     space = loaded.net.space
     archs = sample_by_macs(space, np.random.default_rng(args.seed), args.samples)
     records = _recorded(args, _request(args, loaded, f"calibration-{batch}", batch, archs))
-    return objectives.read_objectives(f"top1,latency@{args.device}", records, space)
+    return objectives.read_objectives(f"top1,latency@{args.board}", records, space)
 
 
 def _request(
@@ -218,7 +207,8 @@ def _recorded(
 def _search(
     args: argparse.Namespace,
     loaded: Checkpoint,
-    truth: _Truth,
+    dataset: str,
+    truth: Truth,
     name: str,
     known: list[Observations],
 ) -> Front:
@@ -227,23 +217,32 @@ def _search(
     from ramnas_host.search import front, infill, objectives
 
     path, space = args.out / f"{name}.json", loaded.net.space
-    archs = sample_by_macs(space, np.random.default_rng(args.seed), args.accuracy_samples)
     if path.exists():
         print(f"== search by {name}: already done")
         return front.load(path)
     print(f"== search by {name}", flush=True)
-    samples = list(zip(archs, truth(archs), strict=True))
+    archs = sample_by_macs(space, np.random.default_rng(args.seed), args.accuracy_samples)
+    scores = _evaluated(truth, archs, "selection")
     settings = front.Settings(
         args.population, args.parents, args.generations, seed=args.seed,
         infill_rounds=args.infill_rounds,
     )  # fmt: skip
     by_macs = [objectives.Observations(objectives.Objective(kind)) for kind in ("top1", "macs")]
     found = infill.find_front(
-        space, known or by_macs, samples, truth, settings, most=args.candidates,
-        images=len(truth.dataset.selection), dataset=truth.dataset.name,
+        space, known or by_macs,
+        [(arch, one.top1) for arch, one in zip(archs, scores, strict=True)],
+        lambda new: [one.top1 for one in _evaluated(truth, new, "selection")],
+        settings, most=args.candidates, images=scores[0].n, dataset=dataset,
     )  # fmt: skip
     front.save(found, path)
     return found
+
+
+def _evaluated(truth: Truth, archs: Sequence[Arch], split: str) -> list[Scores]:
+    from ramnas_host.cli.progress import bar
+
+    with bar(f"true accuracy on {split}", len(archs)) as update:
+        return truth(archs, split, update)
 
 
 def _json(found: object) -> bytes:

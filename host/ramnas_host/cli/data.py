@@ -16,7 +16,7 @@ def add(verbs: Verbs) -> None:
         help="write a split of a data set as image files",
         purpose="Writes one split of a recipe's data set as image files, one folder per class, so "
         "that ramnas-edge run can read them.",
-        example="ramnas data --recipe digits --split test --out runs/test",
+        example="ramnas data --recipe digits --split report --out runs/test",
     )  # fmt: skip
     data.add_argument(
         "--recipe", default="digits",

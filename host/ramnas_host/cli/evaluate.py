@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import SPLITS, data_option, supernet_option
+from ramnas_host.cli.options import (
+    REPORT_NOTE,
+    SPLITS,
+    data_option,
+    device_option,
+    supernet_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ramnas_host.training.truth import Truth
+    from ramnas_models.space import Arch
 
 
 def add(verbs: Verbs) -> None:
@@ -20,9 +33,12 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     supernet_option(evaluate)
     data_option(evaluate)
+    device_option(evaluate)
     evaluate.add_argument(
-        "--split", default="report", choices=SPLITS, help="images to measure on (default: report)"
-    )
+        "--split", default="report", choices=SPLITS,
+        help="images to measure on: report for figures that are published, selection to choose by "
+        "(default: report)",
+    )  # fmt: skip
     which = evaluate.add_mutually_exclusive_group()
     which.add_argument(
         "--random", type=int, default=10, metavar="N",
@@ -36,55 +52,75 @@ def add(verbs: Verbs) -> None:
         "--seed", type=int, default=0, help="seed of the random archs (default: 0)"
     )
     evaluate.add_argument(
-        "--out", type=Path, metavar="accuracy.json", help="also write every accuracy to this file"
-    )
+        "--out", type=Path, metavar="accuracy.json", help="also write every accuracy to this file; "
+        "accuracy.accuracies.jsonl beside it keeps each as soon as it is known, so that the same "
+        "command goes on after a stop; delete it to evaluate again",
+    )  # fmt: skip
     evaluate.set_defaults(call=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    import msgspec
     import numpy as np
 
-    from ramnas_host.cli.progress import bar
     from ramnas_host.data.datasets import dataset_of
     from ramnas_host.training import checkpoint, distributed
-    from ramnas_host.training.evaluate import true_scores
-    from ramnas_models.files import write_file
+    from ramnas_host.training.truth import Truth, beside
     from ramnas_models.named import read_archs
 
-    loaded = checkpoint.load(args.supernet)
-    space, rng = loaded.net.space, np.random.default_rng(args.seed)
-    ends = [space.min(), space.max()]
-    archs = read_archs(space, args.archs) if args.archs else [
-        *ends, *(space.sample(rng) for _ in range(args.random))
+    loaded, rng = checkpoint.load(args.supernet), np.random.default_rng(args.seed)
+    net = loaded.net
+    archs = read_archs(net.space, args.archs) if args.archs else [
+        net.space.min(), net.space.max(), *(net.space.sample(rng) for _ in range(args.random))
     ]  # fmt: skip
     dataset = dataset_of(loaded.about, args.data)
-    with distributed.started() as ranks:
-        loaded.net.to(ranks.device)
-        with bar(f"evaluate on {args.split}", len(archs), shown=ranks.leads) as update:
-            scores = true_scores(
-                loaded.net, archs, dataset, args.split, ranks=ranks, on_done=update
-            )
-        if not ranks.leads:
-            return
+    with distributed.started(args.device) as ranks:
+        truth = Truth(net, dataset, ranks=ranks, path=beside(args.out) if args.out else None)
+        truth.lead(lambda: _report(args, truth, archs, [net.plan(arch).macs for arch in archs]))
+
+
+def _report(
+    args: argparse.Namespace, truth: Truth, archs: Sequence[Arch], macs: Sequence[int]
+) -> None:
+    """Evaluate, print what came of it, and write it to --out."""
+    import msgspec
+
+    from ramnas_host.cli.progress import bar
+    from ramnas_models.accuracy import Accuracy, share
+    from ramnas_models.files import write_file
+
+    with bar(f"evaluate on {args.split}", len(archs)) as update:
+        scores = truth(archs, args.split, update)
+    n = scores[0].n
+
+    def mean(values: Sequence[float], metric: str = "top1") -> Accuracy:
+        """The interval is as for one arch, because all archs are judged on the same images."""
+        return share(metric, sum(values) / len(values), args.split, n)
+
     top1 = [s.top1 for s in scores]
-    mean1, mean5 = (sum(v) / len(v) for v in (top1, [s.top5 for s in scores]))
-    result = {
-        "split": args.split,
-        "archs": [
-            {"arch_id": a.id, "macs": loaded.net.plan(a).macs, **msgspec.to_builtins(s)}
-            for a, s in zip(archs, scores, strict=True)
-        ],
-    }
-    if args.archs:
-        print(f"top-1 on {args.split}: {len(archs)} archs, mean {mean1:.2%}, best {max(top1):.2%}")
-    else:
-        result |= {"min": top1[0], "max": top1[1], "random": top1[2:]}
-        print(
-            f"top-1 on {args.split}: min {top1[0]:.2%}, max {top1[1]:.2%}, "
-            f"mean of {args.random} random {sum(top1[2:]) / max(1, args.random):.2%}"
-        )
-    print(f"top-5 on {args.split}: mean of all {mean5:.2%}")
+    named = {"mean of all": mean(top1), "best": mean([max(top1)])}
+    if not args.archs:
+        named = {"min": mean(top1[:1]), "max": mean(top1[1:2])}
+        if args.random:
+            named[f"mean of {args.random} random"] = mean(top1[2:])
+    for name, accuracy in named.items():
+        print(f"{name}: {accuracy}")
+    print(f"mean of all: {mean([s.top5 for s in scores], 'top5')}")
+    if args.split == "report":
+        print(f"the report split is for figures that are published: {REPORT_NOTE}")
     if args.out:
+        result: dict[str, object] = {
+            "split": args.split,
+            "n": n,
+            "accuracies": named,
+            "archs": [
+                {
+                    "arch_id": arch.id, "macs": cost, "top1": one.top1, "top5": one.top5,
+                    "interval": share("top1", one.top1, args.split, one.n).interval,
+                }
+                for arch, cost, one in zip(archs, macs, scores, strict=True)
+            ],
+        }  # fmt: skip
+        if not args.archs:
+            result |= {"min": top1[0], "max": top1[1], "random": top1[2:]}
         write_file(args.out, msgspec.json.format(msgspec.json.encode(result)))
         print(f"accuracies: {args.out}")

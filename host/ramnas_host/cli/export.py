@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import ARCH_HELP
+from ramnas_host.cli.options import ARCH_HELP, REPORT_NOTE, device_option
+from ramnas_models.errors import DataError
 
 
 def add(verbs: Verbs) -> None:
@@ -35,8 +36,10 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     export.add_argument(
         "--test", type=Path, metavar="DIR",
-        help="labelled images, in one folder per class, on which top-1 is measured",
+        help="labelled images, in one folder per class, on which top-1 is measured; nothing may "
+        "have been chosen by them",
     )  # fmt: skip
+    device_option(export)
     export.add_argument(
         "-o", "--out", type=Path, required=True, metavar="DIR", help="the bundle to write"
     )
@@ -47,22 +50,29 @@ def _export(args: argparse.Namespace) -> None:
     from ramnas_host.data.images import load_folder
     from ramnas_host.search import front_bundle
     from ramnas_host.search.front import arch_of
-    from ramnas_host.training import checkpoint
+    from ramnas_host.training import checkpoint, distributed
     from ramnas_host.training.evaluate import recalibrated_subnet, score
-    from ramnas_models.accuracy import Accuracy
+    from ramnas_models.accuracy import Accuracy, share
 
     loaded = checkpoint.load(args.weights)
     arch = arch_of(loaded.net.space, args.arch, args.front, loaded.about.source)
     how, classes = loaded.about.preprocessing, loaded.about.classes
     calibration = load_folder(args.calibration, classes, how, args.calibration_images)
-    accuracy = None
-    if args.test:
-        test = load_folder(args.test, classes, how, most=10**9)
-        value = score(recalibrated_subnet(loaded.net, arch, calibration), test).top1
-        accuracy = Accuracy("top1", value, "test")
-        print(f"top-1 on {len(test)} images of {args.test}: {value:.2%}")
-    front_bundle.write(
-        args.out, [front_bundle.Entry(arch, (accuracy,) if accuracy else ())], loaded, calibration
-    )
+    test = load_folder(args.test, classes, how, most=10**9) if args.test else None
+    if test and (unlabelled := int((test.labels < 0).sum())):
+        raise DataError(
+            f"{unlabelled} of the images in {args.test} are in no folder of a class, so they have "
+            "no label: top-1 cannot be measured on them; move them away"
+        )
+    with distributed.started(args.device) as ranks:
+        if not ranks.leads:
+            return  # there is one arch, so there is nothing to share
+        subnet = recalibrated_subnet(loaded.net.to(ranks.device), arch, calibration)
+        accuracies: tuple[Accuracy, ...] = ()
+        if test:
+            scores = score(subnet, test)
+            accuracies = (share("top1", scores.top1, "report", scores.n),)
+            print(f"{accuracies[0]} of {args.test}: {REPORT_NOTE}")
+        front_bundle.write(args.out, [front_bundle.Entry(arch, accuracies)], loaded, [subnet])
     print(f"bundle of {arch.id}, recalibrated on {len(calibration)} images: {args.out}")
     print(f"licence of the weights: {loaded.about.licence}")

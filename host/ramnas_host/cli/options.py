@@ -10,6 +10,7 @@ ARCH_HELP = (
     "AlphaNet's weights are AlphaNet's), mobilenet_v3_large, the name or id of a candidate of "
     "--front, or a .yaml file"
 )
+REPORT_NOTE = "publish it, and choose nothing by it"
 SPLITS = ("train", "calibration", "selection", "report")
 
 

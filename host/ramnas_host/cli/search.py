@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import front_output, measuring
-from ramnas_host.cli.options import data_option, supernet_option
+from ramnas_host.cli.options import data_option, device_option, supernet_option
 from ramnas_models.errors import DataError
 from ramnas_models.sampling import sample_by_macs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from ramnas_models.space import Arch
+    from ramnas_host.training.truth import Truth
+    from ramnas_models.space import Arch, Space
 
 
 def add(verbs: Verbs) -> None:
@@ -31,6 +32,7 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     supernet_option(search)
     data_option(search)
+    device_option(search)
     search.add_argument(
         "--objectives", default="top1,latency", metavar="top1,latency@DEVICE[:TASK],...",
         help="what to optimise: top1 and one or more of macs, latency@DEVICE and energy@DEVICE; "
@@ -98,24 +100,37 @@ def add(verbs: Verbs) -> None:
         help="seed of the search; the same seed gives the same front (default: 0)",
     )  # fmt: skip
     search.add_argument(
-        "--out", type=Path, required=True, metavar="front.json", help="the front to write"
-    )
+        "--out", type=Path, required=True, metavar="front.json",
+        help="the front to write; front.accuracies.jsonl beside it keeps the accuracy of every "
+        "arch as soon as it is known, so that the same command goes on after a stop; delete it to "
+        "evaluate again",
+    )  # fmt: skip
     front_output.csv_option(search)
     search.set_defaults(call=_search)
 
 
 def _search(args: argparse.Namespace) -> None:
+    from ramnas_host.data.datasets import dataset_of
+    from ramnas_host.training import checkpoint, distributed
+    from ramnas_host.training.truth import Truth, beside
+
+    loaded = checkpoint.load(args.supernet)
+    dataset = dataset_of(loaded.about, args.data)
+    with distributed.started(args.device) as ranks:
+        truth = Truth(loaded.net, dataset, ranks=ranks, path=beside(args.out))
+        truth.lead(lambda: _led(args, loaded.net.space, dataset.name, truth))
+
+
+def _led(args: argparse.Namespace, space: Space, dataset: str, truth: Truth) -> None:
+    """Search on this process alone; `truth` has all processes evaluate."""
     import numpy as np
 
     from ramnas_edge.measuring.request import Request
     from ramnas_edge.measuring.store import Store
     from ramnas_host.cli.progress import bar
-    from ramnas_host.data.datasets import dataset_of
     from ramnas_host.search import family, front, infill, objectives, verification
     from ramnas_host.search.labels import labels_of
     from ramnas_host.surrogates.prior_boards import prior_boards
-    from ramnas_host.training import checkpoint
-    from ramnas_host.training.evaluate import true_scores
 
     settings = front.Settings(
         args.population, args.parents, args.generations, args.p_mutation, args.seed,
@@ -124,8 +139,6 @@ def _search(args: argparse.Namespace) -> None:
     for name in ("population", "parents", "generations", "candidates"):
         if getattr(args, name) < 2:
             raise DataError(f"--{name} {getattr(args, name)}: give 2 or more")
-    loaded = checkpoint.load(args.supernet)
-    space = loaded.net.space
     records, boards = [], {}
     if args.store:
         if not args.store.is_file():
@@ -146,7 +159,6 @@ def _search(args: argparse.Namespace) -> None:
         measuring.check_rounds(args)
         if not any(one.target for one in asked):
             raise DataError("--measure: none of these objectives is measured on a board")
-    dataset = dataset_of(loaded.about, args.data)
     archs = sample_by_macs(space, np.random.default_rng(args.seed), args.accuracy_samples)
 
     def measured(new: Sequence[Arch]) -> list[objectives.Observations]:
@@ -161,25 +173,25 @@ def _search(args: argparse.Namespace) -> None:
         store.close()
         return objectives.read_objectives(",".join(one.name for one in asked), records, space)
 
-    def true(archs: Sequence[Arch], on_done: Callable[[int], None]) -> list[float]:
-        found = true_scores(loaded.net, archs, dataset, "selection", on_done=on_done)
-        return [s.top1 for s in found]
+    def true(new: Sequence[Arch]) -> list[float]:
+        found = truth(new, "selection", lambda n: update(note=f"true accuracy {n}/{len(new)}"))
+        return [scores.top1 for scores in found]
 
     with bar("true accuracy of samples", len(archs)) as update:
-        samples = list(zip(archs, true(archs, update), strict=True))
+        scores = truth(archs, "selection", update)
     generations = args.infill_rounds * args.generations
     with bar("search", generations) as update:
         found = infill.find_front(
             space,
             known,
-            samples,
-            lambda new: true(new, lambda done: update(note=f"true accuracy {done}/{len(new)}")),
+            [(arch, one.top1) for arch, one in zip(archs, scores, strict=True)],
+            true,
             settings,
             constraints=constraints,
             prior_boards=boards,
             most=args.candidates,
-            images=len(dataset.selection),
-            dataset=dataset.name,
+            images=scores[0].n,
+            dataset=dataset,
             measure=measured if args.measure else None,
             on_generation=lambda generation: update(generation, "NSGA-II"),
         )

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import front_output, measuring
-from ramnas_host.cli.options import data_option, supernet_option
+from ramnas_host.cli.options import REPORT_NOTE, data_option, device_option, supernet_option
+
+if TYPE_CHECKING:
+    from ramnas_host.search.front import Front
+    from ramnas_host.training.truth import Truth
+    from ramnas_models.space import Space
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +35,12 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     supernet_option(verify)
     data_option(verify)
+    device_option(verify)
     verify.add_argument(
         "--out", type=Path, required=True, metavar="verified.json",
-        help="the front to write, with its measured values",
+        help="the front to write, with its measured values; verified.accuracies.jsonl beside it "
+        "keeps the accuracy of every candidate as soon as it is known, so that the same command "
+        "goes on after a stop; delete it to evaluate again",
     )  # fmt: skip
     front_output.csv_option(verify)
     measuring.fleet_options(verify)
@@ -39,29 +48,37 @@ def add(verbs: Verbs) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from ramnas_edge.measuring.request import Request
-    from ramnas_edge.measuring.store import Store
-    from ramnas_host.cli.progress import bar
     from ramnas_host.data.datasets import dataset_of
-    from ramnas_host.report import tables
-    from ramnas_host.search import family, front, front_bundle, verification
-    from ramnas_host.search.labels import labels_of
-    from ramnas_host.training import checkpoint
-    from ramnas_host.training.evaluate import true_scores
-    from ramnas_models.accuracy import share
+    from ramnas_host.search import front, front_bundle
+    from ramnas_host.training import checkpoint, distributed
+    from ramnas_host.training.truth import Truth, beside
 
     found, loaded = front.load(args.front), checkpoint.load(args.supernet)
     front_bundle.check_space(loaded, found)
-    space = loaded.net.space
-    archs = [candidate.arch for candidate in found.candidates]
     dataset = dataset_of(loaded.about, args.data)
+    with distributed.started(args.device) as ranks:
+        truth = Truth(loaded.net, dataset, ranks=ranks, path=beside(args.out))
+        truth.lead(lambda: _led(args, loaded.net.space, found, truth))
+
+
+def _led(args: argparse.Namespace, space: Space, found: Front, truth: Truth) -> None:
+    """Verify the front on this process alone; `truth` has all processes evaluate."""
+    from ramnas_edge.measuring.request import Request
+    from ramnas_edge.measuring.store import Store
+    from ramnas_host.cli.progress import bar
+    from ramnas_host.report import tables
+    from ramnas_host.search import family, verification
+    from ramnas_host.search.labels import labels_of
+    from ramnas_models.accuracy import share
+
+    archs = [candidate.arch for candidate in found.candidates]
     with bar("true accuracy of the front", len(archs)) as update:
-        scores = true_scores(loaded.net, archs, dataset, "report", on_done=update)
+        scores = truth(archs, "report", update)
     for run, target in verification.runs(found.objectives, args.run).items():
         request = Request(run, space, target, archs, args.rounds)
         measuring.measure(args, request, json_lines=args.json_lines)
     records = verification.verification_records(Store(args.store), found, args.run)
-    top1 = [share("top1", s.top1, "report", len(dataset.report)) for s in scores]
+    top1 = [share("top1", one.top1, "report", one.n) for one in scores]
     verified = verification.verified(found, top1, records)
     front_output.write(args, verified)
     print(tables.table(verified))
@@ -83,8 +100,5 @@ def _verify(args: argparse.Namespace) -> None:
             "command with another --run measures them again",
             label[name], ", ".join(arch_ids), args.store,
         )  # fmt: skip
-    print(
-        f"measured top-1 is on the report split, n {len(dataset.report)}: publish it, and choose "
-        "nothing by it"
-    )
+    print(f"measured top-1 is on the report split, n {scores[0].n}: {REPORT_NOTE}")
     print(f"verified front: {args.out}")

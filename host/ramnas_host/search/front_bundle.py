@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ramnas_edge.runtime import latency_file
-from ramnas_host.data.images import Split
 from ramnas_host.search.front import Candidate, Front, ObjectiveValue
 from ramnas_host.search.objectives import TOP1, Objective
 from ramnas_host.training.checkpoint import Checkpoint
-from ramnas_host.training.evaluate import recalibrated_subnet
 from ramnas_models import bundle as bundles
 from ramnas_models import onnx_graph
 from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Bundle, Cost, Latency, Manifest, Model, write_bundle
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch
+from ramnas_models.supernet import Subnet
 
 # Two models whose p90 differs by less than this factor cannot be told apart on a busy board.
 MIN_RATIO = 1.15
@@ -117,17 +116,17 @@ def _latency(objective: Objective, measured: ObjectiveValue) -> Latency:
 
 
 def write(
-    path: Path, entries: Sequence[Entry], checkpoint: Checkpoint, calibration: Split
+    path: Path, entries: Sequence[Entry], checkpoint: Checkpoint, subnets: Iterable[Subnet]
 ) -> Bundle:
-    """Cut the archs of `entries` out of the supernet and write them as a bundle to `path`.
+    """Write the `subnets` of the entries' archs as a bundle to `path`.
 
-    Their BatchNorm is recalibrated on `calibration`. If anything fails, nothing is written.
+    They were cut out of the supernet of `checkpoint` and have their BatchNorm recalibrated. If
+    anything fails, nothing is written.
     """
     net, about = checkpoint.net, checkpoint.about
     files: dict[str, bytes] = {}
     models = []
-    for entry in entries:
-        subnet = recalibrated_subnet(net, entry.arch, calibration)
+    for entry, subnet in zip(entries, subnets, strict=True):
         plan = subnet.plan
         file = f"models/{plan.arch_id}.onnx"
         files[file] = onnx_graph.build(

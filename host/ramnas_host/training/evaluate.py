@@ -41,6 +41,28 @@ def recalibrated(subnet: Subnet, calibration: Split) -> Subnet:
         return subnet.recalibrate(images for images, _ in batches)
 
 
+def recalibrated_subnets(
+    net: Supernet, archs: Sequence[Arch], calibration: Split, *, ranks: Ranks = Ranks()
+) -> Iterator[Subnet]:
+    """The recalibrated subnet of each arch, one at a time, on the device of `net`.
+
+    The ranks share the recalibration. All of them must call this, and each gets all subnets.
+    """
+    own = {}
+    for position in ranks.taken(len(archs), lambda count: None):
+        state = recalibrated_subnet(net, archs[position], calibration).state_dict()
+        own[position] = {key: state[key].cpu() for key in state if ".bn.running_" in key}
+    parts = ranks.gather(own)
+    found = {position: statistics for part in parts for position, statistics in part.items()}
+
+    def subnet(position: int) -> Subnet:
+        cut = net.extract(archs[position])
+        cut.load_state_dict(found[position], strict=False)
+        return cut
+
+    return map(subnet, range(len(archs)))
+
+
 @torch.no_grad()
 def score(subnet: Subnet, split: Split, *, batch: int = 256) -> Scores:
     """Top-1 and top-5 on `split`, at the subnet's own resolution and in full fp32.

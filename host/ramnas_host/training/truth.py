@@ -1,4 +1,4 @@
-"""The true scores of archs on a split: each arch is evaluated once, and a file keeps its scores.
+"""Archs -> their true scores on a split: each is evaluated once, and a file keeps its scores.
 
 The file has a line of JSON for every evaluated arch, written as soon as its scores are known. So a
 command that was stopped and is started again goes on where it was. Each line names by a digest the
@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import logging
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,8 +25,6 @@ from ramnas_host.training.evaluate import Scores, true_scores
 from ramnas_models.files import make_folder, writing
 from ramnas_models.space import Arch
 from ramnas_models.supernet import Supernet
-
-log = logging.getLogger(__name__)
 
 _METHOD = "1"  # another number for every change that gives other scores
 
@@ -36,106 +37,110 @@ class _Line(msgspec.Struct, frozen=True):
     scores: Scores
 
 
-class Truth:
-    """The true scores of the archs of a supernet on one split.
+class _Request(NamedTuple):
+    """What the leading rank asks of all: the scores of `archs` on `split`, whose digest is `of`."""
 
-    All ranks make one, at the same time. Then they call `lead`, which gives the leading one the
-    say: it calls this object with archs, and all ranks evaluate them.
+    archs: Sequence[Arch]
+    split: str
+    of: str
+
+
+class Truth:
+    """The true scores of the archs of a supernet.
+
+    All ranks make one, at the same time. Then they call `lead`, where the leading one asks for the
+    scores of archs and all of them evaluate.
     """
 
     def __init__(
-        self, net: Supernet, dataset: Dataset, split: str, *, ranks: Ranks, path: Path | None = None
+        self, net: Supernet, dataset: Dataset, *, ranks: Ranks = Ranks(), path: Path | None = None
     ) -> None:
-        """`net` is moved to the device of the ranks. Without a `path` nothing is kept."""
-        self._dataset, self._split = dataset, split
+        """`net` is moved to the device of the ranks. Without a `path` nothing is kept in a file."""
+        self._net, self._dataset = net.to(ranks.device), dataset
         self._ranks, self._path = ranks, path
-        self._of = ranks.from_leader(_digest(net, dataset, split) if ranks.leads else "")
-        self._net = net.to(ranks.device)
+        self._digests: dict[str, str] = {}
         self._known = self._on_record() if ranks.leads else {}
-        if self._known:
-            log.info("%s has the accuracies of %d archs already", path, len(self._known))
-
-    @property
-    def top1(self) -> dict[str, float]:
-        """The top-1 of every arch that is known so far, by arch id."""
-        return {arch_id: scores.top1 for arch_id, scores in self._known.items()}
 
     def lead(self, work: Callable[[], None]) -> None:
         """Do `work` on the leading rank. The others evaluate what it asks for until it is done."""
-        none: Sequence[Arch] | None = None
+        request: _Request | None = None
         if self._ranks.leads:
             work()
-            self._ranks.from_leader(none)
+            self._ranks.from_leader(request)
             return
-        while (archs := self._ranks.from_leader(none)) is not None:
-            self._evaluate(archs, lambda count: None)
+        while request := self._ranks.from_leader(request):
+            self._evaluate(request, lambda count: None)
 
     def __call__(
-        self, archs: Sequence[Arch], on_done: Callable[[int], None] = lambda count: None
+        self, archs: Sequence[Arch], split: str, on_done: Callable[[int], None] = lambda count: None
     ) -> list[Scores]:
-        """The scores of `archs`, in their order. Only the leading rank may call this.
+        """The scores of `archs` on `split`, in their order. Only the leading rank may ask.
 
         `on_done` is called with the number of archs that are done, those on record included.
         """
-        new: Sequence[Arch] | None
-        new = [*{arch.id: arch for arch in archs if arch.id not in self._known}.values()]
+        of = self._digest(split)
+        new = {arch.id: arch for arch in archs if (of, arch.id) not in self._known}
         before = len(archs) - len(new)
         on_done(before)
         if new:
-            self._ranks.from_leader(new)
-            self._evaluate(new, lambda count: on_done(before + count))
-        return [self._known[arch.id] for arch in archs]
+            request = self._ranks.from_leader(_Request([*new.values()], split, of))
+            self._evaluate(request, lambda count: on_done(before + count))
+        return [self._known[of, arch.id] for arch in archs]
 
-    def _evaluate(self, archs: Sequence[Arch], on_done: Callable[[int], None]) -> None:
+    def _evaluate(self, request: _Request, on_done: Callable[[int], None]) -> None:
+        archs, split, of = request
         found = true_scores(
-            self._net, archs, self._dataset, self._split,
-            ranks=self._ranks, on_done=on_done, on_score=self._keep,
+            self._net, archs, self._dataset, split, ranks=self._ranks, on_done=on_done,
+            on_score=lambda arch, scores: self._keep(_Line(of, arch.id, scores)),
         )  # fmt: skip
-        self._known.update(zip([arch.id for arch in archs], found, strict=True))
-        if self._ranks.leads:  # ranks on other machines may have written to files of their own
-            here = self._on_record()
-            for arch, scores in zip(archs, found, strict=True):
-                if arch.id not in here:
-                    self._keep(arch, scores)
+        if not self._ranks.leads:
+            return
+        # ranks on other machines may have written to files of their own
+        here = self._on_record()
+        for arch, scores in zip(archs, found, strict=True):
+            if (of, arch.id) not in here:
+                self._keep(_Line(of, arch.id, scores))
+            self._known[of, arch.id] = scores
 
-    def _keep(self, arch: Arch, scores: Scores) -> None:
+    def _digest(self, split: str) -> str:
+        """Names the weights and the images of `split`, and those that recalibrate BatchNorm."""
+        if split not in self._digests:
+            images = (self._dataset.calibration.identity, self._dataset.split(split).identity)
+            facts = "\0".join((_METHOD, self._weights, split, *images))
+            self._digests[split] = hashlib.sha256(facts.encode()).hexdigest()[:32]
+        return self._digests[split]
+
+    @cached_property
+    def _weights(self) -> str:
+        found = hashlib.sha256(self._net.space.hash.encode())
+        for key, value in sorted(self._net.state_dict().items()):
+            found.update(f"{key} {value.dtype} {tuple(value.shape)}\0".encode())
+            found.update(value.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def _keep(self, line: _Line) -> None:
         if self._path is None:
             return
-        line = msgspec.json.encode(_Line(self._of, arch.id, scores)) + b"\n"
+        text = msgspec.json.encode(line) + b"\n"
         make_folder(self._path.parent)
         with writing(self._path), self._path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # other ranks write too
-            end = file.seek(0, 2)
-            file.seek(max(0, end - 1))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             # a process that was killed may have left a part of a line
-            file.write(line if file.read(1) in (b"", b"\n") else b"\n" + line)
+            file.write(text if file.read(1) in (b"", b"\n") else b"\n" + text)
 
-    def _on_record(self) -> dict[str, Scores]:
-        """The scores that the file has for these weights and images, by arch id."""
+    def _on_record(self) -> dict[tuple[str, str], Scores]:
+        """The scores in the file, by the digest of weights and images and the arch id."""
         if self._path is None or not self._path.exists():
             return {}
         found = {}
         for text in self._path.read_bytes().splitlines():
-            try:
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):  # a line that was cut off
                 line = msgspec.json.decode(text, type=_Line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # a line that was cut off
-            if line.of == self._of:
-                found[line.arch_id] = line.scores
+                found[line.of, line.arch_id] = line.scores
         return found
 
 
 def beside(out: Path) -> Path:
     """The file of accuracies of a command that writes `out`: front.accuracies.jsonl."""
     return out.with_suffix(".accuracies.jsonl")
-
-
-def _digest(net: Supernet, dataset: Dataset, split: str) -> str:
-    found = hashlib.sha256(_METHOD.encode())
-    images = (dataset.calibration.identity, dataset.split(split).identity, split)
-    for text in (net.space.hash, *images):
-        found.update(f"{text}\0".encode())
-    for key, value in sorted(net.state_dict().items()):
-        found.update(f"{key} {value.dtype} {tuple(value.shape)}\0".encode())
-        found.update(value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:32]

@@ -315,7 +315,9 @@ def test_evaluate_prints_and_writes_accuracies(supernet_file: Path, tmp_path: Pa
     assert ran.returncode == 0, ran.stderr
     found = json.loads(out.read_bytes())
     assert len(found["random"]) == 2
-    assert f"max {found['max']:.2%}" in ran.stdout
+    assert f"max: top1 {100 * found['max']:.1f} % (report split, n 250, 95 %" in ran.stdout
+    assert "publish it, and choose nothing by it" in ran.stdout
+    assert found["accuracies"]["min"]["n"] == found["n"] == 250
     assert len(found["archs"]) == 4
     assert all(entry["top1"] <= entry["top5"] <= 1 for entry in found["archs"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -92,9 +93,26 @@ def test_licence_source_and_preprocessing_travel_into_the_manifest(
     assert model["input_hw"] == [192, 192]
     (accuracy,) = model["accuracies"]
     assert accuracy["metric"] == "top1"
-    assert f"{accuracy['value']:.2%}" in printed
+    assert accuracy["split"] == "report"
+    assert accuracy["n"] == len(list(photographs.glob("*/*")))
+    assert f"top1 {100 * accuracy['value']:.1f} % (report split, n {accuracy['n']}" in printed
+    low, high = accuracy["interval"]
+    assert low < high
     assert edge.main(["run", "--bundle", str(out), "--source", str(photographs)]) == 0
     assert "for non-commercial use only: CC-BY-NC-4.0" in caplog.text
+
+
+def test_test_images_without_a_label_are_refused(
+    weights: Path, photographs: Path, tmp_path: Path
+) -> None:
+    """They would count as wrong answers."""
+    shutil.copytree(photographs, tmp_path / "test")
+    image = next((tmp_path / "test").glob("*/*"))
+    image.rename(tmp_path / "test" / image.name)
+    ran = ramnas("export", "--weights", weights, "--arch", "A0", "--calibration", photographs,
+                 "--test", tmp_path / "test", "-o", tmp_path / "bundle")  # fmt: skip
+    refused(ran, "1 of the images in")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_the_edge_gives_what_torch_gives(

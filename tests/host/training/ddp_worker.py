@@ -16,6 +16,7 @@ from ramnas_host.cli.main import main as ramnas
 from ramnas_host.config import Recipe
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.training import distributed, train
+from ramnas_models.errors import DataError, RamnasError
 from ramnas_models.space import load_space
 
 
@@ -24,14 +25,14 @@ class Jobs(msgspec.Struct):
 
     trainings: dict[str, Recipe]  # supernets, by name, in float64
     commands: list[list[str]]  # of `ramnas`, which must succeed
-    refused: list[str]  # a command that must end as wrong input does
+    refused: list[str]  # a command that must end as wrong input does; then one process fails
 
 
 def main(file: Path, out: Path) -> None:
     """Write each rank's weights of every training, then run the commands."""
     jobs = msgspec.json.decode(file.read_bytes(), type=Jobs)
     torch.set_num_threads(1)
-    with distributed.started() as ranks:
+    with distributed.started("cpu") as ranks:
         torch.set_default_dtype(torch.float64)
         for name, recipe in jobs.trainings.items():
             dataset = load_dataset(recipe.dataset, recipe.images)
@@ -45,7 +46,13 @@ def main(file: Path, out: Path) -> None:
             if code != expected:
                 sys.exit(f"ramnas {argv[0]} ended with {code}")  # and torchrun ends the other
             ranks.wait()  # one process writes the files that the next command reads
+        if not ranks.leads:
+            raise DataError("this rank is lost")
+        ranks.gather("the other rank never answers")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except RamnasError as error:
+        print(f"{type(error).__name__}: {error}")

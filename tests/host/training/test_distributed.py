@@ -24,8 +24,9 @@ from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data import loader
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.datasets import load_dataset
-from ramnas_host.training import optimizer, sandwich
+from ramnas_host.training import distributed, optimizer, sandwich, train
 from ramnas_host.training.distributed import Ranks
+from ramnas_models.errors import DataError
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Supernet
@@ -38,7 +39,7 @@ def four_steps(**changes: object) -> Recipe:
     """64 images in batches of 16."""
     digits = load_recipe("digits")
     images = SplitSizes(train=64, selection=50, calibration=20)
-    short = {"images": images, "epochs": 1, "batch_size": 16, "dropout": 0.0, "drop_connect": 0.0}
+    short = {"images": images, "epochs": 1, "batch_size": 16, "random_subnets": 0}
     return msgspec.structs.replace(digits, **{**short, **changes})
 
 
@@ -51,6 +52,22 @@ def evaluate_verb(folder: Path, out: str) -> list[str]:
     return [
         "evaluate",
         *(word for key, name in files.items() for word in (key, str(folder / name))),
+    ]
+
+
+def front_verbs(folder: Path, out: str) -> list[list[str]]:
+    """A small search by MACs, its verification and its bundle, in the folder `out`."""
+    weights = ["--supernet", str(folder / "run/supernet.safetensors"), "--device", "cpu"]
+    found, verified, bundle, store = (
+        str(folder / out / name) for name in ("front.json", "verified.json", "bundle", "s.sqlite")
+    )
+    few = {"accuracy-samples": 20, "population": 40, "parents": 20, "generations": 2,
+           "infill-rounds": 2, "candidates": 3}  # fmt: skip
+    small = [word for name, count in few.items() for word in (f"--{name}", str(count))]
+    return [
+        ["search", *weights, *small, "--objectives", "top1,macs", "--out", found],
+        ["verify", *weights, "--front", found, "--store", store, "--out", verified],
+        ["bundle", *weights, "--front", verified, "--out", bundle],
     ]
 
 
@@ -67,9 +84,13 @@ class TwoProcesses:
         (folder / "archs.json").write_text(json.dumps(integers))
         jobs = {
             "trainings": {
-                "plain": four_steps(), "synchronised": four_steps(sync_batchnorm=True)
+                "plain": four_steps(), "synchronised": four_steps(sync_batchnorm=True),
+                "in parts": four_steps(accumulate=2),
             },
-            "commands": [self._train("short", "run"), evaluate_verb(folder, "shared.json")],
+            "commands": [
+                self._train("short", "run"), evaluate_verb(folder, "shared.json"),
+                *front_verbs(folder, "two"),
+            ],
             "refused": self._train("odd", "refused"),
         }  # fmt: skip
         (folder / "jobs.json").write_bytes(msgspec.json.encode(jobs))
@@ -97,7 +118,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> TwoProcesses:
     return TwoProcesses(tmp_path_factory.mktemp("two"))
 
 
-@functools.cache  # both tests compare with both
+@functools.cache  # several tests compare with them
 def one_process(shares: int) -> dict[str, Tensor]:
     """The weights after the same steps in one process, in float64.
 
@@ -146,6 +167,21 @@ def test_two_processes_give_the_weights_of_one(two_processes: TwoProcesses) -> N
     assert largest_difference(first, one_process(shares=1)) > 1e-4
 
 
+def test_parts_one_after_the_other_give_the_weights_of_processes_side_by_side(
+    two_processes: TwoProcesses,
+) -> None:
+    """BatchNorm normalises a part as it does the share of a process, which has the same images."""
+    in_parts, _ = two_processes.weights("in parts")
+    assert largest_difference(in_parts, one_process(shares=4)) < 1e-6
+    recipe = four_steps(accumulate=2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        alone = train.train(SPACE, load_dataset(recipe.dataset, recipe.images), recipe)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert largest_difference(alone.state_dict(), one_process(shares=2)) < 1e-6
+
+
 def test_synchronised_batchnorm_gives_the_weights_of_the_whole_batch(
     two_processes: TwoProcesses,
 ) -> None:
@@ -162,7 +198,7 @@ def test_two_processes_train_one_set_of_files(two_processes: TwoProcesses) -> No
 
 
 def test_archs_shared_by_two_processes_score_as_in_one(two_processes: TwoProcesses) -> None:
-    assert two_processes.ran.stdout.count("5 archs, mean") == 1
+    assert two_processes.ran.stdout.count("mean of all: top1 ") == 1
     folder = two_processes.folder
     assert main.main(evaluate_verb(folder, "alone.json")) == 0
     shared, alone = (
@@ -170,6 +206,30 @@ def test_archs_shared_by_two_processes_score_as_in_one(two_processes: TwoProcess
     )
     assert alone == shared
     assert [entry["arch_id"] for entry in alone["archs"]] == [a.id for a in five_archs()]
+
+
+def test_two_processes_find_the_front_of_one_and_write_its_bundle(
+    two_processes: TwoProcesses,
+) -> None:
+    folder = two_processes.folder
+    (folder / "one").mkdir()
+    for argv in front_verbs(folder, "one"):
+        assert main.main(argv) == 0
+    for file in ("front.json", "verified.json", "bundle/manifest.json"):
+        assert (folder / "one" / file).read_bytes() == (folder / "two" / file).read_bytes(), file
+    for file in ("front", "verified"):  # in the order in which the processes were done
+        one, two = (
+            sorted((folder / name / f"{file}.accuracies.jsonl").read_text().splitlines())
+            for name in ("one", "two")
+        )
+        assert one == two
+    assert len(one) == len(set(one))
+    assert two_processes.ran.stdout.count("front of ") == 1
+
+
+def test_when_a_process_fails_the_others_end_at_once(two_processes: TwoProcesses) -> None:
+    assert "DataError: this rank is lost" in two_processes.ran.stdout
+    assert "FleetError: another process of this run has ended" in two_processes.ran.stdout
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(two_processes: TwoProcesses) -> None:
@@ -181,4 +241,25 @@ def test_alone_nothing_is_exchanged() -> None:
     assert ranks.leads
     assert ranks.mean(value) is value
     assert ranks.gather("x") == ["x"]
+    assert ranks.from_leader("x") == "x"
     assert list(ranks.share([1, 2, 3])) == [1, 2, 3]
+    done: list[int] = []
+    assert list(ranks.taken(3, done.append)) == [0, 1, 2]
+    assert done == [1, 2, 3]
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(DataError, match="finds no GPU on this machine; give --device cpu"):
+        distributed.started("cuda").__enter__()
+    with distributed.started("auto") as ranks:
+        assert ranks.device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with distributed.started("auto") as ranks:
+        assert ranks.device.type == "cuda"
+    with distributed.started("cpu") as ranks:
+        assert ranks.device.type == "cpu"
+    for name, value in (("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2), ("LOCAL_RANK", 1)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(DataError, match="2 processes share 1 GPU"):
+        distributed.started("auto").__enter__()

@@ -19,7 +19,7 @@ from ramnas_host.data.images import Dataset
 from ramnas_host.training import truth as truth_module
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import Scores
-from ramnas_host.training.truth import Truth, beside
+from ramnas_host.training.truth import Truth, _Line, _Request, beside
 from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Supernet
 
@@ -63,16 +63,15 @@ def test_an_arch_on_record_is_not_evaluated_again(
     net: Supernet, digits: Dataset, evaluated: list[Arch], tmp_path: Path
 ) -> None:
     path, done = tmp_path / "new" / "accuracies.jsonl", []
-    first = Truth(net, digits, "selection", ranks=Ranks(), path=path)
-    assert first([ARCHS[1], ARCHS[0], ARCHS[1]], done.append) == [
+    first = Truth(net, digits, path=path)
+    assert first([ARCHS[1], ARCHS[0], ARCHS[1]], "selection", done.append) == [
         made_up(ARCHS[i]) for i in (1, 0, 1)
     ]
     assert evaluated == [ARCHS[1], ARCHS[0]]
     assert done == [1, 2, 3]
     assert len(path.read_text().splitlines()) == 2
-    again = Truth(net, digits, "selection", ranks=Ranks(), path=path)
-    assert again(ARCHS) == [made_up(arch) for arch in ARCHS]
-    assert again.top1 == {arch.id: made_up(arch).top1 for arch in ARCHS}
+    again = Truth(net, digits, path=path)
+    assert again(ARCHS, "selection") == [made_up(arch) for arch in ARCHS]
     assert evaluated == [ARCHS[i] for i in (1, 0, 2, 3)]
 
 
@@ -86,8 +85,8 @@ def test_a_killed_command_has_on_record_all_that_it_evaluated(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Truth(net, digits, "selection", ranks=Ranks(), path=path)(ARCHS, killed)
-    Truth(net, digits, "selection", ranks=Ranks(), path=path)(ARCHS)
+        Truth(net, digits, path=path)(ARCHS, "selection", killed)
+    Truth(net, digits, path=path)(ARCHS, "selection")
     assert evaluated == ARCHS
 
 
@@ -105,8 +104,8 @@ def test_other_weights_and_other_images_have_records_of_their_own(
         (net, load_dataset("digits", fewer), "report"),
     ]  # fmt: skip
     for how_often in (1, 1):
-        for case in cases:
-            Truth(*case, ranks=Ranks(), path=path)(ARCHS[:1])
+        for weights, images, split in cases:
+            Truth(weights, images, path=path)(ARCHS[:1], split)
         assert len(evaluated) == how_often * len(cases)
 
 
@@ -116,39 +115,42 @@ def test_whatever_a_crash_leaves_at_the_end_nothing_else_is_lost(
     net: Supernet, digits: Dataset, tmp_path_factory: pytest.TempPathFactory, cut: int, junk: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("cut") / "accuracies.jsonl"
-    truth = Truth(net, digits, "selection", ranks=Ranks(), path=path)
+    truth = Truth(net, digits, path=path)
     for arch in ARCHS:
-        truth._keep(arch, made_up(arch))
+        truth._keep(_Line("of", arch.id, made_up(arch)))
     data = path.read_bytes()
     path.write_bytes(data[: min(cut, len(data))] + junk)
     whole = data[:cut].count(b"\n")
     found = truth._on_record()
-    assert all(found[arch.id] == made_up(arch) for arch in ARCHS[:whole])
+    assert all(found["of", arch.id] == made_up(arch) for arch in ARCHS[:whole])
     assert len(found) <= len(ARCHS)
-    truth._keep(ARCHS[3], made_up(ARCHS[3]))
+    truth._keep(_Line("of", ARCHS[3].id, made_up(ARCHS[3])))
     found = truth._on_record()
-    assert {arch.id for arch in (*ARCHS[:whole], ARCHS[3])} <= set(found)
-    assert all(found[arch.id] == made_up(arch) for arch in ARCHS if arch.id in found)
+    assert {("of", arch.id) for arch in (*ARCHS[:whole], ARCHS[3])} <= set(found)
+    scores = {("of", arch.id): made_up(arch) for arch in ARCHS}
+    assert all(found[key] == scores[key] for key in found)
 
 
 def test_the_other_ranks_evaluate_what_the_leading_one_asks_for_until_it_is_done(
     net: Supernet, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ["digest", ARCHS[:2], ARCHS[2:], None]
+    asked = [_Request(ARCHS[:2], "selection", "a"), _Request(ARCHS[2:], "report", "b"), None]
     served = []
 
     class Second(Ranks):
         def from_leader(self, value: object) -> object:
             return asked.pop(0)
 
-    def true_scores(net: Supernet, archs: Sequence[Arch], *_: object, **__: object) -> list[Scores]:
-        served.append(archs)
+    def true_scores(
+        net: Supernet, archs: Sequence[Arch], dataset: Dataset, split: str, **_: object
+    ) -> list[Scores]:
+        served.append((archs, split))
         return [made_up(arch) for arch in archs]
 
     monkeypatch.setattr(truth_module, "true_scores", true_scores)
-    truth = Truth(net, digits, "selection", ranks=Second(1, 2))
+    truth = Truth(net, digits, ranks=Second(1, 2))
     truth.lead(lambda: pytest.fail("only the leading rank does the work"))
-    assert served == [ARCHS[:2], ARCHS[2:]]
+    assert served == [(ARCHS[:2], "selection"), (ARCHS[2:], "report")]
     assert not asked
 
 
