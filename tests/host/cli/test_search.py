@@ -19,11 +19,13 @@ from ramnas_host.cli import main
 from ramnas_host.config import load_recipe
 from ramnas_host.data.about import describe
 from ramnas_host.data.datasets import load_dataset
+from ramnas_host.data.images import Split
 from ramnas_host.search import front as fronts
 from ramnas_host.search import verification
 from ramnas_host.search.labels import labels_of
-from ramnas_host.training import checkpoint
-from ramnas_models.supernet import Supernet
+from ramnas_host.training import checkpoint, evaluate
+from ramnas_host.training.evaluate import Scores
+from ramnas_models.supernet import Subnet, Supernet
 from tests.host.search.fronts import SPACE, records
 
 TINY = ["--population", "40", "--parents", "20", "--generations", "2", "--infill-rounds", "1"]
@@ -190,3 +192,34 @@ def test_a_search_by_macs_alone_needs_no_records(supernet: Path, tmp_path: Path)
     found = fronts.load(out)
     assert set(found.surrogates) == {"top1"}
     assert all(c.predicted["macs"].value == c.macs for c in found.candidates)
+
+
+def test_a_search_that_was_killed_goes_on_and_evaluates_no_arch_twice(
+    supernet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[str] = []
+    kill_after = 9
+
+    def score(subnet: Subnet, split: Split) -> Scores:
+        if len(evaluated) == kill_after:
+            raise KeyboardInterrupt
+        evaluated.append(subnet.plan.arch_id)
+        return Scores(int(subnet.plan.arch_id, 16) / 16**12, 1.0, 500)
+
+    monkeypatch.setattr(
+        evaluate, "recalibrated_subnet", lambda net, arch, images: net.extract(arch)
+    )
+    monkeypatch.setattr(evaluate, "score", score)
+
+    def front(name: str) -> bytes | int:
+        out = tmp_path / name / "front.json"
+        argv = ["--supernet", str(supernet), "--out", str(out), "--objectives", "top1,macs"]
+        code = main.main(["search", *argv, *TINY, *FEW])
+        return code or out.read_bytes()
+
+    assert front("killed") == 130
+    kill_after = -1
+    after = front("killed")
+    assert len(evaluated) == len(set(evaluated)) > 38
+    evaluated.clear()
+    assert front("at once") == after
