@@ -45,9 +45,8 @@ def run() -> dict[str, float]:
     spread = sample_by_macs(space, np.random.default_rng(0), 60)
     archs = sorted(spread, key=lambda arch: net.plan(arch).macs)[:20]
     ours_s = peer_s = 0.0
-    with (
-        tempfile.TemporaryDirectory() as name,
-        mock.patch.dict(os.environ, {"XDG_CACHE_HOME": f"{name}/cache"}),
+    with tempfile.TemporaryDirectory() as name, mock.patch.dict(
+        os.environ, {"XDG_CACHE_HOME": f"{name}/cache"}
     ):
         dataset = _dataset(Path(name))
         for split in (dataset.calibration, dataset.report):
