@@ -219,8 +219,8 @@ def tau_over_uniform_archs(data: Measured, models: list[tuple[str, str]], seeds:
     they have not seen, which was drawn uniformly.
     """
     lines = [
-        "| family | n | true tau | cross-validated | expected | mean error of the first | of the "
-        "second |",
+        "| family | n | true tau | cross-validated tau | expected tau "
+        "| mean error of cross-validated | mean error of expected |",
         "|---" * 7 + "|",
     ]
     for n, (family, encoding) in itertools.product(UNIFORM_SIZES, models):
