@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Generator, List, Tuple
 
 from ramnas_models.files import write_file
 from tests.gpu.table import HEADER, Row, markdown, one_line
@@ -69,17 +70,18 @@ def main(argv: List[str]) -> int:
         if task.section not in args.only:
             continue
         limit_s = min(task.quick_limit_s if args.quick else task.limit_s, end - time.monotonic())
-        for row in _run(task, limit_s, out, quick=args.quick):
-            print(row.markdown(), flush=True)
-            rows.append(row)
-            content = json.dumps([asdict(r) for r in rows], indent=1)
-            write_file(out / "table.json", f"{content}\n".encode())
-            write_file(out / "table.md", markdown(rows).encode())
+        with contextlib.closing(_run(task, limit_s, out, quick=args.quick)) as coming:
+            for row in coming:
+                print(row.markdown(), flush=True)
+                rows.append(row)
+                content = json.dumps([asdict(r) for r in rows], indent=1)
+                write_file(out / "table.json", f"{content}\n".encode())
+                write_file(out / "table.md", markdown(rows).encode())
     print(f"\nthe table and the log of each section: {out}")
     return int(any(row.outcome == "failed" for row in rows))
 
 
-def _run(task: Task, limit_s: float, out: Path, *, quick: bool) -> Iterator[Row]:
+def _run(task: Task, limit_s: float, out: Path, *, quick: bool) -> Generator[Row, None, None]:
     """Run a task and yield its rows as they come.
 
     The last row says so if the time was up or the process died.
@@ -98,14 +100,13 @@ def _run(task: Task, limit_s: float, out: Path, *, quick: bool) -> Iterator[Row]
             f"{name}_HOME": cache for name in ("XDG_CACHE", "XDG_STATE", "XDG_CONFIG")
         } | {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True,
-            start_new_session=True,
-        )  # fmt: skip
+            command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True
+        )
         killed = threading.Event()
 
         def time_is_up() -> None:
             killed.set()
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
 
         timer = threading.Timer(limit_s, time_is_up)
         timer.start()
@@ -120,7 +121,7 @@ def _run(task: Task, limit_s: float, out: Path, *, quick: bool) -> Iterator[Row]
         finally:
             timer.cancel()
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                _kill(process)
                 process.wait()
     case = begun or " ".join(task.arguments)
     if killed.is_set():
@@ -130,6 +131,13 @@ def _run(task: Task, limit_s: float, out: Path, *, quick: bool) -> Iterator[Row]
         last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
         note = f"the process ended with {process.returncode}: {one_line(last)}"
         yield Row(task.section, case, "failed", note=note)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End a section with all processes that it has started, which are in its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 def _libraries() -> str:

@@ -11,6 +11,7 @@ from tests.gpu.table import Rows
 
 def main(section: str, module: str, *arguments: str) -> None:
     """Run the section that stands in `module`."""
+    os.setpgid(0, 0)  # so that all processes that the section starts can be ended together
     # everything else that prints goes to the log, also from processes that the section starts
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch")
 
 from ramnas_edge.engines import backends
 from ramnas_edge.engines.backends import Options
-from ramnas_host.config import Recipe, SplitSizes, load_recipe
+from ramnas_host.config import Recipe, SplitSizes, load_finetuning, load_recipe
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import Dataset
-from ramnas_host.training import checkpoint, cuda, sandwich, train
+from ramnas_host.training import checkpoint, cuda, optimizer, resume, sandwich, train
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import recalibrated_subnet, true_scores
 from ramnas_host.training.run_folder import STATE
@@ -28,6 +28,7 @@ from ramnas_models.errors import BackendError
 from ramnas_models.plan import plan
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
+from tests.host.cli.commands import ramnas
 from tests.models.randomised import randomise
 
 SPACE = load_space("micro")
@@ -118,15 +119,15 @@ def test_a_stopped_training_goes_on(digits: Dataset, device: torch.device, tmp_p
 def test_a_stopped_training_in_half_precision_goes_on_on_a_gpu(
     digits: Dataset, gpu: torch.device, tmp_path: Path, precision: str
 ) -> None:
-    goes_on(digits, short(precision=precision), gpu, tmp_path)
+    """The scale of the loss (fp16) is part of the state, and augmentation runs on the GPU too."""
+    augment = msgspec.structs.replace(short().augment, policy="randaugment", flip=0.5, noise=0.05)
+    goes_on(digits, short(precision=precision, augment=augment), gpu, tmp_path)
 
 
 @pytest.mark.gpu
-def test_the_scale_of_the_loss_in_fp16_is_saved_and_falls_after_an_overflow(
-    digits: Dataset, gpu: torch.device
+def test_an_overflow_in_fp16_halves_the_scale_of_the_loss_and_changes_no_weight(
+    gpu: torch.device,
 ) -> None:
-    from ramnas_host.training import optimizer, resume
-
     recipe = short(precision="fp16")
     net = Supernet(SPACE, 10).to(gpu).train()
     state = resume.new_state(net, recipe)
@@ -138,7 +139,9 @@ def test_the_scale_of_the_loss_in_fp16_is_saved_and_falls_after_an_overflow(
     archs = sandwich.draw(SPACE, net, np.random.default_rng(0))
     at = sandwich.at_any_resolution(images, "bilinear")
     sandwich.step(net, archs, at, labels, recipe, state.scaler)
-    next(p for p in net.parameters() if p.grad is not None).grad.fill_(torch.inf)
+    for parameter in net.parameters():
+        if parameter.grad is not None:
+            parameter.grad.fill_(torch.inf)
     optimizer.update(state.sgd, net, recipe, 0.1, state.scaler)
     assert state.scaler.get_scale() == scale / 2
     after = net.state_dict()
@@ -204,6 +207,50 @@ def test_recalibrated_statistics_are_those_of_the_cpu(
             if key.endswith(("running_mean", "running_var")):
                 error = largest(found[key].cpu() - value)
                 assert error <= 1e-3 * max(1.0, largest(value)), key
+
+
+def test_every_verb_with_the_option_runs_its_networks_on_that_device(
+    device: torch.device, tmp_path: Path
+) -> None:
+    """From the training to the bundle. compare-fronts, which measures boards, is left out."""
+    pytest.importorskip("pymoo")
+    recipe, tuning = tmp_path / "recipe.yaml", tmp_path / "tuning.yaml"
+    recipe.write_bytes(msgspec.yaml.encode(short()))
+    inherited = load_finetuning("inherited")
+    few = {"epochs": 1, "warm_up_epochs": 0, "batch_size": 32, "precision": "fp32"}
+    tuning.write_bytes(msgspec.yaml.encode(msgspec.structs.replace(inherited, **few)))
+    assert ramnas("data", "--out", tmp_path / "digits").returncode == 0
+    trained = tmp_path / "train" / train.LAST
+    weights = ["--supernet", trained]
+    front, verified = tmp_path / "front.json", tmp_path / "verified.json"
+    evaluated, store = tmp_path / "evaluated.json", tmp_path / "records.sqlite"
+    small = ["--population", 20, "--parents", 10, "--generations", 2, "--infill-rounds", 1]
+    one = ["--arch", "min"]
+    commands = [
+        ["train", "--recipe", recipe, "--out", trained.parent],
+        ["evaluate", *weights, "--random", 0, "--out", evaluated],
+        ["finetune", *weights, "--task", "classification", *one, "--recipe", tuning,
+         "--out", tmp_path / "tuned"],
+        ["search", *weights, "--objectives", "top1,macs", *small, "--accuracy-samples", 20,
+         "--candidates", 3, "--out", front],
+        ["verify", *weights, "--front", front, "--store", store, "--out", verified],
+        ["bundle", *weights, "--front", verified, "--out", tmp_path / "bundle"],
+        ["export", "--weights", trained, *one, "--calibration", tmp_path / "digits",
+         "-o", tmp_path / "exported"],
+    ]  # fmt: skip
+    for command in commands:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        ran = ramnas(*map(str, command), "--device", device.type)
+        assert ran.returncode == 0, (command, ran.stderr)
+        if device.type == "cuda":
+            assert torch.cuda.max_memory_allocated() > before, f"{command[0]} did not use the GPU"
+    again = tmp_path / "again.json"
+    ramnas("evaluate", *weights, "--random", "0", "--out", again, "--device", "cpu")
+    found, expected = (msgspec.json.decode(file.read_bytes()) for file in (evaluated, again))
+    for ours, reference in zip(found["archs"], expected["archs"]):
+        assert ours["top1"] == pytest.approx(reference["top1"], abs=0.01)
 
 
 @pytest.mark.gpu
