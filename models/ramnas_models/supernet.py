@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 # (128 MiB in float32), but at least so many images. Of space micro at 48 pixels 900 fit.
 GROUP_ELEMENTS = 2**25
 GROUP_IMAGES = 256
+# Networks of the recipe digits-small have 1 to 2.6 points less top-1 with 32 images than with 64.
+# More than 64 change it by 1.6 points at most, up or down, on the 500 images of its selection split.
 MIN_IMAGES = 64
 
 
@@ -357,9 +359,9 @@ class Standalone(Net):
                 conv.seen = None
         if count < MIN_IMAGES:
             logger.warning(
-                "BatchNorm was recalibrated with only %d images: below %d, accuracy suffers; "
+                "BatchNorm was recalibrated with fewer than %d images (%d), which costs accuracy: "
                 "give the calibration split more",
-                count, MIN_IMAGES,
+                MIN_IMAGES, count,
             )  # fmt: skip
         return self
 

@@ -161,7 +161,7 @@ def test_few_images_are_a_warning_with_their_number(caplog: pytest.LogCaptureFix
         net.recalibrate([images(net, supernet.MIN_IMAGES)])
         assert not caplog.records
         net.recalibrate(images(net, 5).split(1))
-    assert "only 5 images" in caplog.text
+    assert "fewer than 64 images (5)" in caplog.text
 
 
 def test_no_images_are_an_error_and_change_nothing() -> None:
