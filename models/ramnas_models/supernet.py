@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 GROUP_ELEMENTS = 2**25
 GROUP_IMAGES = 256
 # Networks of the recipe digits-small have 1 to 2.6 points less top-1 with 32 images than with 64.
-# More than 64 change it by 1.6 points at most, up or down, on the 500 images of its selection split.
+# More than 64 change it by 1.6 points at most, up or down, on the 500 selection images.
 MIN_IMAGES = 64
 
 
