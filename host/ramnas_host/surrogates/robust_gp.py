@@ -36,9 +36,9 @@ CONSTANT = 10.0  # variance of the mean, in units of the targets' variance
 HYPER_RECORDS = 300  # the variances are fitted on at most this many records
 # Means of the normal priors of the log variances, in the order
 # totals, linear parts, smooth parts, choices, groups, noise, floor.
-PRIOR = np.log([1.0, 0.1, 0.03, 0.01, 0.01, 0.01, 0.003])
+PRIOR = np.log([1.0, 0.1, 0.03, 0.01, 0.01, 0.01, 0.01])
 # for targets from which a good guess was subtracted: what is left is mostly noise
-MOSTLY_NOISE = np.log([0.1, 0.01, 0.003, 0.001, 0.001, 0.5, 0.1])
+MOSTLY_NOISE = np.log([0.1, 0.01, 0.003, 0.001, 0.001, 0.3, 0.3])
 PRIOR_STD = 2.0
 MEASURED_STD = 0.5  # the same for a floor that was measured
 COVERED = 0.95  # share of new measurements within SPREAD standard deviations of the mean
