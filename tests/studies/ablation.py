@@ -1,34 +1,39 @@
-"""Table V and Fig. 5 of the paper on a small scale: `micro` on Fashion-MNIST, on CPUs.
+"""Table V and Fig. 5 of the paper for any space and recipe, on one CPU or GPU or on several.
 
-Every training has a folder below --out and every evaluation a file there, so an interrupted study
-continues where it stopped. The tables are printed from these files.
+    python -m tests.studies.ablation --data DIR
+    torchrun --nproc-per-node 8 -m tests.studies.ablation --space table1 --recipe imagenet \\
+        --seeds 1 --data IMAGENET --out runs/ablation
+
+Every training has a folder below --out, and every accuracy that is known is in a file there. So an
+interrupted study continues where it stopped, and the tables are printed from these files. All
+accuracies are those of the report split. Nothing is chosen by them: the networks are the last ones
+of their training, and fine-tuning takes the epoch that is best on the selection split.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 from scipy.stats import kendalltau
 
-from ramnas_host.config import Recipe, load_recipe
+from ramnas_host.config import Finetuning, Recipe, load_finetuning, load_recipe
+from ramnas_host.data import loader
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import Dataset
-from ramnas_host.finetuning.classification import classification_task
-from ramnas_host.finetuning.finetune import finetune
-from ramnas_host.training import checkpoint, train
-from ramnas_host.training.evaluate import recalibrated_subnet, score
+from ramnas_host.data.loader import ImageSource
+from ramnas_host.finetuning.prepare import prepare
+from ramnas_host.training import checkpoint, distributed, train
+from ramnas_host.training.distributed import Ranks
+from ramnas_host.training.truth import Truth
+from ramnas_models.accuracy import Accuracy, share
 from ramnas_models.files import write_file
 from ramnas_models.sampling import sample_by_macs
-from ramnas_models.space import Arch, load_space
+from ramnas_models.space import Arch, Space, load_space
 
 # row of Table V -> (smd_weighting, pair_loss)
 VARIANTS = {
@@ -40,113 +45,156 @@ VARIANTS = {
 }
 CONSISTENCY = ("Baseline", "EXP3 both")
 RANDOM = 20
-SPACE = load_space("micro")
+
+
+class Scored(msgspec.Struct):
+    """An arch and its accuracy on the report split."""
+
+    arch_id: str
+    macs: int
+    top1: Accuracy
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the study is about, and the processes that work on it."""
+
+    space: Space
+    recipe: Recipe
+    data: Path | None
+    out: Path
+    workers: int | None
+    ranks: Ranks
+
+    @property
+    def archs(self) -> list[Arch]:
+        """Min, max and 20 random subnets spread over the MACs of the space, always the same."""
+        return sample_by_macs(self.space, np.random.default_rng(0), RANDOM + 2)
+
+    def folder(self, name: str, seed: int) -> Path:
+        return self.out / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+
+    def scores(self, name: str, seed: int) -> list[Scored]:
+        content = (self.folder(name, seed) / "report.json").read_bytes()
+        return msgspec.json.decode(content, type=list[Scored])
+
+    def tuned(self, name: str, part: int) -> Path:
+        return self.folder(name, 0) / f"finetuned-{part:02d}"
+
+    def done(self, path: Path) -> bool:
+        """Whether a file is there, as the leading process sees it, so that all agree."""
+        return self.ranks.from_leader(path.exists())
+
+    def workers_for(self, images: ImageSource) -> int:
+        if self.workers is not None:
+            return self.workers
+        return loader.default_workers(images, self.ranks.local_world)
+
+    def say(self, text: str) -> None:
+        if self.ranks.leads:
+            print(text, flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with the IDX files of Fashion-MNIST")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--space", default="micro")
+    parser.add_argument("--recipe", default="fashion")
+    parser.add_argument("--data", type=Path, help="folder of the data set")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--images", type=int, default=10_000, help="number of training images, 0: all"
-    )
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), help="parallel processes of one thread"
-    )
+    parser.add_argument("--images", type=int, help="number of training images, 0: all")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", type=int, help="processes that decode images")
     args = parser.parse_args()
-    recipe = load_recipe("fashion")
-    recipe = msgspec.structs.replace(
-        recipe,
-        images=msgspec.structs.replace(recipe.images, train=args.images),
-        epochs=args.epochs,
-        evaluate_every=args.epochs,
-    )
-    trainings = [
-        (name, seed, recipe, args.out, args.data) for seed in range(args.seeds) for name in VARIANTS
-    ]
-    with ProcessPoolExecutor(args.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for done in pool.map(_train_and_score, trainings):
-            print(f"trained and scored: {done}", flush=True)
-        chunks = [
-            (name, part, recipe, args.out, args.data)
-            for name in CONSISTENCY
-            for part in range(RANDOM)
-        ]
-        for done in pool.map(_finetune_one, chunks):
-            print(f"fine-tuned: {done}", flush=True)
-    print(table_v(args.out, args.seeds))
-    print(fig_5(args.out))
+    recipe = load_recipe(args.recipe)
+    if args.images is not None:
+        images = msgspec.structs.replace(recipe.images, train=args.images)
+        recipe = msgspec.structs.replace(recipe, images=images)
+    if args.epochs is not None:
+        recipe = msgspec.structs.replace(recipe, epochs=args.epochs)
+    with distributed.started(args.device) as ranks:
+        study = Study(load_space(args.space), recipe, args.data, args.out, args.workers, ranks)
+        dataset = load_dataset(recipe.dataset, recipe.images, args.data)
+        for seed in range(args.seeds):
+            for name in VARIANTS:
+                _train_and_score(study, dataset, name, seed)
+        for name in CONSISTENCY:
+            for part in range(RANDOM):
+                _finetune_one(study, name, part)
+        if ranks.leads:
+            print(table_v(study, args.seeds))
+            print(fig_5(study))
 
 
-def archs() -> list[Arch]:
-    """Min, max and 20 random subnets spread over the MACs of the space, the same on every call."""
-    return sample_by_macs(SPACE, np.random.default_rng(0), RANDOM + 2)
-
-
-def folder(out: Path, name: str, seed: int) -> Path:
-    return out / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
-
-
-def _variant(recipe: Recipe, name: str, seed: int) -> Recipe:
+def _train_and_score(study: Study, dataset: Dataset, name: str, seed: int) -> None:
     weighting, loss = VARIANTS[name]
-    how = msgspec.structs.replace(recipe.distillation, smd_weighting=weighting, pair_loss=loss)
-    return msgspec.structs.replace(recipe, distillation=how, seed=seed)
-
-
-def _dataset(recipe: Recipe, data: Path | None) -> Dataset:
-    return load_dataset(recipe.dataset, recipe.images, data)
-
-
-def _train_and_score(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
-    name, seed, recipe, out, data = task
-    recipe = _variant(recipe, name, seed)
-    where = folder(out, name, seed)
-    weights, scores = where / train.LAST, where / "scores.json"
-    if scores.exists():
-        return f"{where} (done earlier)"
-    dataset = _dataset(recipe, data)
-    if not weights.exists():
-        train.train(SPACE, dataset, recipe, folder=where)
+    how = msgspec.structs.replace(
+        study.recipe.distillation, smd_weighting=weighting, pair_loss=loss
+    )
+    recipe = msgspec.structs.replace(study.recipe, distillation=how, seed=seed)
+    folder, ranks = study.folder(name, seed), study.ranks
+    weights, scores = folder / train.LAST, folder / "report.json"
+    if study.done(scores):
+        return
+    if not study.done(weights):
+        train.train(
+            study.space, dataset, recipe, folder=folder, ranks=ranks,
+            workers=study.workers_for(dataset.train),
+        )  # fmt: skip
+        ranks.wait()  # the leading process writes the weights
     net = checkpoint.load(weights).net
-    found = []
-    for arch in archs():
-        got = score(recalibrated_subnet(net, arch, dataset.calibration), dataset.report)
-        found.append({"arch_id": arch.id, "macs": net.plan(arch).macs, "top1": got.top1})
-    write_file(scores, json.dumps(found, indent=1).encode())
-    return str(where)
+    truth = Truth(net, dataset, ranks=ranks, path=folder / "truth.jsonl")
+
+    def score() -> None:
+        found = [
+            Scored(arch.id, net.plan(arch).macs, share("top1", one.top1, "report", one.n))
+            for arch, one in zip(study.archs, truth(study.archs, "report"), strict=True)
+        ]
+        write_file(scores, msgspec.json.encode(found))
+
+    truth.lead(score)
+    study.say(f"trained and scored: {folder}")
 
 
-def _finetune_one(task: tuple[str, int, Recipe, Path, Path | None]) -> str:
-    """Fine-tune one random subnet as in the paper: 4 epochs at a learning rate of 0.02."""
-    name, part, recipe, out, data = task
-    where = folder(out, name, 0) / f"finetuned-{part:02d}.json"
-    if where.exists():
-        return f"{where} (done earlier)"
-    short = msgspec.structs.replace(
-        recipe,
-        epochs=4,
-        warm_up_epochs=0,
-        optimizer=msgspec.structs.replace(recipe.optimizer, lr=0.02, lr_batch=None),
+def _finetuning(recipe: Recipe) -> Finetuning:
+    """As in the paper, 4 epochs from a learning rate of 0.02, at the batches of the supernet."""
+    same = {
+        key: getattr(recipe, key)
+        for key in ("batch_size", "accumulate", "precision", "sync_batchnorm", "max_broken")
+    }
+    inherited = load_finetuning("inherited")
+    settings = msgspec.structs.replace(
+        inherited.optimizer,
+        clip_norm=recipe.optimizer.clip_norm,
+        clip_value=recipe.optimizer.clip_value,
     )
-    dataset = _dataset(recipe, data)
-    arch = archs()[2 + part]
-    net = checkpoint.load(folder(out, name, 0) / train.LAST).net
-    subnet = net.extract(arch)
-    finetune(classification_task(subnet, dataset, short.augment, short.label_smoothing), short)
-    write_file(where, json.dumps(score(subnet, dataset.report).top1).encode())
-    return str(where)
+    return msgspec.structs.replace(inherited, optimizer=settings, **same)
 
 
-def _scores(out: Path, name: str, seed: int) -> list[float]:
-    content: list[dict[str, Any]] = json.loads(
-        (folder(out, name, seed) / "scores.json").read_bytes()
-    )
-    return [100 * entry["top1"] for entry in content]
+def _finetune_one(study: Study, name: str, part: int) -> None:
+    folder, ranks = study.tuned(name, part), study.ranks
+    if study.done(folder / "scores.json"):
+        return
+    supernet = checkpoint.load(study.folder(name, 0) / train.LAST)
+    run = prepare(supernet, study.archs[2 + part], _finetuning(study.recipe), study.data)
+    run.train(folder, ranks, study.workers_for(run.task.train), lambda step: None)
+    study.say(f"fine-tuned: {folder}")
 
 
-def table_v(out: Path, seeds: int) -> str:
+def _percent(scores: list[Scored]) -> list[float]:
+    return [100 * one.top1.value for one in scores]
+
+
+def _mean(values: list[float], spread: float | None, sign: str = "") -> str:
+    """The mean, and its spread if there are several values to know it from."""
+    mean = f"{statistics.mean(values):{sign}.2f}"
+    return mean if spread is None else f"{mean} ± {spread:.2f}"
+
+
+def table_v(study: Study, seeds: int) -> str:
     """A table of top-1 in %: mean and standard deviation over the seeds.
 
     The differences from Baseline are paired by seed and have their standard error.
@@ -157,12 +205,10 @@ def table_v(out: Path, seeds: int) -> str:
     ]
     figures: dict[str, list[list[float]]] = {}
     for name in VARIANTS:
-        rows = [_scores(out, name, seed) for seed in range(seeds)]
+        rows = [_percent(study.scores(name, seed)) for seed in range(seeds)]
         figures[name] = [[row[0], row[1], statistics.mean(row[2:])] for row in rows]
-        cells = [
-            f"{statistics.mean(v):.2f} ± {statistics.stdev(v):.2f}"
-            for v in zip(*figures[name], strict=True)
-        ]
+        columns = [list(column) for column in zip(*figures[name], strict=True)]
+        cells = [_mean(c, statistics.stdev(c) if seeds > 1 else None) for c in columns]
         if name == "Baseline":
             cells += ["", "", ""]
         else:
@@ -171,28 +217,34 @@ def table_v(out: Path, seeds: int) -> str:
                     ours[column] - theirs[column]
                     for ours, theirs in zip(figures[name], figures["Baseline"], strict=True)
                 ]
-                error = statistics.stdev(differences) / len(differences) ** 0.5
-                cells.append(f"{statistics.mean(differences):+.2f} ± {error:.2f}")
+                error = statistics.stdev(differences) / seeds**0.5 if seeds > 1 else None
+                cells.append(_mean(differences, error, "+"))
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines += ["", "Single networks, of seed 0:", ""]
+    for name in VARIANTS:
+        low, high = study.scores(name, 0)[:2]
+        lines.append(f"- {name}: min {low.top1}; max {high.top1}")
+    return "\n".join([*lines, ""])
 
 
-def fig_5(out: Path) -> str:
+def fig_5(study: Study) -> str:
     """A table of inherited and fine-tuned top-1 of the 20 random subnets, for seed 0."""
-    columns = {}
+    columns: dict[str, tuple[list[float], list[float]]] = {}
     for name in CONSISTENCY:
-        inherited = _scores(out, name, 0)[2:]
-        tuned = [
-            100 * json.loads((folder(out, name, 0) / f"finetuned-{part:02d}.json").read_bytes())
-            for part in range(RANDOM)
-        ]
-        columns[name] = (inherited, tuned)
+        tuned = []
+        for part in range(RANDOM):
+            content = (study.tuned(name, part) / "scores.json").read_bytes()
+            found = msgspec.json.decode(content, type=list[Accuracy])
+            tuned.append(next(100 * one.value for one in found if one.metric == "top1"))
+        columns[name] = _percent(study.scores(name, 0)[2:]), tuned
+    first = study.scores(CONSISTENCY[0], 0)[2:]
+    macs = [one.macs / 1e6 for one in first]
     lines = [
+        f"Top-1 in %, report split, n {first[0].top1.n}:",
+        "",
         f"| {' | '.join(['MMACs', *(f'{n}: inherited | fine-tuned' for n in columns)])} |",
         "|" + "---|" * (1 + 2 * len(columns)),
     ]
-    content = json.loads((folder(out, CONSISTENCY[0], 0) / "scores.json").read_bytes())
-    macs = [entry["macs"] / 1e6 for entry in content[2:]]
     for i in np.argsort(macs):
         cells = [f"{columns[n][k][i]:.2f}" for n in columns for k in (0, 1)]
         lines.append(f"| {macs[i]:.2f} | {' | '.join(cells)} |")

@@ -1,10 +1,11 @@
-"""A `micro` detector and segmenter on the scenes, and how much the supernet's weights help them.
+"""A detector and a segmenter on the scenes, and how much the supernet's weights help them.
 
     python -m tests.studies.finetuning figures --supernet FILE --scenes DIR --out DIR
     python -m tests.studies.finetuning weights --supernet FILE --scenes DIR --out DIR
     python -m tests.studies.finetuning ready --scenes DIR
 
-They print tables of docs/finetuning.md; `ready` evaluates the bundle that ships. A run that was
+They print tables of docs/finetuning.md; `ready` evaluates the bundle that ships. The first two take
+any supernet, arch and recipe, a CPU or a GPU, and several of them under torchrun. A run that was
 interrupted continues where it stopped.
 """
 
@@ -17,7 +18,6 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
-import torch
 
 from ramnas_edge.runtime.runtime import Runtime
 from ramnas_edge.vision.detection import Limits
@@ -30,7 +30,7 @@ from ramnas_host.finetuning.detection_metrics import SCORES, coco_matches
 from ramnas_host.finetuning.prepare import PreparedRun, prepare
 from ramnas_host.finetuning.segmentation import evaluate_segmenter, segmentation_accuracies
 from ramnas_host.finetuning.segmentation_metrics import always_majority, confusion
-from ramnas_host.training import checkpoint
+from ramnas_host.training import checkpoint, distributed
 from ramnas_host.training.distributed import Ranks
 from ramnas_models import ready
 from ramnas_models.accuracy import Accuracy
@@ -47,13 +47,17 @@ def main() -> None:
     parser.add_argument("--supernet", type=Path)
     parser.add_argument("--scenes", type=Path, required=True, help="made by `ramnas scenes`")
     parser.add_argument("--arch", default="tests/studies/ready_large.yaml")
+    parser.add_argument("--recipe", help="of the one task (default: scenes-TASK)")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--epochs", type=int, default=4, help="epochs of each training of `weights`"
     )
     args = parser.parse_args()
-    torch.set_num_threads(1)  # small layers: more threads mostly wait for each other
+    if args.recipe and not args.task:
+        parser.error("--recipe needs --task")
     tasks = [args.task] if args.task else list(FORMATS)
     if args.part == "ready":
         for task in tasks:
@@ -61,66 +65,81 @@ def main() -> None:
         return
     if not (args.supernet and args.out):
         parser.error(f"{args.part} needs --supernet and --out")
-    if args.part == "figures":
-        print("| task | accuracy | CPU minutes |\n|---|---|---|")
-        for task in tasks:
-            _figures(args, task)
-    else:
-        print("| task | metric | seed | supernet's weights | from scratch |\n|---|---|---|---|---|")
-        for task in tasks:
-            _weights(args, task)
+    with distributed.started(args.device) as ranks:
+        if args.part == "figures":
+            _print(ranks, "| task | accuracy | CPU minutes |\n|---|---|---|")
+            for task in tasks:
+                _figures(args, ranks, task)
+        else:
+            columns = "| task | metric | seed | supernet's weights | from scratch |"
+            _print(ranks, f"{columns}\n|---|---|---|---|---|")
+            for task in tasks:
+                _weights(args, ranks, task)
 
 
-def _figures(args: argparse.Namespace, task: str) -> None:
-    recipe = load_finetuning(f"scenes-{task}")
-    run, accuracies, minutes = _train(args, task, recipe, args.out / task, from_scratch=False)
+def _print(ranks: Ranks, line: str) -> None:
+    if ranks.leads:
+        print(line, flush=True)
+
+
+def _figures(args: argparse.Namespace, ranks: Ranks, task: str) -> None:
+    recipe = load_finetuning(args.recipe or f"scenes-{task}")
+    run, accuracies, minutes = _train(args, ranks, task, recipe, args.out / task)
     for accuracy in accuracies:
-        print(f"| {task} | {accuracy} | {minutes:.1f} |", flush=True)
+        _print(ranks, f"| {task} | {accuracy} | {minutes} |")
     if task == "segmentation":
-        _print_majority(args, run)
+        _print_majority(args, ranks, run)
 
 
 def _train(
-    args: argparse.Namespace, task: str, recipe: Finetuning, out: Path, *, from_scratch: bool
-) -> tuple[PreparedRun, tuple[Accuracy, ...], float]:
-    """Train, and return the run, its accuracies on the report split and its CPU minutes."""
+    args: argparse.Namespace, ranks: Ranks, task: str, recipe: Finetuning, out: Path, *,
+    from_scratch: bool = False,
+) -> tuple[PreparedRun, tuple[Accuracy, ...], str]:  # fmt: skip
+    """Train, and return the run, its accuracies on the report split and its CPU minutes.
+
+    The minutes are those of this process, and not known if the training was finished before.
+    """
     supernet = checkpoint.load(args.supernet)
-    arch = find_arch(supernet.net.space, args.arch)
+    arch = find_arch(supernet.net.space, args.arch, source=supernet.about.source)
     data = args.scenes / FORMATS[task]
     run = prepare(supernet, arch, recipe, data, from_scratch=from_scratch)
+    scores = out / "scores.json"
+    if ranks.from_leader(scores.exists()):
+        finished = msgspec.json.decode(scores.read_bytes(), type=tuple[Accuracy, ...])
+        return run, finished, "finished before"
     start = time.process_time()
-    accuracies = run.train(out, Ranks(), 0, lambda step: None)
-    minutes = (time.process_time() - start) / 60
-    return run, accuracies, minutes
+    accuracies = run.train(out, ranks, args.workers, lambda step: None)
+    return run, accuracies, f"{(time.process_time() - start) / 60:.1f}"
 
 
-def _print_majority(args: argparse.Namespace, run: PreparedRun) -> None:
+def _print_majority(args: argparse.Namespace, ranks: Ranks, run: PreparedRun) -> None:
     """Print the score of calling every pixel background, which is the most frequent class."""
     data = load_cityscapes(args.scenes / "cityscapes")
     net: object = run.net
-    matrices = evaluate_segmenter(net, data.report, run.about.preprocessing)  # type: ignore[arg-type]
+    how = run.about.preprocessing
+    matrices = evaluate_segmenter(net, data.report, how, ranks)  # type: ignore[arg-type]
     for accuracy in segmentation_accuracies(always_majority(matrices), data.classes, "report"):
-        print(f"| majority class | {accuracy} | |")
+        _print(ranks, f"| majority class | {accuracy} | |")
 
 
-def _weights(args: argparse.Namespace, task: str) -> None:
+def _weights(args: argparse.Namespace, ranks: Ranks, task: str) -> None:
     """Compare two trainings per seed that differ only in their initial weights."""
     both: list[list[float]] = []
     for seed in range(args.seeds):
         recipe = msgspec.structs.replace(
-            load_finetuning(f"scenes-{task}"), epochs=args.epochs, evaluate_every=args.epochs,
-            seed=seed,
+            load_finetuning(args.recipe or f"scenes-{task}"), epochs=args.epochs,
+            evaluate_every=args.epochs, seed=seed,
         )  # fmt: skip
         pair = []
         for scratch in (False, True):
             out = args.out / f"{task}-{seed}-{'scratch' if scratch else 'supernet'}"
-            _, (first, *_), _ = _train(args, task, recipe, out, from_scratch=scratch)
+            _, (first, *_), _ = _train(args, ranks, task, recipe, out, from_scratch=scratch)
             metric = f"{first.metric} (report split, n {first.n})"
             pair.append(100 * first.value)
-        print(f"| {task} | {metric} | {seed} | {pair[0]:.1f} | {pair[1]:.1f} |", flush=True)
+        _print(ranks, f"| {task} | {metric} | {seed} | {pair[0]:.1f} | {pair[1]:.1f} |")
         both.append(pair)
     inherited, scratch_mean = np.mean(both, 0)
-    print(f"| {task} | {metric} | mean | {inherited:.1f} | {scratch_mean:.1f} |", flush=True)
+    _print(ranks, f"| {task} | {metric} | mean | {inherited:.1f} | {scratch_mean:.1f} |")
 
 
 def _ready(folder: Path, task: str) -> None:

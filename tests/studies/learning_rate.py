@@ -25,7 +25,10 @@ SPACE = load_space("micro")
 
 
 def top1s(lr: float) -> tuple[float, float]:
-    """Train `digits` at `lr`; top-1 in % on the test images of max and, mean, of 10 random."""
+    """Train `digits` at `lr`; top-1 in % on the selection images of max and, mean, of 10 random.
+
+    The learning rate of the recipe was chosen by them, so they are not those of the report split.
+    """
     recipe = load_recipe("digits")
     recipe = msgspec.structs.replace(
         recipe, optimizer=msgspec.structs.replace(recipe.optimizer, lr=lr)
@@ -34,7 +37,7 @@ def top1s(lr: float) -> tuple[float, float]:
     net = train.train(SPACE, dataset, recipe)
     rng = np.random.default_rng(0)
     archs = [SPACE.max(), *(SPACE.sample(rng) for _ in range(10))]
-    best, *others = (100 * scores.top1 for scores in true_scores(net, archs, dataset, "test"))
+    best, *others = (100 * scores.top1 for scores in true_scores(net, archs, dataset, "selection"))
     return best, statistics.mean(others)
 
 
