@@ -89,11 +89,11 @@ def groups(data: Measured) -> dict[str, tuple[str, ...]]:
     has nothing to do with that of another, so a noisy one agrees with none. No surrogate takes part
     in this rule.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
-    rho = np.atleast_2d(spearmanr(data.ms).statistic) if len(data.devices) > 2 else np.eye(1)
+    rho = np.atleast_2d(np.corrcoef(rankdata(data.ms, axis=0), rowvar=False))
     alike = rho - np.eye(len(rho)) >= QUIET_RHO
-    quiet = tuple(d for d, one in zip(data.devices, alike, strict=False) if one.any())
+    quiet = tuple(d for d, one in zip(data.devices, alike, strict=True) if one.any())
     every = {"all devices": data.devices} if len(data.devices) > 1 else {}
     return {
         **({f"quiet devices ({', '.join(quiet)})": quiet} if quiet else {}),

@@ -101,7 +101,39 @@ def test_a_surrogate_of_one_run_is_judged_on_another(tmp_path: Path) -> None:
         read_store(path, "run", None, SPACE)
 
 
+def test_a_study_of_detectors_knows_their_input_size(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    store = Store(path)
+    for record in (*records(220, run="found", input_hw=(32, 32)), *records(10)):
+        store.add(record)
+    store.close()
+    assert read_store(path, "found", None, SPACE).input_hw == (32, 32)
+    with pytest.raises(DataError, match="have 2 targets; name runs of one target"):
+        read_store(path, "found", "run", SPACE)
+
+
 def test_sizes_leave_enough_to_judge_on() -> None:
     rows = SPACE.sample_rows(250, np.random.default_rng(0))
     data = Measured(SPACE, rows, ("a",), np.ones((250, 1)), np.arange(0))
     assert data.sizes([10, 50, 51, 1000]) == [10, 50]
+
+
+def test_a_device_is_quiet_if_another_one_ranks_the_archs_alike() -> None:
+    rng = np.random.default_rng(0)
+    ms = rng.uniform(1, 2, 250)
+    columns = np.column_stack([ms, 3 * ms**2, ms + rng.normal(0, 0.3, 250)])
+    rows = SPACE.sample_rows(250, rng)
+    data = Measured(SPACE, rows, ("a", "b", "noisy"), columns, np.arange(0))
+    assert list(surrogates.groups(data).values())[:2] == [("a", "b"), ("a", "b", "noisy")]
+    alone = Measured(SPACE, rows, ("a",), columns[:, :1], np.arange(0))
+    assert surrogates.groups(alone) == {"a": ("a",)}
+
+
+def test_archs_spread_over_macs_reach_both_ends() -> None:
+    rows = SPACE.sample_rows(1000, np.random.default_rng(0))
+    data = Measured(SPACE, rows, ("a",), np.ones((1000, 1)), np.arange(0))
+    some, test = surrogates.spread(data, 40, 0)
+    macs = np.log(cost_table(SPACE).macs(rows))
+    assert len(some) == 40
+    assert not set(some) & set(test)
+    assert macs[some].std() > 1.3 * macs[test].std()
