@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import msgspec
+
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli.options import data_option, device_option, workers_option
 from ramnas_host.data.about import describe
@@ -43,7 +45,7 @@ def _train(args: argparse.Namespace) -> None:
     from ramnas_host.cli.progress import bar
     from ramnas_host.config import load_recipe
     from ramnas_host.data import loader
-    from ramnas_host.data.datasets import load_dataset
+    from ramnas_host.data.datasets import load_dataset, recipe_of
     from ramnas_host.training import checkpoint, distributed, loop, run_folder, train
     from ramnas_models.accuracy import share
     from ramnas_models.files import make_folder
@@ -54,8 +56,10 @@ def _train(args: argparse.Namespace) -> None:
     steps = recipe.epochs * loader.steps_per_epoch(dataset.train, recipe)
     out, state = args.out / train.LAST, args.out / run_folder.STATE
     if out.exists():
-        found, about = checkpoint.load(out), describe(dataset, recipe)
-        if (found.net.space.hash, found.about) != (space.hash, about):
+        found = checkpoint.load(out)
+        stored = recipe_of(found.about)  # a recipe of an earlier version has fewer keys
+        about = msgspec.structs.replace(found.about, recipe=describe(dataset, stored).recipe)
+        if (found.net.space.hash, about) != (space.hash, describe(dataset, recipe)):
             raise DataError(
                 f"{out} was trained with another space, recipe or data set: choose another --out, "
                 "or remove that folder"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,6 +188,55 @@ def test_a_run_that_stops_while_it_records_a_step_loses_no_row(
     monkeypatch.undo()
     train.train(SPACE, digits, recipe, folder=tmp_path)
     assert [row["step"] for row in read_metrics(tmp_path)] == ["1", "2", "3"]
+
+
+def test_a_supernet_of_an_older_version_is_known_by_its_recipe(
+    digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its recipe lacks the keys that came later, which say nothing new at their defaults."""
+    recipe = tmp_path / "short.yaml"
+    recipe.write_bytes(msgspec.yaml.encode(short()))
+    about = describe(digits, short())
+    older = msgspec.json.decode(about.recipe)
+    for key in ("accumulate", "ema", "random_subnets"):
+        del older[key]
+    about = msgspec.structs.replace(about, recipe=msgspec.json.encode(older).decode())
+    checkpoint.save(tmp_path / "out" / train.LAST, Supernet(SPACE, 10), about)
+    assert main.main(train_verb(recipe, tmp_path / "out")) == 0
+    assert "already trained:" in capsys.readouterr().out
+    recipe.write_bytes(msgspec.yaml.encode(short(ema=0.9)))
+    assert main.main(train_verb(recipe, tmp_path / "out")) == 2
+
+
+def test_the_progress_line_names_the_split_and_a_long_wait_for_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {train.N: 500, "top1_min": 0.952, "top1_max": 0.98, "top1_random": 0.9655}
+    shares = [0.0] * 5 + [0.6] * 10
+    lines: list[str] = []
+
+    @contextlib.contextmanager
+    def bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[int, str], None]]:
+        yield lambda done, text: lines.append(text)
+
+    def fake(*arguments: object, on_step: Callable[[train.Step], None], **options: object) -> None:
+        for number, share in enumerate(shares, start=1):
+            found = scores if number in (3, len(shares)) else None
+            on_step(train.Step(number, len(shares), 1, (2.5, 0.25), 640.0, 0.1, share, found))
+
+    monkeypatch.setattr("ramnas_host.cli.progress.bar", bar)
+    monkeypatch.setattr(train, "train", fake)
+    assert main.main(["train", "--out", str(tmp_path / "out")]) == 0
+    known = "selection top-1 min 95.2 % max 98.0 % random 96.5 % (n 500)"
+    assert lines[0] == "640 images/s, losses 2.50 0.25"
+    assert lines[4] == f"640 images/s, losses 2.50 0.25, {known}"
+    assert lines[-1] == (
+        f"640 images/s, losses 2.50 0.25, 24% of the time waiting for images, {known}"
+    )
+    printed = capsys.readouterr().out
+    assert (
+        "last weights, max: top1 98.0 % (selection split, n 500, 95 % interval 96.4 to 98.9 %)"
+    ) in printed
 
 
 class Trained(NamedTuple):
