@@ -115,7 +115,7 @@ def _report(
             "archs": [
                 {
                     "arch_id": arch.id, "macs": cost, "top1": one.top1, "top5": one.top5,
-                    "interval": share("top1", one.top1, args.split, one.n).interval,
+                    "n": one.n, "interval": share("top1", one.top1, args.split, one.n).interval,
                 }
                 for arch, cost, one in zip(archs, macs, scores, strict=True)
             ],

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -135,54 +135,59 @@ class Split:
     def _prepared(
         self, resolution: int, size: int, *, pin: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (pixels, labels) as `batches` does: uint8 [n, r, r, 3] in BGR, pinned if `pin`."""
         if resolution in self._kept:
             yield from zip(*(torch.split(t, size) for t in self._kept[resolution]), strict=True)
             return
-        crops = self._crops
+        if not len(self):
+            raise DataError("a split without images cannot be evaluated")
+        cached = self._crops is not None  # here, before several threads ask for it
         kept = sum(pixels.nbytes for pixels, _ in self._kept.values())
-        small = crops is None and kept + len(self) * resolution**2 * 3 <= _KEEP_BYTES
-        keep: list[tuple[Tensor, Tensor]] = []
-        how, hw = self.preprocessing, (resolution, resolution)
-        from_crop = Preprocessing(how.normalisation, how.interpolation)
-
-        def one(index: int) -> Image | None:
-            if crops is None:
-                image = self._read(index)
-                return None if image is None else preprocessing.prepare(image, how, hw)
-            if not crops.readable[index]:
-                return None
-            return preprocessing.prepare(crops.pixels[index], from_crop, hw)
-
-        def batch(start: int) -> tuple[Tensor, Tensor]:
-            index = range(start, min(start + size, len(self)))
-            found = list(pool.map(one, index))  # OpenCV decodes and resizes outside the GIL
-            sound = [i for i, image in zip(index, found, strict=True) if image is not None]
-            pixels = np.empty((len(sound), *hw, 3), np.uint8)
-            for place, image in enumerate(image for image in found if image is not None):
-                pixels[place] = image
-            ready = torch.from_numpy(pixels), self.labels[sound]
-            return (ready[0].pin_memory(), ready[1].pin_memory()) if pin else ready
-
-        any_sound = False
+        fits = kept + len(self) * resolution**2 * 3 <= _KEEP_BYTES
+        keep: list[tuple[Tensor, Tensor]] | None = [] if fits and not cached else None
+        any_readable = False
+        starts = list(range(0, len(self), size))
         with ThreadPoolExecutor(_threads()) as pool, ThreadPoolExecutor(1) as ahead:
-            starts = range(0, len(self), size)
-            coming = [ahead.submit(batch, start) for start in starts[:1]]
-            for start in [*starts[1:], None]:
-                pixels, labels = coming.pop().result()
-                if start is not None:
-                    coming.append(ahead.submit(batch, start))
-                if small:
+            coming = ahead.submit(self._batch, starts[0], size, resolution, pool, pin)
+            for following in [*starts[1:], None]:
+                pixels, labels = coming.result()
+                if following is not None:
+                    coming = ahead.submit(self._batch, following, size, resolution, pool, pin)
+                if keep is not None:
                     keep.append((pixels, labels))
                 if len(labels):
-                    any_sound = True
+                    any_readable = True
                     yield pixels, labels
-        if not any_sound:
+        if not any_readable:
             raise DataError(
                 f"none of the {len(self)} files is an image, such as {self.images.name(0)}"
             )
-        if small:
+        if keep is not None:
             pixels, labels = (torch.cat(part) for part in zip(*keep, strict=True))
             self._kept[resolution] = pixels, labels
+
+    def _batch(
+        self, start: int, size: int, resolution: int, pool: Executor, pin: bool
+    ) -> tuple[Tensor, Tensor]:
+        index = range(start, min(start + size, len(self)))
+        # OpenCV decodes and resizes outside the GIL
+        found = list(pool.map(lambda i: self._picture(i, resolution), index))
+        readable = [i for i, image in zip(index, found, strict=True) if image is not None]
+        array = np.empty((len(readable), resolution, resolution, 3), np.uint8)
+        for place, image in enumerate(image for image in found if image is not None):
+            array[place] = image
+        pixels, labels = torch.from_numpy(array), self.labels[readable]
+        return (pixels.pin_memory(), labels.pin_memory()) if pin else (pixels, labels)
+
+    def _picture(self, index: int, resolution: int) -> Image | None:
+        """The image as the runtime prepares it; None if it cannot be read."""
+        crops, how = self._crops, self.preprocessing
+        if crops is None:
+            image = self._read(index)
+        else:
+            image = crops.pixels[index] if crops.readable[index] else None
+            how = Preprocessing(how.normalisation, how.interpolation)  # the rest is done
+        return None if image is None else preprocessing.prepare(image, how, (resolution,) * 2)
 
     def _read(self, index: int) -> Image | None:
         try:

@@ -20,9 +20,11 @@ from ramnas_host.data import images as images_module
 from ramnas_host.data import picture_cache
 from ramnas_host.data.images import Files, Split
 from ramnas_models.bundle import Preprocessing
+from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
 
 HOW = Preprocessing(Normalisation(), "bicubic", resize_short=40, crop=36)
+PLAIN = Preprocessing(Normalisation())
 
 
 @pytest.fixture(autouse=True)
@@ -218,3 +220,9 @@ def test_processes_share_the_decoding_and_a_killed_one_loses_only_its_chunk(tmp_
     decoded = log.read_text().split()
     assert set(decoded) == {f"{i:02}.png" for i in range(24)}
     assert len(decoded) <= 24 + 2
+
+
+def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
+    for empty in (split(tmp_path / "images", 0), split(tmp_path / "images", 0, PLAIN)):
+        with pytest.raises(DataError, match="a split without images"):
+            empty.at(24)
