@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from ramnas_host.config import load_recipe
 from ramnas_host.data.datasets import load_dataset
-from ramnas_host.data.images import Dataset
+from ramnas_host.data.images import Dataset, Files, Split
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import (
     Scores,
@@ -20,6 +23,8 @@ from ramnas_host.training.evaluate import (
     score,
     true_scores,
 )
+from ramnas_models.bundle import Preprocessing
+from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Supernet
 
@@ -123,3 +128,32 @@ def test_networks_are_scored_in_fp32_whatever_training_has_set(
     training, evaluation = (torch.bfloat16, "high", True), (torch.float32, "highest", False)
     assert seen == [training, evaluation, training]
     assert scores == score(subnet, digits.report)
+
+
+def test_counting_hits_waits_for_the_network_once_however_many_batches(
+    net: Supernet, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subnet = recalibrated_subnet(net, SPACE.min(), digits.calibration)
+    asked: Counter[str] = Counter()
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "cpu"):
+        own = getattr(torch.Tensor, name)
+
+        def counted(x: object, *rest: object, name: str = name, own: Callable = own) -> object:
+            asked[name] += 1
+            return own(x, *rest)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    score(subnet, digits.report, batch=25)
+    assert asked == {"tolist": 1}
+
+
+def test_a_picture_that_cannot_be_read_does_not_count(net: Supernet, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{i}.png" for i in range(7)]
+    for path in paths:
+        cv2.imwrite(str(path), rng.integers(0, 256, (40, 40, 3), np.uint8))
+    paths[3].write_bytes(b"no image")
+    for how in (None, 36):
+        preprocessing = Preprocessing(Normalisation(), "bicubic", how, how)
+        split = Split(Files(paths), torch.arange(7), preprocessing)
+        assert score(recalibrated_subnet(net, SPACE.min(), split), split).n == 6
