@@ -142,7 +142,10 @@ class RobustGp:
             length, theta = _variances(inputs[some], target[some], prior)
         records = _Records(_Grams(inputs, inputs).kernels(length), target, inputs.floors)
         self._posterior = _solved(inputs, records, length, theta)
-        self._directions = _directions(_summed(records.kernels, theta), self._posterior)
+        least_noise = float(_noise(theta, inputs.floors).min())
+        self._directions = _directions(
+            _summed(records.kernels, theta), self._posterior.inverse, least_noise
+        )
         free = max(len(y) - guessed, 1)
         self._widening = np.sqrt(len(y) / free) * _reach(_left_out(records, self._posterior), free)
         return self
@@ -192,17 +195,17 @@ class _Grams:
         return self._totals, self._parts, smooth, self._choices, self._equal
 
 
-def _directions(covariance: Floats, posterior: _Posterior) -> Floats:
+def _directions(covariance: Floats, inverse: Floats, noise: float) -> Floats:
     """A matrix D [n, r] with |k D|^2 close to k K^-1 k for the kernels k of an arch.
 
     D consists of scaled eigenvectors of K^-1. Those that the kernels of the records hardly project
     on are left out: what they add is small beside the noise, and predicting gets faster.
     """
-    values, vectors = np.linalg.eigh(posterior.inverse)
+    values, vectors = np.linalg.eigh(inverse)
     directions = vectors * np.sqrt(np.maximum(values, 0))
     projected: Floats = ((covariance @ directions) ** 2).mean(0)
     order = np.argsort(projected)
-    left_out = np.cumsum(projected[order]) < 0.02 * np.exp(posterior.theta[-2])
+    left_out = np.cumsum(projected[order]) < 0.02 * noise
     found: Floats = directions[:, np.sort(order[~left_out])]
     return found
 
