@@ -193,6 +193,12 @@ class ElasticConv(nn.Module):
                 x = F.batch_norm(x, mean, variance, gamma, beta, eps=BN_EPS)
             elif self.synchronised:
                 x = _synchronised_batch_norm(x, gamma, beta)
+            elif x.numel() == x.shape[1]:
+                raise DataError(
+                    f"{layer.key} gives one pixel for the one image of this step, from which "
+                    "BatchNorm has nothing to learn: take 2 or more images for each process "
+                    "(batch_size), or a larger input"
+                )
             else:
                 x = F.batch_norm(x, None, None, gamma, beta, training=True, eps=BN_EPS)
         return _activated(x, layer.act)

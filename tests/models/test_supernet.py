@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ramnas_models import onnx_graph
+from ramnas_models.errors import DataError
 from ramnas_models.space import Arch, Space, load_space
 from ramnas_models.supernet import Supernet
 from tests.models.generated import spaces
@@ -153,6 +154,17 @@ def test_batch_of_one_runs_in_evaluation(tmp_path: Path) -> None:
     net = Supernet(load_space("micro"), num_classes=10).eval()
     with torch.no_grad():
         assert net(image(net.space.max(), 1), net.space.max()).shape == (1, 10)
+
+
+def test_training_on_one_value_per_channel_is_refused_with_the_way_out(net: Supernet) -> None:
+    one = torch.randn(1, 3, 16, 16)
+    net.train()
+    try:
+        with pytest.raises(DataError, match="one pixel for the one image.*2 or more images"):
+            net(one, net.space.min())
+        assert net(one.repeat(2, 1, 1, 1), net.space.min()).isfinite().all()
+    finally:
+        net.eval()
 
 
 def test_only_shortcuts_that_some_arch_uses_have_weights() -> None:
