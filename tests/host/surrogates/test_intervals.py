@@ -143,7 +143,8 @@ def test_a_measured_floor_tells_few_records_which_archs_scatter() -> None:
         for floor, spreads in ((None, learnt), (0.15 * float(np.median(MS)), told)):
             fitted = CostGp(COSTS, floor_ms=floor).fit(ROWS[some], np.log(ms[some]))
             spreads.append(spread_of_ends(fitted))
-    assert np.mean(told) > np.mean(learnt) + 0.5
+    assert min(told) > 1.5
+    assert min(learnt) < 1.2  # some draws of 12 do not show it
 
 
 def visits(ms: Sequence[float], share: float, floor: float, seed: int, rounds: int = 8) -> list:
