@@ -32,7 +32,7 @@ class Sizes:
 
 # the batch is what each GPU of the paper has (Table II)
 GPU = Sizes("table1", 56, 224, 10, 20, 1024, "table1", (320, 320), (512, 1024), 50, "table1", 24)
-CPU = Sizes("table1", 4, 224, 2, 20, 64, "table1", (320, 320), (256, 512), 5, "micro", 24)
+CPU = Sizes("micro", 32, 48, 3, 20, 128, "table1", (320, 320), (256, 512), 5, "micro", 24)
 QUICK = Sizes("micro", 4, 48, 1, 2, 16, "micro", (64, 96), (64, 96), 2, "micro", 3)
 
 
