@@ -54,7 +54,7 @@ class Augment(SceneAugment, frozen=True):
 
     `policy` changes colours and shapes, between the flip and the robot augmentations. `autoaugment`
     is AutoAugment's policy for ImageNet (Cubuk et al. 2019), `randaugment` is RandAugment with two
-    operations of magnitude 9 (Cubuk et al. 2020). Operations are drawn for each image.
+    operations of magnitude 9 out of 30 (Cubuk et al. 2020). Operations are drawn for each image.
     """
 
     size: int

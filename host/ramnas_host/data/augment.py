@@ -139,6 +139,7 @@ class _PerImage:
     def __init__(self, operations: Sequence[nn.Module], rounds: int) -> None:
         self._operations, self._rounds = operations, rounds
 
+    @torch.no_grad()  # some of kornia's operations have parameters that could be learnt
     def __call__(self, x: Tensor) -> Tensor:
         for _ in range(self._rounds):
             drawn = torch.randint(len(self._operations), (len(x),))

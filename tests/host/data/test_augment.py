@@ -223,6 +223,13 @@ def test_the_seed_of_torch_decides_what_a_policy_does(policy: str) -> None:
     assert not torch.equal(found[0], found[2])
 
 
+def test_no_gradient_goes_back_into_the_operations_of_a_policy() -> None:
+    """All networks of a step share its images; the second backward would find the graph gone."""
+    learnt = torch.nn.Conv2d(3, 3, 1)
+    x = module._PerImage([learnt], rounds=1)(torch.rand(2, 3, 4, 4))
+    assert not x.requires_grad
+
+
 def test_operations_on_colours_see_red_green_blue(monkeypatch: pytest.MonkeyPatch) -> None:
     """The images are in BGR. A policy that keeps only red must keep the last channel."""
     only_red = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
