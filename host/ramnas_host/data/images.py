@@ -128,14 +128,15 @@ class Split:
         for that is prepared anew by each call.
         """
         norm = self.preprocessing.normalisation
-        for pixels, labels in self._prepared(resolution, size, pin=device.type == "cuda"):
-            moved = pixels.to(device, non_blocking=True)
-            yield normalise(moved, norm), labels.to(device, non_blocking=True)
+        for batch in self._prepared(resolution, size):
+            if device.type == "cuda":
+                # here and not in a thread, which would open a context on the first GPU
+                batch = tuple(part.pin_memory() for part in batch)
+            pixels, labels = (part.to(device, non_blocking=True) for part in batch)
+            yield normalise(pixels, norm), labels
 
-    def _prepared(
-        self, resolution: int, size: int, *, pin: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (pixels, labels) as `batches` does: uint8 [n, r, r, 3] in BGR, pinned if `pin`."""
+    def _prepared(self, resolution: int, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield (pixels, labels) as `batches` does, the pixels as uint8 [n, r, r, 3] in BGR."""
         if resolution in self._kept:
             yield from zip(*(torch.split(t, size) for t in self._kept[resolution]), strict=True)
             return
@@ -148,11 +149,11 @@ class Split:
         any_readable = False
         starts = list(range(0, len(self), size))
         with ThreadPoolExecutor(_threads()) as pool, ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self._batch, starts[0], size, resolution, pool, pin)
+            coming = ahead.submit(self._batch, starts[0], size, resolution, pool)
             for following in [*starts[1:], None]:
                 pixels, labels = coming.result()
                 if following is not None:
-                    coming = ahead.submit(self._batch, following, size, resolution, pool, pin)
+                    coming = ahead.submit(self._batch, following, size, resolution, pool)
                 if keep is not None:
                     keep.append((pixels, labels))
                 if len(labels):
@@ -167,7 +168,7 @@ class Split:
             self._kept[resolution] = pixels, labels
 
     def _batch(
-        self, start: int, size: int, resolution: int, pool: Executor, pin: bool
+        self, start: int, size: int, resolution: int, pool: Executor
     ) -> tuple[Tensor, Tensor]:
         index = range(start, min(start + size, len(self)))
         # OpenCV decodes and resizes outside the GIL
@@ -176,8 +177,7 @@ class Split:
         array = np.empty((len(readable), resolution, resolution, 3), np.uint8)
         for place, image in enumerate(image for image in found if image is not None):
             array[place] = image
-        pixels, labels = torch.from_numpy(array), self.labels[readable]
-        return (pixels.pin_memory(), labels.pin_memory()) if pin else (pixels, labels)
+        return torch.from_numpy(array), self.labels[readable]
 
     def _picture(self, index: int, resolution: int) -> Image | None:
         """The image as the runtime prepares it; None if it cannot be read."""

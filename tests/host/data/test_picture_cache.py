@@ -51,7 +51,7 @@ def cache_files() -> list[Path]:
 
 def pixels(found: Split, side: int, batch: int = 5) -> np.ndarray:
     """The uint8 images that a network gets, before they are normalised."""
-    parts = found._prepared(side, batch, pin=False)
+    parts = found._prepared(side, batch)
     return np.concatenate([part.numpy() for part, _ in parts])
 
 
