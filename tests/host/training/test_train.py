@@ -439,11 +439,17 @@ def test_training_with_compiled_networks_gives_the_same_losses(
 def test_a_gpu_trains_in_half_precision_with_compiled_networks(digits: Dataset) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    for precision in ("bf16", "fp16"):
+    every = msgspec.structs.replace(
+        short().augment, flip=0.5, brightness=0.3, noise=0.05, mask=0.2, policy="randaugment"
+    )
+    for precision in ("tf32", "bf16", "fp16"):
         seen: list[train.Step] = []
+        how = short(
+            compile=True, precision=precision, augment=every, accumulate=2, ema=0.9, batch_size=32
+        )
         with pytest.raises(Enough):
             train.train(
-                SPACE, digits, short(compile=True, precision=precision),
+                SPACE, digits, how,
                 ranks=Ranks(device=torch.device("cuda")), on_step=stop_after(3, seen),
             )  # fmt: skip
         assert all(np.isfinite(step.losses).all() for step in seen)
