@@ -19,12 +19,14 @@ TEXT
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-python=$(command -v "${PYTHON:-python3}") && python=$(realpath -s "$python")  # -s: a venv is a link
+name=${PYTHON:-python3}
+path=$(command -v "$name") || { echo "there is no $name: name a Python that has PyTorch: PYTHON=/path/to/python3 $0" >&2; exit 2; }
+python=$(realpath -s "$path") # -s: in a venv it is a link
 wheels='' fetch='' version='' budget=480
 others=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --wheels) wheels=$(cd "$2" && pwd); shift 2 ;;
+    --wheels) wheels=$2; shift 2 ;;
     --fetch) fetch=$2; shift 2 ;;
     --for) version=$2; shift 2 ;;
     --budget) budget=$2; shift 2 ;;
@@ -51,6 +53,8 @@ fi
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 if [ -n "$wheels" ]; then
+  [ -d "$wheels" ] || { echo "--wheels $wheels: there is no such folder" >&2; exit 2; }
+  wheels=$(cd "$wheels" && pwd)
   # by name and not by file, so that the folder may hold wheels for several versions of Python
   names=$(find "$wheels" -name '*.whl' -printf '%f\n' | sed 's/-.*//' | sort -u)
   [ -n "$names" ] || { echo "$wheels has no wheels: $0 --fetch $wheels downloads them" >&2; exit 2; }
