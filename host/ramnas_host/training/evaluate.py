@@ -14,6 +14,9 @@ from ramnas_host.training.distributed import Ranks
 from ramnas_models.space import Arch
 from ramnas_models.supernet import Subnet, Supernet
 
+# Pixels of a batch on a CPU, for each thread. At 192 pixels, batches of 8 take half the time of 64.
+_CPU_PIXELS = 2**17
+
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -64,12 +67,14 @@ def recalibrated_subnets(
 
 
 @torch.no_grad()
-def score(subnet: Subnet, split: Split, *, batch: int = 256) -> Scores:
+def score(subnet: Subnet, split: Split, *, batch: int | None = None) -> Scores:
     """Top-1 and top-5 on `split`, at the subnet's own resolution and in full fp32.
 
-    `batch` images at a time go through the network. It decides the memory and not the scores.
+    `batch` images at a time go through the network, or as many as suit the device. It decides the
+    speed and the memory, and not the scores.
     """
     device = next(subnet.parameters()).device
+    batch = batch or _batch_size(subnet.plan.input_hw[0], device)
     hits = torch.zeros(2, dtype=torch.int64, device=device)  # read only once, at the end
     count = 0
     with full_precision(device):
@@ -80,6 +85,13 @@ def score(subnet: Subnet, split: Split, *, batch: int = 256) -> Scores:
             count += len(labels)
     top1, top5 = (int(hit) / count for hit in hits.tolist())
     return Scores(top1, top5, count)
+
+
+def _batch_size(resolution: int, device: torch.device) -> int:
+    """A size that is fast. On a CPU the outputs of a layer should stay in its cache."""
+    if device.type != "cpu":
+        return 256
+    return min(256, max(1, _CPU_PIXELS * torch.get_num_threads() // resolution**2))
 
 
 @contextmanager

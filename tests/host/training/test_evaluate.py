@@ -121,7 +121,7 @@ def test_networks_are_scored_in_fp32_whatever_training_has_set(
     try:
         with torch.autocast("cpu", torch.bfloat16):
             subnet(digits.report.at(32)[:2])
-            scores = score(subnet, digits.report)
+            scores = score(subnet, digits.report, batch=250)
             subnet(digits.report.at(32)[:2])
     finally:
         torch.set_float32_matmul_precision("highest")
