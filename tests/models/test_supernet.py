@@ -160,7 +160,7 @@ def test_training_on_one_value_per_channel_is_refused_with_the_way_out(net: Supe
     one = torch.randn(1, 3, 16, 16)
     net.train()
     try:
-        with pytest.raises(DataError, match="one pixel for the one image.*2 or more images"):
+        with pytest.raises(DataError, match=r"one pixel for the one image.*2 or more images"):
             net(one, net.space.min())
         assert net(one.repeat(2, 1, 1, 1), net.space.min()).isfinite().all()
     finally:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import measuring
-from ramnas_host.cli.options import data_option, device_option, supernet_option
+from ramnas_host.cli.options import (
+    data_option,
+    device_option,
+    enough_to_learn,
+    supernet_option,
+)
 from ramnas_models.errors import DataError
 from ramnas_models.sampling import sample_by_macs
 
@@ -108,6 +113,8 @@ def _led(args: argparse.Namespace, loaded: Checkpoint, dataset: str, truth: Trut
     from ramnas_models.files import write_file
 
     _check_same(args)
+    enough_to_learn("--samples", args.samples)
+    enough_to_learn("--accuracy-samples", args.accuracy_samples)
     by_macs = comparison.own_front(_search(args, loaded, dataset, truth, "macs", []))
     found = []
     for batch in args.batches:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ramnas_models.errors import DataError
+
 ARCH_HELP = (
     "the arch: min, max, A0 to A6 (published networks of space attentivenas; A5 and A5_1 of "
     "AlphaNet's weights are AlphaNet's), mobilenet_v3_large, the name or id of a candidate of "
@@ -12,6 +14,16 @@ ARCH_HELP = (
 )
 REPORT_NOTE = "publish it, and choose nothing by it"
 SPLITS = ("train", "calibration", "selection", "report")
+
+
+def enough_to_learn(option: str, samples: int) -> None:
+    """DataError if a surrogate cannot learn from so few archs, before any of them is evaluated."""
+    from ramnas_host.surrogates.surrogate import MIN_RECORDS
+
+    if samples < MIN_RECORDS:
+        raise DataError(
+            f"{option} {samples}: give {MIN_RECORDS} or more, because a surrogate learns from them"
+        )
 
 
 def supernet_option(verb: argparse.ArgumentParser) -> None:

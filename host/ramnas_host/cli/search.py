@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import front_output, measuring
-from ramnas_host.cli.options import data_option, device_option, supernet_option
+from ramnas_host.cli.options import (
+    data_option,
+    device_option,
+    enough_to_learn,
+    supernet_option,
+)
 from ramnas_models.errors import DataError
 from ramnas_models.sampling import sample_by_macs
 
@@ -159,6 +164,7 @@ def _led(args: argparse.Namespace, space: Space, dataset: str, truth: Truth) -> 
         measuring.check_rounds(args)
         if not any(one.target for one in asked):
             raise DataError("--measure: none of these objectives is measured on a board")
+    enough_to_learn("--accuracy-samples", args.accuracy_samples)
     archs = sample_by_macs(space, np.random.default_rng(args.seed), args.accuracy_samples)
 
     def measured(new: Sequence[Arch]) -> list[objectives.Observations]:

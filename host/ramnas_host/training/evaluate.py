@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
@@ -113,6 +114,24 @@ def full_precision(device: torch.device) -> Iterator[None]:
         cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """Hundreds of archs with the same few calibration images would give the same warning each."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.getMessage() in said
+        said.add(record.getMessage())
+        return not known
+
+    logger = logging.getLogger("ramnas_models.supernet")
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
+
+
 def true_scores(
     net: Supernet,
     archs: Sequence[Arch],
@@ -130,9 +149,10 @@ def true_scores(
     and `on_done` with the number of archs that all ranks have done.
     """
     own: dict[int, Scores] = {}
-    for position in ranks.taken(len(archs), on_done):
-        subnet = recalibrated_subnet(net, archs[position], dataset.calibration)
-        own[position] = score(subnet, dataset.split(split))
-        on_score(archs[position], own[position])
+    with _each_warning_once():
+        for position in ranks.taken(len(archs), on_done):
+            subnet = recalibrated_subnet(net, archs[position], dataset.calibration)
+            own[position] = score(subnet, dataset.split(split))
+            on_score(archs[position], own[position])
     found = {position: scores for part in ranks.gather(own) for position, scores in part.items()}
     return [found[position] for position in range(len(archs))]

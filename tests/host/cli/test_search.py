@@ -169,6 +169,7 @@ def test_infill_measures_what_it_chose_and_learns_from_it(
         (["--objectives", "top1,macs", "--measure"], "none of these objectives is measured"),
         (["--measure", "--local-agent", "--rounds", "2"], "a record needs"),
         (["--population", "1"], "--population 1: give 2 or more"),
+        (["--accuracy-samples", "19"], "--accuracy-samples 19: give 20 or more"),
         (["--prior-run", "elsewhere"], "no record of run 'elsewhere'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,16 @@ def test_the_calibration_images_are_fixed_and_prepared_once(net: Supernet, digit
     kept = digits.calibration._kept[arch.resolution][0]
     recalibrated(net.extract(arch), digits.calibration)
     assert digits.calibration._kept[arch.resolution][0] is kept
+
+
+def test_few_calibration_images_are_one_warning_for_all_archs(
+    net: Supernet, digits: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = dataclasses.replace(digits, calibration=digits.calibration.take(np.arange(20)))
+    true_scores(net, [SPACE.min(), SPACE.min(), SPACE.min()], few, "selection")
+    assert caplog.text.count("fewer than 64 images (20)") == 1
+    recalibrated_subnet(net, SPACE.min(), few.calibration)
+    assert caplog.text.count("fewer than 64 images (20)") == 2
 
 
 def test_ranks_share_the_archs_and_each_gets_all_scores(net: Supernet, digits: Dataset) -> None:
