@@ -46,10 +46,12 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
     split and the other half is the report split.
     """
     recipe = recipe_of(about)
-    images = recipe.images if about.recipe else msgspec.structs.replace(recipe.images, selection=0)
-    found = load_dataset(recipe.dataset, images, folder)
-    if not about.recipe:
-        found = _trained_elsewhere(found, folder)
+    if about.recipe:
+        found = load_dataset(recipe.dataset, recipe.images, folder)
+    else:
+        images = SplitSizes(train=0, selection=0, calibration=0)
+        found = load_dataset(recipe.dataset, images, folder)
+        found = _trained_elsewhere(found, folder, recipe.images.calibration)
     if len(found.classes) != len(about.classes):
         raise DataError(
             f"{folder} has {len(found.classes)} classes, but the supernet was trained on "
@@ -169,11 +171,13 @@ _READERS: dict[str, Callable[[SplitSizes, Path | None], Dataset]] = {
 }
 
 
-def _trained_elsewhere(dataset: Dataset, folder: Path | None) -> Dataset:
+def _trained_elsewhere(dataset: Dataset, folder: Path | None, calibration: int) -> Dataset:
     """The data set for weights that have seen all training images: val/ makes both other splits.
 
     Every second image of val/ is for selection and the others are for the report. The images are
     in the order of their classes, so both halves have as many of each class, give or take one.
+    `calibration` images of train/ are for BatchNorm, or all of them if there are fewer: such
+    weights have no recipe in which the number could be lowered.
     """
     whole = dataset.report
     if len(whole) < 2:
@@ -183,7 +187,10 @@ def _trained_elsewhere(dataset: Dataset, folder: Path | None) -> Dataset:
         )
     places = np.arange(len(whole))
     return dataclasses.replace(
-        dataset, selection=whole.take(places[::2]), report=whole.take(places[1::2])
+        dataset,
+        calibration=dataset.train.take(np.arange(min(calibration, len(dataset.train)))),
+        selection=whole.take(places[::2]),
+        report=whole.take(places[1::2]),
     )
 
 

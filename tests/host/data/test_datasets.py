@@ -384,6 +384,14 @@ def test_imported_weights_are_searched_and_reported_on_halves_of_val(tmp_path: P
     assert paths(again.selection) == paths(found.selection)
 
 
+def test_imported_weights_take_a_small_folder_and_calibrate_on_all_of_its_train(
+    tmp_path: Path,
+) -> None:
+    root = like_imagenet(tmp_path, {"train": 3, "val": 2})
+    found = dataset_of(About(("ant", "bee"), Preprocessing(Normalisation()), "", ""), root)
+    assert set(paths(found.calibration)) == set((root / "train").glob("*/*.jpg"))
+
+
 def test_weights_trained_here_are_reported_on_all_of_val(tmp_path: Path) -> None:
     root = like_imagenet(tmp_path, {"train": 7100, "val": 3})
     recipe = load_recipe("imagenet")
