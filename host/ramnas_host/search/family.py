@@ -70,13 +70,16 @@ def name_candidates(front: Front, n: int) -> Front:
 def table(front: Front) -> str:
     """The named models in Table III's bands of MACs, with split, n and interval of their top-1.
 
-    The published networks are listed too if the front's data set is ImageNet. On other images their
+    The published networks are listed too if the front is verified on ImageNet. Before that, top-1
+    is on the selection split, which may be a part of train/, and on other images the published
     accuracies say nothing.
     """
     cost = front.cost
     rows = []
-    if front.dataset == "imagenet":
-        rows += [(float(macs), name, f"{top1:.1f}%", "", "") for name, macs, top1 in PUBLISHED]
+    verified = any(c.accuracy("report") for c in front.candidates)
+    if front.dataset == "imagenet" and verified:
+        images = "published, ImageNet's validation images"
+        rows += [(float(macs), name, f"{top1:.1f}%", "", images) for name, macs, top1 in PUBLISHED]
     for c in front.candidates:
         if c.name:
             value = _value(c, cost.name).budgeted
