@@ -157,6 +157,9 @@ class Supervisor:
 
     def _replace_child(self) -> None:
         self._child.close()
+        self._start_child()
+
+    def _start_child(self) -> None:
         self._child, self._child_is_ready, self._current = Child(self._space), False, None
         self._silent_s = 0.0
 
@@ -230,7 +233,7 @@ class Supervisor:
         self._waiting.appendleft(msgspec.structs.replace(job, block=block, again=True))
 
     def _handle_death(self, how: str) -> List[News]:
-        """Start a fresh child and try the archs of the lost block one by one.
+        """Start a fresh child in place of the closed one, and try its block's archs one by one.
 
         `how` the child died, or hung, completes "the measuring process ...". If the block was a
         single arch, that arch has failed.
@@ -240,7 +243,7 @@ class Supervisor:
         job, self._doubtful = self._current, []
         if job is None and not self._child_is_ready:
             raise BackendError(f"{reason}, as soon as it was started")
-        self._replace_child()
+        self._start_child()
         if job is None:  # it died between two jobs
             return []
         archs = job.block.archs

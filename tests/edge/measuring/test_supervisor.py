@@ -396,3 +396,30 @@ def test_a_process_that_outlives_sigkill_is_left_behind(
         assert "outlives SIGKILL" in running._child.close(patience_s=0.0)
     undying.kill()
     assert undying.wait(HANG_S) == -signal.SIGKILL
+
+
+def test_a_process_that_has_ended_is_waited_for_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting twice for one that cannot be killed took 12 s, and the host gives up after 10 s."""
+    running = start()
+    dead, close = running._child, child.Child.close
+    closed: List[child.Child] = []
+
+    def noted(one: child.Child, *, patience_s: float = 2.0) -> str:
+        closed.append(one)
+        return close(one, patience_s=patience_s)
+
+    monkeypatch.setattr(child.Child, "close", noted)
+    running.submit(job(ARCHS[:1]))
+    deadline_s = time.monotonic() + HANG_S
+    while running._current is None:
+        assert time.monotonic() < deadline_s
+        running.step()
+        time.sleep(0.01)
+    process(running).kill()
+    while running._child is dead:
+        assert time.monotonic() < deadline_s
+        running.step()
+        time.sleep(0.01)
+    assert closed == [dead]
