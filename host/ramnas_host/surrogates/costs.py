@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 ARCH, PART = "arch", "part"
+MOST = 1e18  # a greater cost is a mistake, and its square is too large for single precision
 
 
 def no_choices(rows: Rows) -> Floats:
@@ -67,10 +68,11 @@ class Costs:
                 f"archs; it must be [{len(rows)}, columns, {len(COSTS)}], and the last axis holds "
                 f"{', '.join(COSTS)}"
             )
-        if not np.isfinite(found).all() or (found < 0).any():
-            bad = rows[~(np.isfinite(found) & (found >= 0)).all((1, 2))][0]
+        sound = ((found >= 0) & (found <= MOST)).all((1, 2))
+        if not sound.all():
             raise DataError(
-                f"the table of costs has a cost below 0 or not finite for arch {_name(bad)}"
+                f"the table of costs has a cost that is not between 0 and {MOST:g} for arch "
+                f"{_name(rows[~sound][0])}"
             )
         lacking = found.sum(1) == 0
         if lacking.any():
@@ -97,14 +99,16 @@ def read_costs(path: Path) -> Costs:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file)
-            missing = [
-                name for name in (ARCH, PART, *COSTS) if name not in (lines.fieldnames or ())
-            ]
+            header, columns = list(lines.fieldnames or ()), (ARCH, PART, *COSTS)
+            missing = [name for name in columns if name not in header]
             if missing:
                 raise DataError(
                     f"{path} lacks the column {', '.join(missing)}; a table of costs has the "
-                    f"columns {', '.join((ARCH, PART, *COSTS))}"
+                    f"columns {', '.join(columns)}"
                 )
+            twice = [name for name in columns if header.count(name) > 1]
+            if twice:
+                raise DataError(f"{path}, line 1: the column {', '.join(twice)} is there twice")
             return _read(path, lines)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a readable CSV file: {error}") from error
@@ -115,6 +119,8 @@ def _read(path: Path, lines: csv.DictReader[str]) -> Costs:
     slots = 0
     for line in lines:
         where = f"{path}, line {lines.line_num}"
+        if None in line:  # `csv` keeps there what stands beyond the last column
+            raise DataError(f"{where}: it has more cells than there are columns")
         arch, part = _integers(line[ARCH], where), line[PART]
         slots = slots or len(arch)
         if len(arch) != slots:
@@ -152,12 +158,13 @@ def _read(path: Path, lines: csv.DictReader[str]) -> Costs:
 
 def _integers(text: str | None, where: str) -> tuple[int, ...]:
     try:
-        found = tuple(int(word) for word in (text or "").split())
-    except ValueError:
+        found = tuple(np.array((text or "").split(), dtype=np.int64).tolist())
+    except (ValueError, OverflowError):
         found = ()
     if not found:
         raise DataError(
-            f"{where}: '{text or ''}' is not an arch; write its integers with spaces between them"
+            f"{where}: '{text or ''}' is not an arch; write its integers, below 2^63, with spaces "
+            "between them"
         )
     return found
 
@@ -167,8 +174,8 @@ def _cost(text: str | None, name: str, where: str) -> float:
         found = float(text or "")
     except ValueError:
         found = math.nan
-    if not math.isfinite(found) or found < 0:
-        raise DataError(f"{where}: {name} is '{text or ''}'; it must be a number of 0 or more")
+    if not 0 <= found <= MOST:
+        raise DataError(f"{where}: {name} is '{text or ''}'; it must lie between 0 and {MOST:g}")
     return found
 
 

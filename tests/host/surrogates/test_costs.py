@@ -101,6 +101,10 @@ LINE = "1 2,stem,1,900,27,300,600"
         (f"{HEADER}\n{LINE}\n1,stem,1,9,2,3,6\n", "line 3: arch '1' has 1 integers"),
         (f"{HEADER}\n{LINE.replace('1 2', '1 x')}\n", "'1 x' is not an arch"),
         (f"{HEADER}\n{LINE.replace('stem', '')}\n", "line 2: the part has no name"),
+        (f"{HEADER}\n{LINE.replace('1 2', '1 ' + '9' * 30)}\n", "is not an arch"),
+        (f"{HEADER}\n{LINE.replace('900', '1e300')}\n", "line 2: macs is '1e300'"),
+        (f"{HEADER}\n{LINE},7\n", "line 2: it has more cells than there are columns"),
+        (f"{HEADER},macs\n{LINE},7\n", "line 1: the column macs is there twice"),
     ],
 )
 def test_a_fault_of_the_csv_file_is_named(tmp_path: Path, content: str, fault: str) -> None:
@@ -124,11 +128,12 @@ def test_an_arch_that_the_csv_file_lacks_is_named(tmp_path: Path) -> None:
     [
         (np.ones((2, 5)), r"an array of shape \(2, 5\) for 2 archs"),
         (np.ones((2, 3, 4)), r"it must be \[2, columns, 5\]"),
-        (np.full((2, 3, 5), np.nan), "below 0 or not finite for arch '1 2'"),
-        (-np.ones((2, 3, 5)), "below 0 or not finite for arch '1 2'"),
+        (np.full((2, 3, 5), np.nan), r"not between 0 and 1e\+18 for arch '1 2'"),
+        (-np.ones((2, 3, 5)), r"not between 0 and 1e\+18 for arch '1 2'"),
+        (np.full((2, 3, 5), 1e300), r"not between 0 and 1e\+18 for arch '1 2'"),
         (np.zeros((2, 3, 5)), "have 0 layers in all parts together; count stem and head too"),
     ],
-    ids=["no columns", "four costs", "nan", "negative", "nothing"],
+    ids=["no columns", "four costs", "nan", "negative", "huge", "nothing"],
 )
 def test_a_function_that_returns_no_costs_is_refused(returned: np.ndarray, fault: str) -> None:
     with pytest.raises(DataError, match=fault):
