@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import measuring
 from ramnas_host.cli.options import (
+    REPORT_NOTE,
     data_option,
     device_option,
     enough_to_learn,
@@ -116,7 +117,7 @@ def _led(args: argparse.Namespace, loaded: Checkpoint, dataset: str, truth: Trut
     enough_to_learn("--samples", args.samples)
     enough_to_learn("--accuracy-samples", args.accuracy_samples)
     by_macs = comparison.own_front(_search(args, loaded, dataset, truth, "macs", []))
-    found = []
+    measured = []
     for batch in args.batches:
         known = _calibrated(args, loaded, batch)
         front = _search(args, loaded, dataset, truth, f"latency-{batch}", known)
@@ -124,12 +125,18 @@ def _led(args: argparse.Namespace, loaded: Checkpoint, dataset: str, truth: Trut
         archs = {c.arch_id: c.arch for c in (*by_macs, *by_latency)}
         request = _request(args, loaded, f"fronts-{batch}", batch, [*archs.values()])
         records = _recorded(args, request, front.cost.device_class)
-        scores = _evaluated(truth, [*archs.values()], "report")
-        top1 = {
-            arch_id: share("top1", one.top1, "report", one.n)
-            for arch_id, one in zip(archs, scores, strict=True)
-        }
-        found.append(comparison.compare(batch, by_macs, by_latency, top1, records))
+        measured.append((batch, by_latency, records))
+    # only now, when nothing is left to choose
+    archs = {c.arch_id: c.arch for c in by_macs}
+    archs |= {c.arch_id: c.arch for _, by_latency, _ in measured for c in by_latency}
+    top1 = {
+        arch_id: share("top1", one.top1, "report", one.n)
+        for arch_id, one in zip(archs, _evaluated(truth, [*archs.values()], "report"), strict=True)
+    }
+    found = [
+        comparison.compare(batch, by_macs, by_latency, top1, records)
+        for batch, by_latency, records in measured
+    ]
     write_file(args.out / "comparison.json", _json(found))
     plots.plot_comparison(found, args.out / "fronts.png")
     print(comparison.table(found))
@@ -140,6 +147,7 @@ def _led(args: argparse.Namespace, loaded: Checkpoint, dataset: str, truth: Trut
                 "too noisy; measure again into another --store, with more --rounds",
                 one.batch, one.unmeasured,
             )  # fmt: skip
+    print(f"top-1 is on the report split: {REPORT_NOTE}")
     print(f"plot: {args.out / 'fronts.png'}\nall values: {args.out / 'comparison.json'}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 
 import cv2
@@ -138,6 +139,10 @@ def test_both_fronts_are_searched_measured_and_plotted_and_nothing_is_done_twice
     store.close()
     assert np.ptp(cv2.imread(str(out / "fronts.png"))) > 100
     assert "== calibration-1: already measured" in first
+    lines = (out / "accuracies.jsonl").read_bytes().splitlines()
+    images = [split for split, _ in groupby(json.loads(line)["of"] for line in lines)]
+    assert len(images) == 2  # the report split comes after all searches
+    assert "top-1 is on the report split: publish it, and choose nothing by it" in first
 
     (out / "comparison.json").unlink()
     assert main.main(argv) == 0
