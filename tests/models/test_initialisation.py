@@ -56,7 +56,7 @@ def check_six_logits(net: Supernet, arch: Arch) -> None:
 
 
 def check_loss_and_gradients(net: Supernet, arch: Arch) -> None:
-    """Twenty steps of plain SGD on one batch.
+    """Within twenty steps of plain SGD on one batch the loss has fallen, and stays so for a step.
 
     At the first step a gamma of 0 keeps gradients from all that comes before it in its block. That
     step moves the gamma away from 0, so that from the second step on every tensor has a gradient.
@@ -74,7 +74,9 @@ def check_loss_and_gradients(net: Supernet, arch: Arch) -> None:
             assert not [k for k, grad in gradients.items() if grad is None or not grad.any()]
         optimizer.step()
         losses.append(loss.item())
-    assert min(losses[-5:]) < 0.97 * losses[0]
+        if step > 1 and max(losses[-2:]) < 0.97 * losses[0]:
+            return  # the other steps would show nothing new
+    raise AssertionError(losses)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -393,8 +393,9 @@ def test_imported_weights_take_a_small_folder_and_calibrate_on_all_of_its_train(
 
 
 def test_weights_trained_here_are_reported_on_all_of_val(tmp_path: Path) -> None:
-    root = like_imagenet(tmp_path, {"train": 7100, "val": 3})
-    recipe = load_recipe("imagenet")
+    root = like_imagenet(tmp_path, {"train": 50, "val": 3})
+    sizes = SplitSizes(train=0, selection=40, calibration=20)
+    recipe = msgspec.structs.replace(load_recipe("imagenet"), images=sizes)
     about = describe(load_dataset("imagenet", recipe.images, root), recipe)
     found = dataset_of(about, root)
     assert set(paths(found.report)) == set((root / "val").glob("*/*.jpg"))

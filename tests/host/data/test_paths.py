@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramnas_edge.board.folders import cache_folder
@@ -30,6 +30,7 @@ PATHS = st.lists(
 LONG_AGO = 1_000_000_000
 
 
+@settings(max_examples=40)
 @given(PATHS, st.data())
 def test_it_is_the_list_of_the_same_paths(expected: list[Path], data: st.DataObject) -> None:
     found = PathList.of(expected)

@@ -35,10 +35,10 @@ SPACE = load_space("micro")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def four_steps(**changes: object) -> Recipe:
-    """64 images in batches of 16."""
+def two_steps(**changes: object) -> Recipe:
+    """32 images in batches of 16."""
     digits = load_recipe("digits")
-    images = SplitSizes(train=64, selection=50, calibration=20)
+    images = SplitSizes(train=32, selection=50, calibration=20)
     short = {"images": images, "epochs": 1, "batch_size": 16, "random_subnets": 0}
     return msgspec.structs.replace(digits, **{**short, **changes})
 
@@ -77,15 +77,15 @@ class TwoProcesses:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name, recipe in (
-            ("short", four_steps(evaluate_every=1)), ("odd", four_steps(batch_size=15)),
+            ("short", two_steps(evaluate_every=1)), ("odd", two_steps(batch_size=15)),
         ):  # fmt: skip
             (folder / f"{name}.yaml").write_bytes(msgspec.yaml.encode(recipe))
         integers = [list(arch.integers) for arch in five_archs()]
         (folder / "archs.json").write_text(json.dumps(integers))
         jobs = {
             "trainings": {
-                "plain": four_steps(), "synchronised": four_steps(sync_batchnorm=True),
-                "in parts": four_steps(accumulate=2),
+                "plain": two_steps(), "synchronised": two_steps(sync_batchnorm=True),
+                "in parts": two_steps(accumulate=2),
             },
             "commands": [
                 self._train("short", "run"), evaluate_verb(folder, "shared.json"),
@@ -124,7 +124,7 @@ def one_process(shares: int) -> dict[str, Tensor]:
 
     It does the `shares` parts of each batch one after the other and averages their gradients.
     """
-    recipe = four_steps()
+    recipe = two_steps()
     torch.set_default_dtype(torch.float64)
     try:
         dataset = load_dataset(recipe.dataset, recipe.images)
@@ -173,7 +173,7 @@ def test_parts_one_after_the_other_give_the_weights_of_processes_side_by_side(
     """BatchNorm normalises a part as it does the share of a process, which has the same images."""
     in_parts, _ = two_processes.weights("in parts")
     assert largest_difference(in_parts, one_process(shares=4)) < 1e-6
-    recipe = four_steps(accumulate=2)
+    recipe = two_steps(accumulate=2)
     torch.set_default_dtype(torch.float64)
     try:
         alone = train.train(SPACE, load_dataset(recipe.dataset, recipe.images), recipe)
