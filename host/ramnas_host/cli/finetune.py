@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import ARCH_HELP, device_option, supernet_option, workers_option
+from ramnas_host.cli.options import (
+    ARCH_HELP,
+    REPORT_NOTE,
+    device_option,
+    supernet_option,
+    workers_option,
+)
 
 _RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "inherited"}
 
@@ -95,4 +101,5 @@ def _finetune(args: argparse.Namespace) -> None:
         if ranks.leads:
             for accuracy in accuracies:
                 print(accuracy)
+            print(f"the report split was read once, at the end: {REPORT_NOTE}")
             print(f"fine-tuned {args.task}: {out}")

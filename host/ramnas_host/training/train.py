@@ -25,6 +25,7 @@ from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import true_scores
 from ramnas_host.training.loop import Step
 from ramnas_host.training.run_folder import FolderContents, RunFolder
+from ramnas_models.accuracy import wilson
 from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import DropRates, Supernet
 
@@ -132,13 +133,18 @@ def evaluated(space: Space, recipe: Recipe) -> dict[str, list[Arch]]:
 
 
 def scores_text(scores: Mapping[str, float]) -> str:
-    """The scores of a step for people: `selection top-1 min 95.2 % max 98.0 % (n 500)`."""
-    found = [
-        f"{name} {100 * scores[f'top1_{name}']:.1f} %"
-        for name in ("min", "max", "random")
-        if f"top1_{name}" in scores
-    ]
-    return f"selection top-1 {' '.join(found)} (n {scores[N]})"
+    """The scores of a step for people: `selection split, n 500: top-1 min 95.2 % (93.0 to 96.8)`.
+
+    The brackets have the 95 % interval. A mean over several archs has that of one of them, because
+    all are scored on the same images.
+    """
+    n, found = int(scores[N]), []
+    for name in ("min", "max", "random"):
+        if f"top1_{name}" in scores:
+            value = scores[f"top1_{name}"]
+            low, high = (100 * end for end in wilson(value, n))
+            found.append(f"{name} {100 * value:.1f} % ({low:.1f} to {high:.1f})")
+    return f"selection split, n {n}: top-1 {', '.join(found)}"
 
 
 def _compiled(net: Supernet) -> sandwich.Forward:

@@ -383,6 +383,7 @@ def test_classification_uses_the_images_and_augmentation_of_the_supernet(
     low, high = (100 * end for end in top1.interval)
     figure = f"top1 {100 * top1.value:.1f} %"
     assert f"{figure} (report split, n 250, 95 % interval {low:.1f} to {high:.1f} %)" in out
+    assert "the report split was read once, at the end: publish it, and choose" in out
     assert about.licence == "CC-BY-4.0"
 
 

@@ -296,5 +296,4 @@ def test_the_weights_that_are_evaluated_and_saved_are_the_average(tmp_path: Path
             found = true_scores(saved, group, dataset, "selection")
             mean = sum(one.top1 for one in found) / len(found)
             assert scores[f"top1_{name}"] == pytest.approx(mean)
-    assert train.scores_text(scores).startswith("selection top-1 min ")
-    assert train.scores_text(scores).endswith(" % (n 50)")
+    assert train.scores_text(scores).startswith("selection split, n 50: top-1 min ")

@@ -227,7 +227,10 @@ def test_the_progress_line_names_the_split_and_a_long_wait_for_images(
     monkeypatch.setattr("ramnas_host.cli.progress.bar", bar)
     monkeypatch.setattr(train, "train", fake)
     assert main.main(["train", "--out", str(tmp_path / "out")]) == 0
-    known = "selection top-1 min 95.2 % max 98.0 % random 96.5 % (n 500)"
+    known = (
+        "selection split, n 500: top-1 min 95.2 % (93.0 to 96.8), max 98.0 % (96.4 to 98.9), "
+        "random 96.5 % (94.6 to 97.8)"
+    )
     assert lines[0] == "640 images/s, losses 2.50 0.25"
     assert lines[4] == f"640 images/s, losses 2.50 0.25, {known}"
     assert lines[-1] == (
