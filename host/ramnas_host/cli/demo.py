@@ -120,10 +120,6 @@ def _steps(out: Path, size: DemoSize) -> list[DemoStep]:
     test = str(out / "test")
     return [
         DemoStep("train", ("train", "--space", "micro", "--recipe", size.recipe, "--out", train)),
-        DemoStep("evaluate", (
-            "evaluate", "--supernet", supernet, "--split", "report", "--random", "10",
-            "--out", str(out / "accuracy.json"),
-        )),
         DemoStep("calibrate", (
             "calibrate", "--space", "micro", "--classes", "10", "--frame", FRAME,
             "--samples", f"{size.samples}", "--store", store, "--run", "calibration",
@@ -140,6 +136,10 @@ def _steps(out: Path, size: DemoSize) -> list[DemoStep]:
             "verify", "--front", found, "--supernet", supernet, "--store", store,
             "--run", "verification", "--rounds", f"{size.verify_rounds}", "--local-agent",
             "--out", verified,
+        )),
+        DemoStep("evaluate", (
+            "evaluate", "--supernet", supernet, "--split", "report", "--random", "10",
+            "--out", str(out / "accuracy.json"),
         )),
         DemoStep("bundle", (
             "bundle", "--front", verified, "--supernet", supernet,
@@ -162,6 +162,7 @@ def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) 
             "top1_min": accuracy["min"],
             "top1_max": accuracy["max"],
             "top1_random": statistics.mean(accuracy["random"]),
+            "accuracies": accuracy["accuracies"],
             "seconds": seconds["train"],
         },
         "calibration": {
@@ -183,6 +184,7 @@ def _summary(out: Path, picks: list[dict[str, Any]], seconds: dict[str, float]) 
                 "macs": c.macs,
                 "predicted": _figures(c, c.predicted, latency.name),
                 "measured": _figures(c, c.measured, latency.name),
+                "accuracies": to_builtins(c.accuracies),
                 "non_dominated": c in best,
             }
             for c in front.candidates

@@ -205,6 +205,18 @@ def test_plot_is_a_picture_and_every_step_has_its_seconds(
     assert set(summary["seconds"]) == steps
 
 
+def test_the_report_split_is_read_after_the_search_and_its_accuracies_name_their_images(
+    demo: Path, summary: dict[str, Any]
+) -> None:
+    steps = list(json.loads((demo / "steps.json").read_bytes()))
+    assert steps.index("search") < min(steps.index("verify"), steps.index("evaluate"))
+    for accuracies in (
+        summary["train"]["accuracies"].values(),
+        *(model["accuracies"] for model in summary["front"]),
+    ):
+        assert all(one["n"] and one["split"] and one["interval"] for one in accuracies)
+
+
 def test_a_finished_demo_is_not_run_again(demo: Path, tmp_path: Path) -> None:
     before = (demo / "train/supernet.safetensors").stat().st_mtime_ns
     ran = _demo(demo)
@@ -358,7 +370,6 @@ def _copy_up_to(demo: Path, out: Path, step: str) -> None:
     """A demo folder in which everything before `step` is done, as a copy at another place."""
     out.mkdir()
     shutil.copytree(demo / "train", out / "train")
-    shutil.copy(demo / "accuracy.json", out)
     done = {}
     for name, entry in json.loads((demo / "steps.json").read_bytes()).items():
         if name == step:
