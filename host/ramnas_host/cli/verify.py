@@ -72,6 +72,11 @@ def _led(args: argparse.Namespace, space: Space, found: Front, truth: Truth) -> 
     from ramnas_models.accuracy import share
 
     archs = [candidate.arch for candidate in found.candidates]
+    if not all(candidate.accuracy("selection") for candidate in found.candidates):
+        with bar("true accuracy on selection", len(archs)) as update:
+            scores = truth(archs, "selection", update)
+        top1 = [share("top1", one.top1, "selection", one.n) for one in scores]
+        found = verification.with_selection(found, top1)
     with bar("true accuracy of the front", len(archs)) as update:
         scores = truth(archs, "report", update)
     for run, target in verification.runs(found.objectives, args.run).items():

@@ -64,6 +64,19 @@ def records_by_objective(
     return by_objective
 
 
+def with_selection(front: Front, top1: Sequence[Accuracy]) -> Front:
+    """The front with top-1 on the selection split, which a front of format 3 lacks.
+
+    `top1` is in the order of the candidates. Without it, models would be chosen by the report split
+    as soon as that is known.
+    """
+    candidates = tuple(
+        msgspec.structs.replace(candidate, accuracies=(seen,))
+        for candidate, seen in zip(front.candidates, top1, strict=True)
+    )
+    return msgspec.structs.replace(front, candidates=candidates)
+
+
 def verified(
     front: Front, top1: Sequence[Accuracy], records: Mapping[str, Sequence[LatencyRecord]]
 ) -> Front:

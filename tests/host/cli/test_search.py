@@ -23,10 +23,11 @@ from ramnas_host.data.images import Split
 from ramnas_host.search import front as fronts
 from ramnas_host.search import verification
 from ramnas_host.search.labels import labels_of
+from ramnas_host.search.objectives import MACS, TOP1, Objective
 from ramnas_host.training import checkpoint, evaluate
 from ramnas_host.training.evaluate import Scores
 from ramnas_models.supernet import Subnet, Supernet
-from tests.host.search.fronts import SPACE, records
+from tests.host.search.fronts import SPACE, front, records
 
 TINY = ["--population", "40", "--parents", "20", "--generations", "2", "--infill-rounds", "1"]
 FEW = ["--accuracy-samples", "38", "--candidates", "3"]
@@ -61,6 +62,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def search(supernet: Path, store: Path, out: Path, *argv: str) -> int:
     where = ["--supernet", str(supernet), "--store", str(store), "--out", str(out)]
     return main.main(["search", *where, *TINY, *FEW, *argv])
+
+
+def test_verify_evaluates_an_older_front_on_the_selection_split_too(
+    supernet: Path, tmp_path: Path
+) -> None:
+    objectives = (Objective(TOP1), Objective(MACS))
+    older = msgspec.structs.replace(front({}, {}, objectives=objectives), format=3)
+    fronts.save(older, tmp_path / "front.json")
+    files = [f"--{name}={tmp_path / file}" for name, file in (
+        ("front", "front.json"), ("store", "s.sqlite"), ("out", "verified.json"),
+    )]  # fmt: skip
+    assert main.main(["verify", "--supernet", str(supernet), *files]) == 0
+    for candidate in fronts.load(tmp_path / "verified.json").candidates:
+        assert [(a.split, a.n) for a in candidate.accuracies] == [
+            ("selection", 500), ("report", 250),
+        ]  # fmt: skip
 
 
 @pytest.mark.alone  # every candidate can only be measured on a board that is not busy

@@ -25,6 +25,16 @@ def unverified(*objectives: Objective, n: int = 3) -> Front:
     return front(*[{}] * n, objectives=(Objective(TOP1), *objectives))
 
 
+def test_a_front_of_format_3_is_evaluated_on_selection_before_models_are_chosen() -> None:
+    older = front({TOP1: ObjectiveValue(0.99)}, {TOP1: ObjectiveValue(0.98)})
+    seen = [share(TOP1, value, "selection", 500) for value in (0.7, 0.8)]
+    found = verification.with_selection(older, seen)
+    report = [share(TOP1, value, "report", 250) for value in (0.9, 0.6)]
+    verified = verification.verified(found, report, {BOARD.name: []})
+    assert [c.to_choose_by(TOP1) for c in verified.candidates] == [0.7, 0.8]
+    assert [c.measured[TOP1].value for c in verified.candidates] == [0.9, 0.6]
+
+
 def test_each_target_has_a_run_of_its_own() -> None:
     objectives = unverified(BOARD, NANO, DETECTOR, ENERGY_MJ, Objective(MACS)).objectives
     assert verification.runs(objectives, "verify") == {
