@@ -161,6 +161,18 @@ def test_the_expected_tau_falls_with_the_residuals() -> None:
     assert expected_tau(np.ones(60), truth + noise, truth) == 0.0
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_order_is_expected_from_records_that_say_nothing(family: str) -> None:
+    found = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        surrogate = fit(SPACE, ROWS[:40], rng.permutation(MS[:40]), family, log=True)
+        found.append((surrogate.score.tau, surrogate.score.tau_uniform))
+    validated, expected = np.array(found, dtype=float).mean(0)
+    assert validated < 0.1
+    assert 0 <= expected < 0.15
+
+
 def test_the_same_data_give_the_same_prediction() -> None:
     first, second = (fit(SPACE, ROWS, MS, "gp", log=True).predict(ROWS)[0] for _ in range(2))
     np.testing.assert_array_equal(first, second)
