@@ -55,9 +55,9 @@ def find_arch(
 
     The names are min, max, mobilenet_v3_large and A0 to A6. `source` says where the weights come
     from: those of AlphaNet have another A5, and an A5_1. A name in `family` takes precedence over a
-    published one. The YAML file holds either the list of
-    the arch's integers or the fields `resolution`, `stem`, `stages` and `head`. SpaceError if there
-    is no such arch, or if it is not in `space`.
+    published one. The YAML file holds either the list of the arch's integers or the fields
+    `resolution`, `stem`, `stages` and `head`. SpaceError if there is no such arch, or if it is not
+    in `space`.
     """
     if wanted in ("min", "max"):
         return space.min() if wanted == "min" else space.max()
@@ -66,14 +66,15 @@ def find_arch(
     published = _ALPHANET if ALPHANET in source else _ATTENTIVENAS
     if wanted in published:
         resolution, widths, *digits = published[wanted]
-        return space.decode([resolution, *widths, *(int(d) for part in digits for d in part)])
+        row = (resolution, *widths, *(int(d) for part in digits for d in part))
+        return _published(space, wanted, row, "attentivenas")
     if wanted in _ALPHANET:
         raise SpaceError(
             f"{wanted} is a network of AlphaNet, and these weights are not known to be AlphaNet's: "
             "give the supernet that `ramnas import alphanet` made"
         )
     if wanted == "mobilenet_v3_large":
-        return space.decode(_MOBILENET_V3_LARGE)
+        return _published(space, wanted, _MOBILENET_V3_LARGE, "mobilenet_v3")
     for arch in known:
         if arch.id == wanted:
             return space.check(arch)
@@ -83,6 +84,13 @@ def find_arch(
         f"unknown arch '{wanted}': give {', '.join(published)}, mobilenet_v3_large, min, max, the "
         "id or name of an arch in the given front, or a .yaml file"
     )
+
+
+def _published(space: Space, name: str, row: Sequence[int], home: str) -> Arch:
+    try:
+        return space.decode(row)
+    except SpaceError as error:
+        raise SpaceError(f"{name} is a network of space {home}: {error}") from error
 
 
 def read_archs(space: Space, path: Path) -> List[Arch]:

@@ -49,6 +49,17 @@ def test_the_source_of_the_weights_decides_which_a5_is_meant() -> None:
             find_arch(space, "A5_1", source=source)
 
 
+@pytest.mark.parametrize(
+    ("name", "home", "other"),
+    [("A3", "attentivenas", "mobilenet_v3"), ("mobilenet_v3_large", "mobilenet_v3", "micro")],
+)
+def test_a_published_name_in_another_space_names_the_space_it_belongs_to(
+    name: str, home: str, other: str
+) -> None:
+    with pytest.raises(SpaceError, match=f"{name} is a network of space {home}: space {other}: "):
+        find_arch(load_space(other), name)
+
+
 def test_smallest_and_largest_of_table1_equal_the_published_figures() -> None:
     space = load_space("table1")
     smallest, largest = plan(space, space.min()), plan(space, space.max())
