@@ -18,7 +18,7 @@ from ramnas_models import supernet
 from ramnas_models.errors import DataError
 from ramnas_models.head_plan import lraspp, ssdlite
 from ramnas_models.heads import Detector, Segmenter
-from ramnas_models.space import Space, load_space
+from ramnas_models.space import Arch, Space, load_space
 from ramnas_models.supernet import Standalone, Subnet, Supernet
 from tests.models.generated import spaces
 from tests.models.randomised import randomise
@@ -26,10 +26,10 @@ from tests.models.randomised import randomise
 MICRO = load_space("micro")
 
 
-def subnet(space: Space = MICRO) -> Subnet:
+def subnet(space: Space = MICRO, arch: Arch | None = None) -> Subnet:
     net = Supernet(space, num_classes=10)
     randomise(net)
-    return net.extract(space.max())
+    return net.extract(arch or space.max())
 
 
 def statistics(net: Standalone) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ def exact(net: Subnet, x: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("count", [20, 257])
 def test_statistics_are_exactly_those_of_all_images(count: int) -> None:
     """The first layer's to 1e-5; 1e-3 later, where float32 itself no longer gives float64's."""
-    net = subnet()
+    net = subnet(arch=MICRO.min())
     x = images(net, count)
     expected = exact(net, x)
     found = statistics(net.recalibrate(x.split(100)))
@@ -86,7 +86,7 @@ def test_statistics_are_exactly_those_of_all_images(count: int) -> None:
         torch.testing.assert_close(value.double(), expected[key], rtol=within, atol=within)
 
 
-@pytest.mark.parametrize("count", [1, 7, 257, 300])
+@pytest.mark.parametrize("count", [1, 7, 257])
 def test_batches_make_no_difference(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither where all images are one group nor where there are several."""
     net = subnet()
