@@ -109,6 +109,7 @@ def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> None:
             axes.plot(ms, np.maximum.accumulate(top1), drawstyle="steps-post", alpha=0.5)
             color = axes.lines[-1].get_color()
             axes.plot(ms, top1, marker, color=color, label=label, ms=5)
+            _draw_intervals([(p.ms, p.interval) for p in points], color, axes)
         axes.set_xscale("log")
         _plain_ticks(axes)
         axes.set_xlabel(f"measured latency of a batch of {one.batch} (ms, drift-corrected median)")
@@ -118,6 +119,16 @@ def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> None:
         axes.legend()
     _explain(figure, labels.legend)
     _save(figure, path)
+
+
+def _draw_intervals(
+    points: Sequence[tuple[float, tuple[float, float] | None]], color: str, axes: Axes
+) -> None:
+    """Draw the 95 % interval of top-1 at each cost, where it is known, as a vertical line."""
+    known = [(cost, *interval) for cost, interval in points if interval]
+    if known:
+        costs, low, high = np.array(known).T
+        axes.vlines(costs, 100 * low, 100 * high, color, linewidth=0.8, alpha=0.5)
 
 
 def _plain_ticks(axes: Axes) -> None:
@@ -162,6 +173,9 @@ def _plot(front: Front, cost: Objective, bundled: Collection[str], axes: Axes) -
         axes.plot(
             [x for x, _ in points], [y for _, y in points], "o", mfc=fill, mec=edge, label=label
         )
+    reported = [(c, c.accuracy("report")) for c in measured]
+    bars = [(point(c.measured)[0], one.interval) for c, one in reported if one]
+    _draw_intervals(bars, "tab:blue", axes)
     for c in chosen:
         axes.annotate(
             c.arch_id[:6],
