@@ -251,6 +251,28 @@ def test_a_board_whose_key_is_revoked_is_cut_off_at_its_next_message(
             assert isinstance(wire.decode_from_host(cut.socket.recv()), wire.Heartbeat)
 
 
+def test_a_board_whose_key_is_authorised_again_goes_on_with_its_block(keyed: Keyed) -> None:
+    with closing(keyed.board("cut")) as cut:
+        cut.join()
+        job = cut.job()
+        file = keyed.authorized / "cut.key"
+        file.rename(keyed.folder / "revoked")
+        first, second, *others = cut.records(job)
+        cut.send(messages.Measured(first))
+        until(lambda: keyed.serving.refused("its key was revoked"))
+        (keyed.folder / "revoked").rename(file)
+        cut.send(wire.Heartbeat(holding=(job.block.id,)))
+        assert isinstance(wire.decode_from_host(cut.socket.recv()), wire.Greet)
+        held = wire.Holding(job.block.id, tuple(arch.id for arch in job.block.archs))
+        cut.send(wire.Hello(wire.PROTOCOL, DEVICE, ENGINES, run="run", holding=(held,)))
+        assert isinstance(cut.receive(), wire.Welcome)
+        for record in (first, second, *others):  # the first was refused, so it is sent again
+            cut.send(messages.Measured(record))
+        cut.work()
+        keyed.serving.join()
+        assert {record.arch_id for record in kept(keyed.serving)} == {arch.id for arch in ARCHS}
+
+
 def test_another_key_in_a_board_s_file_cuts_it_off_and_another_name_of_the_file_does_not(
     keyed: Keyed,
 ) -> None:
