@@ -232,6 +232,11 @@ def _predictor(
 
 
 def _check(rows: Rows, y: Floats, log: bool, needed: int) -> None:
+    if np.ndim(rows) != 2 or np.shape(y) != (len(rows),):
+        raise DataError(
+            f"encodings must be [n, slots] with targets [n]: they are {list(np.shape(rows))} and "
+            f"{list(np.shape(y))}"
+        )
     if len(rows) < needed:
         raise DataError(f"a surrogate needs {needed} records or more, and there are {len(rows)}")
     if not np.isfinite(y).all() or (log and (y <= 0).any()):

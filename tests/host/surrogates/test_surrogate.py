@@ -181,12 +181,14 @@ def test_the_same_data_give_the_same_prediction() -> None:
 @pytest.mark.parametrize(
     ("rows", "y", "message"),
     [
+        (ROWS[0], MS[:20], "encodings must be"),
+        (ROWS[:20], MS[:21], r"they are \[20, \d+\] and \[21\]"),
         (ROWS[:19], MS[:19], "needs 20 records or more, and there are 19"),
         (ROWS, np.full(len(ROWS), 2.0), "all 150 targets are 2"),
         (ROWS, np.where(np.arange(len(ROWS)) == 3, np.nan, MS), "finite targets"),
         (ROWS, np.where(np.arange(len(ROWS)) == 3, 0.0, MS), "latencies and energies above 0"),
     ],
-    ids=["too few", "constant", "nan", "zero"],
+    ids=["one arch", "another number", "too few", "constant", "nan", "zero"],
 )
 def test_targets_from_which_nothing_can_be_learnt_are_refused(
     rows: np.ndarray, y: np.ndarray, message: str
