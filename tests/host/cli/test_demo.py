@@ -343,6 +343,8 @@ def test_a_list_of_archs_is_evaluated_in_its_order(supernet_file: Path, tmp_path
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "accuracy.json").read_bytes())["archs"]
     assert [entry["arch_id"] for entry in found] == [arch.id for arch in archs]
+    assert "best: " not in ran.stdout  # nothing may be chosen by the report split
+    assert "best: top1 " in ramnas("evaluate", *argv, "--split", "selection").stdout
     for text in ("[]", "5", "candidates: 3", "[[1, 2]]", "- {"):
         (tmp_path / "bad.yaml").write_text(text)
         refused(ramnas("evaluate", "--supernet", supernet_file, "--archs", tmp_path / "bad.yaml"),
