@@ -12,6 +12,7 @@ import numpy as np
 from ramnas_edge.measuring.drift import Fit, robust_sigma
 
 MIN_VISITS = 4  # of an arch, or else its scatter says nothing
+FASTEST = 1e-6  # of the median: an arch that seems faster is an error, and its square overflows
 NO_SCATTER = 1e-9  # of the logarithms: what is left by rounding
 
 
@@ -32,7 +33,8 @@ def floor_ms(fitted: Fit) -> float | None:
     ms = np.exp([fitted.level[name] for name in known])
     visits = np.array([len(fitted.residuals[name]) for name in known])
     typical = float(np.median(ms))
-    shape = np.column_stack([np.ones(len(ms)), (typical / ms) ** 2])
+    ratio = typical / np.maximum(ms, FASTEST * typical)
+    shape = np.column_stack([np.ones(len(ms)), ratio**2])
     expected = np.full(len(ms), variance.mean())
     for _ in range(20):  # the variance of a variance is proportional to its square
         weight = np.sqrt(visits) / expected

@@ -39,6 +39,7 @@ FAMILIES = (COST, *families.FAMILIES)
 MIN_RECORDS = 20
 MIN_OF_FAMILY = {COST: 8}  # the others need MIN_RECORDS: with fewer, cross-validation says little
 FOLDS = 5
+LEAST = 1e-100  # a positive target below this is an error, and its squared reciprocal may overflow
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -239,7 +240,7 @@ def _check(rows: Rows, y: Floats, log: bool, needed: int) -> None:
         )
     if len(rows) < needed:
         raise DataError(f"a surrogate needs {needed} records or more, and there are {len(rows)}")
-    if not np.isfinite(y).all() or (log and (y <= 0).any()):
+    if not np.isfinite(y).all() or (log and (y < LEAST).any()):
         raise DataError("a surrogate needs finite targets, and latencies and energies above 0")
     if np.ptp(y) == 0:
         raise DataError(f"all {len(y)} targets are {y[0]:g}, so there is nothing to learn")

@@ -67,6 +67,16 @@ def test_the_surrogate_of_a_detector_knows_its_input_size() -> None:
     assert UntilTau(SPACE, 0.95, refits=1).finished("class", sent)
 
 
+@pytest.mark.parametrize("ms", [5e-324, 1e-300, 1e-9, 1e300])
+def test_times_that_cannot_be_true_end_neither_the_host_nor_the_class(ms: float) -> None:
+    """An authorised board may send them, and what a fit raises ends the host."""
+    sent = [record(arch) for arch in ARCHS[:24]]
+    visits = tuple(msgspec.structs.replace(v, times_ms=(ms,) * 6) for v in sent[3].visits)
+    sent[3] = msgspec.structs.replace(sent[3], visits=visits)
+    with np.errstate(all="raise", under="ignore"):
+        assert not UntilTau(SPACE, 0.999, refits=1).finished("class", sent)
+
+
 def test_it_says_how_many_measurements_were_saved() -> None:
     assert UntilTau(SPACE, 0.85).saved(48, 120) == (
         "48 of 120 measured: tau 0.85 held over 3 fits, 72 measurements (60%) saved"

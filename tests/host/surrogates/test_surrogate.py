@@ -187,8 +187,9 @@ def test_the_same_data_give_the_same_prediction() -> None:
         (ROWS, np.full(len(ROWS), 2.0), "all 150 targets are 2"),
         (ROWS, np.where(np.arange(len(ROWS)) == 3, np.nan, MS), "finite targets"),
         (ROWS, np.where(np.arange(len(ROWS)) == 3, 0.0, MS), "latencies and energies above 0"),
+        (ROWS, np.where(np.arange(len(ROWS)) == 3, 5e-324, MS), "latencies and energies above 0"),
     ],
-    ids=["one arch", "another number", "too few", "constant", "nan", "zero"],
+    ids=["one arch", "another number", "too few", "constant", "nan", "zero", "nearly zero"],
 )
 def test_targets_from_which_nothing_can_be_learnt_are_refused(
     rows: np.ndarray, y: np.ndarray, message: str
