@@ -45,7 +45,7 @@ class CostTable:
             self._parts.update({name: _Part(own, where) for name in names})
             columns.extend(own)
 
-        add(["stem"], [("stem", "conv")])
+        add(["stem"], [("stem", "pointwise" if space.stem.kernel == 1 else "conv")])
         for i, stage in enumerate(space.stages):
             blocks = [f"stages.{i}.{j}" for j in range(max(stage.depths))]
             add(blocks, [(f"stage{i + 1}", operator) for operator in _operators(space, stage)])

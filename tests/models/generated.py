@@ -41,7 +41,12 @@ def spaces(draw: st.DrawFn) -> Space:
         "shortcut": draw(st.sampled_from(["projected", "identity"])),
         "width_multiplier": draw(st.sampled_from([0.5, 1.0, 1.2])),
         "resolutions": draw(some(9, 16, 24)),
-        "stem": {"widths": draw(some(8, 16)), "kernel": 3, "stride": 2, "act": draw(acts)},
+        "stem": {
+            "widths": draw(some(8, 16)),
+            "kernel": draw(st.sampled_from([1, 3])),
+            "stride": draw(st.sampled_from([1, 2])),
+            "act": draw(acts),
+        },
         "stages": draw(st.lists(stages(), min_size=1, max_size=3)),
         "head": {
             "widths": draw(some(8, 16, 32)),
