@@ -187,11 +187,13 @@ def score(truth: Floats, predicted: Floats) -> Score:
 
 
 def _uniform(space: Space | Costs) -> Rows | None:
-    """Encodings of archs drawn uniformly; None for costs of which no arch is listed."""
+    """Encodings of archs drawn uniformly; None for costs with fewer than two archs listed."""
     rng = np.random.default_rng(0)
     if not isinstance(space, Costs):
         return space.sample_rows(ARCHS, rng)
-    return None if space.listed is None else rng.permutation(space.listed)[:ARCHS]
+    if space.listed is None or len(space.listed) < 2:  # one arch has no order
+        return None
+    return rng.permutation(space.listed)[:ARCHS]
 
 
 @functools.lru_cache(maxsize=8)

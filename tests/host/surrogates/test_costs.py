@@ -140,6 +140,14 @@ def test_a_function_that_returns_no_costs_is_refused(returned: np.ndarray, fault
         Costs(lambda rows: returned)(np.array([[1, 2], [1, 3]]))
 
 
+@pytest.mark.parametrize("listed", [0, 1])
+def test_no_tau_is_expected_over_fewer_than_two_archs(listed: int) -> None:
+    rows, own = SPACE.sample_rows(20, np.random.default_rng(0)), surrogate.space_costs(SPACE)
+    costs = Costs(own.table, listed=rows[:listed])
+    found = surrogate.fit(costs, rows, cells(rows, own), "cost", log=True).score
+    assert found.tau_uniform is None
+
+
 def test_other_families_need_a_space() -> None:
     costs = Costs(lambda rows: np.ones((len(rows), 1, len(COSTS))))
     with pytest.raises(DataError, match="enough for the family cost, but not for gp"):
