@@ -65,8 +65,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ramnas_host.data.datasets import dataset_of
     from ramnas_host.training import checkpoint, distributed
     from ramnas_host.training.truth import Truth, beside
+    from ramnas_models.errors import DataError
     from ramnas_models.named import read_archs
 
+    if args.random < 0:
+        raise DataError(f"--random {args.random}: give 0 or more")
     loaded, rng = checkpoint.load(args.supernet), np.random.default_rng(args.seed)
     net = loaded.net
     archs = read_archs(net.space, args.archs) if args.archs else [

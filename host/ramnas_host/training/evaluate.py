@@ -154,5 +154,8 @@ def true_scores(
             subnet = recalibrated_subnet(net, archs[position], dataset.calibration)
             own[position] = score(subnet, dataset.split(split))
             on_score(archs[position], own[position])
-    found = {position: scores for part in ranks.gather(own) for position, scores in part.items()}
+    parts = ranks.gather(own)
+    if ranks.world > 1:
+        on_done(len(archs))  # another rank may have done the last one
+    found = {position: scores for part in parts for position, scores in part.items()}
     return [found[position] for position in range(len(archs))]
