@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import data_option, device_option
+from ramnas_host.cli.options import at_least, data_option, device_option
 from ramnas_models.errors import DataError
 
 
@@ -34,7 +34,7 @@ def add(verbs: Verbs) -> None:
     data_option(bundle)
     device_option(bundle)
     bundle.add_argument(
-        "--models", type=int, default=8, metavar="N",
+        "--models", type=at_least(1), default=8, metavar="N",
         help="the largest number of models taken from --front (default: 8)",
     )  # fmt: skip
     bundle.add_argument(

@@ -10,6 +10,7 @@ from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli.options import (
     REPORT_NOTE,
     SPLITS,
+    at_least,
     data_option,
     device_option,
     supernet_option,
@@ -41,7 +42,7 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     which = evaluate.add_mutually_exclusive_group()
     which.add_argument(
-        "--random", type=int, default=10, metavar="N",
+        "--random", type=at_least(0), default=10, metavar="N",
         help="number of random archs besides the smallest and the largest (default: 10)",
     )  # fmt: skip
     which.add_argument(
@@ -65,11 +66,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ramnas_host.data.datasets import dataset_of
     from ramnas_host.training import checkpoint, distributed
     from ramnas_host.training.truth import Truth, beside
-    from ramnas_models.errors import DataError
     from ramnas_models.named import read_archs
 
-    if args.random < 0:
-        raise DataError(f"--random {args.random}: give 0 or more")
     loaded, rng = checkpoint.load(args.supernet), np.random.default_rng(args.seed)
     net = loaded.net
     archs = read_archs(net.space, args.archs) if args.archs else [

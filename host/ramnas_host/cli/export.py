@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import ARCH_HELP, REPORT_NOTE, device_option
+from ramnas_host.cli.options import ARCH_HELP, REPORT_NOTE, at_least, device_option
 from ramnas_models.errors import DataError
 
 
@@ -31,7 +31,7 @@ def add(verbs: Verbs) -> None:
         help="training images, in one folder per class, for the BatchNorm statistics",
     )  # fmt: skip
     export.add_argument(
-        "--calibration-images", type=int, default=4096, metavar="N",
+        "--calibration-images", type=at_least(1), default=4096, metavar="N",
         help="the largest number of these images to use (default: 4096)",
     )  # fmt: skip
     export.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from ramnas_models.errors import DataError
@@ -14,6 +15,18 @@ ARCH_HELP = (
 )
 REPORT_NOTE = "publish it, and choose nothing by it"
 SPLITS = ("train", "calibration", "selection", "report")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number that is not below `least`."""
+
+    def number(text: str) -> int:
+        found = int(text)
+        if found < least:
+            raise argparse.ArgumentTypeError(f"{found}: give {least} or more")
+        return found
+
+    return number
 
 
 def enough_to_learn(option: str, samples: int) -> None:
@@ -55,7 +68,7 @@ def device_option(verb: argparse.ArgumentParser) -> None:
 def workers_option(verb: argparse.ArgumentParser) -> None:
     """Add `--workers`, for every verb that trains."""
     verb.add_argument(
-        "--workers", type=int, metavar="N",
+        "--workers", type=at_least(0), metavar="N",
         help="processes that decode images, for each process under torchrun (default: one per "
         "processor for folders of image files, none for images in memory)",
     )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli import front_output, measuring
 from ramnas_host.cli.options import (
+    at_least,
     data_option,
     device_option,
     enough_to_learn,
@@ -82,7 +83,7 @@ def add(verbs: Verbs) -> None:
         help="probability that a choice of an offspring mutates (default: 0.2)",
     )  # fmt: skip
     search.add_argument(
-        "--infill-rounds", type=int, default=4, metavar="N",
+        "--infill-rounds", type=at_least(0), default=4, metavar="N",
         help="the largest number of rounds: a search, then true evaluations of promising archs, "
         "from which the surrogates learn; fewer when the front stops growing (default: 4)",
     )  # fmt: skip

@@ -241,3 +241,19 @@ def test_a_search_that_was_killed_goes_on_and_evaluates_no_arch_twice(
     assert len(evaluated) == len(set(evaluated)) > 38
     evaluated.clear()
     assert front("at once") == after
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "value", "least"),
+    [
+        ("train", "--workers", "-1", 0), ("finetune", "--workers", "-1", 0),
+        ("search", "--infill-rounds", "-1", 0), ("evaluate", "--random", "-1", 0),
+        ("bundle", "--models", "0", 1), ("export", "--calibration-images", "0", 1),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_too_small_is_refused_before_anything_is_read(
+    verb: str, option: str, value: str, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main.main([verb, option, value])
+    assert f"argument {option}: {value}: give {least} or more" in capsys.readouterr().err
