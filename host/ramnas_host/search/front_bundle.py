@@ -27,15 +27,15 @@ def choose(front: Front, least: int = 4, most: int = 8) -> list[Candidate]:
 
     Each model costs at least MIN_RATIO times as much as the one before it. If that leaves more than
     `most` models, the ratio is raised. If it leaves fewer than `least`, the models whose cost
-    differs most from all chosen ones are added. A front with fewer than `least` models is taken
-    whole. DataError if the front is not verified.
+    differs most from all chosen ones are added, up to `most`. A front with fewer than `least`
+    models is taken whole. DataError if the front is not verified.
     """
     best = front.non_dominated([Objective(TOP1), front.cost])
     costs = [candidate.measured[front.cost.name].budgeted for candidate in best]
     ratio = MIN_RATIO
     while len(chosen := _apart(costs, ratio)) > most:
         ratio *= 1.02
-    while len(chosen) < min(least, len(best)):
+    while len(chosen) < min(least, most, len(best)):
         others = [i for i in range(len(best)) if i not in chosen]
         chosen.append(max(others, key=lambda i: min(_ratio(costs[i], costs[k]) for k in chosen)))
     return [best[i] for i in sorted(chosen)]

@@ -53,6 +53,8 @@ def test_at_most_eight_models_span_the_front() -> None:
     assert 4 <= len(chosen) <= 8
     assert p90(chosen)[-1] == 1.05**79
     assert p90(chosen)[0] < 2
+    for most in (1, 2, 3):
+        assert len(choose(timed(*many), most=most)) == most
 
 
 def test_an_unverified_front_is_refused() -> None:
