@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,8 +137,7 @@ class RobustGp:
             measured = 2 * float(np.log(floor / self._scale))
             prior.mean[-1], prior.std[-1] = min(measured, BOUNDS[1]), MEASURED_STD
         some = np.random.default_rng(0).permutation(len(y))[:HYPER_RECORDS]
-        with threadpool_limits(1, user_api="blas"):  # two threads would be slower
-            length, theta = _variances(inputs[some], target[some], prior)
+        length, theta = _variances(inputs[some], target[some], prior)
         records = _Records(_Grams(inputs, inputs).kernels(length), target, inputs.floors)
         self._posterior = _solved(inputs, records, length, theta)
         least_noise = float(_noise(theta, inputs.floors).min())

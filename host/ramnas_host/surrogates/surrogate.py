@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ramnas_host.surrogates import families
 from ramnas_host.surrogates.cost_gp import ChoiceGp, CostGp
@@ -119,20 +120,25 @@ def fit(
     folds = np.array_split(order, FOLDS)
     costs = space if isinstance(space, Costs) else space_costs(space, input_hw)
     predict: Callable[[Rows], tuple[Floats, Floats]]
-    if family == COST:
-        others = [_Logarithm(prior) for prior in priors]
-        process = (
-            ChoiceGp(costs) if not log
-            else MixedGp(costs, others, floor_ms) if others
-            else CostGp(costs, floor_ms=floor_ms)
-        ).fit(rows, target)  # fmt: skip
-        held_out, predict = process.held_out(folds), process.predict
-    elif isinstance(space, Costs):
-        raise DataError(f"a table of costs is enough for the family {COST}, but not for {family}")
-    else:
-        encode = _encoding(space, encoding, input_hw)
-        mean, held_out = families.cross_validated(family, encode(rows), target, folds)
-        predict = _predictor(encode, mean, float(np.std(held_out - target)))
+    # On matrices this small several threads mostly wait for each other. With two of them the MLP of
+    # 500 records took 14 s, and with one 0.4 s.
+    with threadpool_limits(1, user_api="blas"):
+        if family == COST:
+            others = [_Logarithm(prior) for prior in priors]
+            process = (
+                ChoiceGp(costs) if not log
+                else MixedGp(costs, others, floor_ms) if others
+                else CostGp(costs, floor_ms=floor_ms)
+            ).fit(rows, target)  # fmt: skip
+            held_out, predict = process.held_out(folds), process.predict
+        elif isinstance(space, Costs):
+            raise DataError(
+                f"a table of costs is enough for the family {COST}, but not for {family}"
+            )
+        else:
+            encode = _encoding(space, encoding, input_hw)
+            mean, held_out = families.cross_validated(family, encode(rows), target, folds)
+            predict = _predictor(encode, mean, float(np.std(held_out - target)))
     predicted = np.exp(held_out) if log else held_out
     drawn = _uniform(space)
     found = msgspec.structs.replace(
