@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from ramnas_host.search.front import Front, Settings
 from ramnas_host.search.infill import find_front, spread
 from ramnas_host.search.nsga2 import non_dominated
 from ramnas_host.search.objectives import Observations, read_constraint, read_objectives
+from ramnas_host.surrogates import surrogate
 from ramnas_models.errors import DataError
 from ramnas_models.plan import plan
 from ramnas_models.sampling import sample_by_macs
@@ -26,6 +27,14 @@ THREE_ROUNDS = Settings(population=150, parents=60, generations=6, infill_rounds
 ONE_ROUND = Settings(population=100, parents=40, generations=4, infill_rounds=1)
 RECORDS = records(40, mj=1.0)
 SAMPLES = sample_by_macs(SPACE, np.random.default_rng(1), 30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_families() -> Iterator[None]:
+    """These tests are about the search. tests/host/surrogates has those of all families."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(surrogate, "FAMILIES", (surrogate.COST, "rbf"))
+        yield
 
 
 class Supernet:
