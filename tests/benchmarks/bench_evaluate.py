@@ -24,10 +24,10 @@ from ramnas_host.data.photographs import PHOTOGRAPHS
 from ramnas_host.training.evaluate import true_scores
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.onnx_graph import Normalisation
-from ramnas_models.plan import Conv, MBConv, Plan
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import load_space
-from ramnas_models.supernet import BN_EPS, Subnet, Supernet
+from ramnas_models.supernet import Subnet, Supernet
+from tests.gpu.plain import plain
 
 _CALIBRATION, _SCORED, _BATCH = 64, 64, 32
 _HOW = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
@@ -88,7 +88,7 @@ def _dataset(folder: Path) -> Dataset:
 @torch.no_grad()
 def _plain_top1(subnet: Subnet, dataset: Dataset) -> float:
     """Top-1 as it is usually written."""
-    network, side = _Plain(subnet.plan, subnet.state_dict()), subnet.plan.input_hw[0]
+    network, side = plain(subnet), subnet.plan.input_hw[0]
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
@@ -111,69 +111,3 @@ def _plain_batches(split: Split, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         frames = [preprocessing.prepare(split.images[i], _HOW, (side, side)) for i in index]
         pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
         yield (pixels.flip(1) / 255 - mean) / std, split.labels[start : index.stop]
-
-
-_ACTIVATIONS = {"swish": nn.SiLU, "hswish": nn.Hardswish, "relu": nn.ReLU}
-
-
-def _conv(layer: Conv, weights: dict[str, Tensor]) -> nn.Sequential:
-    conv = nn.Conv2d(
-        layer.c_in, layer.c_out, layer.kernel, layer.stride, layer.padding, bias=layer.bias,
-        groups=layer.c_in if layer.depthwise else 1,
-    )  # fmt: skip
-    modules: list[nn.Module] = [conv]
-    if layer.norm:
-        modules.append(nn.BatchNorm2d(layer.c_out, BN_EPS))
-    for module, prefix in zip(modules, (f"{layer.key}.", f"{layer.key}.bn.")):
-        own = {key: weights[prefix + key] for key in ("weight", "bias") if prefix + key in weights}
-        module.load_state_dict(own, strict=False)
-    if layer.act:
-        modules.append(_ACTIVATIONS[layer.act]())
-    return nn.Sequential(*modules)
-
-
-class _Plain(nn.Module):
-    """The network of a plan, built of the modules that everybody uses."""
-
-    def __init__(self, plan: Plan, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            _conv(plan.stem, weights), *(_Block(block, weights) for block in plan.blocks),
-            _conv(plan.head_expand, weights), nn.AdaptiveAvgPool2d(1),
-            _conv(plan.head_mix, weights), nn.Flatten(),
-        )  # fmt: skip
-        self.classifier = nn.Linear(plan.classifier.c_in, plan.classifier.c_out)
-        key = plan.classifier.key
-        own = {name: weights[f"{key}.{name}"] for name in ("weight", "bias")}
-        self.classifier.load_state_dict(own)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.classifier(self.features(x))
-        return out
-
-
-class _Block(nn.Module):
-    def __init__(self, block: MBConv, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.expand = _conv(block.expand, weights) if block.expand else nn.Identity()
-        self.depthwise = _conv(block.depthwise, weights)
-        self.gate = nn.Sequential()
-        if block.se:
-            self.gate = nn.Sequential(
-                nn.AdaptiveAvgPool2d(1), _conv(block.se.reduce, weights),
-                _conv(block.se.expand, weights), nn.Hardsigmoid(),
-            )  # fmt: skip
-        self.project = _conv(block.project, weights)
-        self.has_shortcut = block.shortcut is not None
-        self.shortcut = nn.Sequential()
-        if block.shortcut and block.shortcut.pool:
-            self.shortcut.append(nn.AvgPool2d(2, 2, block.shortcut.pool_padding))
-        if block.shortcut and block.shortcut.conv:
-            self.shortcut.append(_conv(block.shortcut.conv, weights))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.depthwise(self.expand(x))
-        if len(self.gate):
-            out = out * self.gate(out)
-        out = self.project(out)
-        return out + self.shortcut(x) if self.has_shortcut else out
