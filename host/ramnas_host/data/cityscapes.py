@@ -11,6 +11,7 @@ import numpy as np
 
 from ramnas_edge.vision import preprocessing
 from ramnas_host.data.augment import random_window
+from ramnas_host.data.findings import Finding
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
 from ramnas_models.errors import DataError, SourceError
@@ -79,6 +80,7 @@ class SegmentationData:
     train: SegmentationSplit
     selection: SegmentationSplit
     report: SegmentationSplit
+    findings: tuple[Finding, ...] = ()
 
 
 class _Label(msgspec.Struct):

@@ -12,6 +12,7 @@ import numpy as np
 
 from ramnas_edge.vision import preprocessing
 from ramnas_host.data.augment import random_window
+from ramnas_host.data.findings import Finding
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
 from ramnas_models.errors import DataError, SourceError
@@ -90,6 +91,7 @@ class DetectionData:
     train: DetectionSplit
     selection: DetectionSplit
     report: DetectionSplit
+    findings: tuple[Finding, ...] = ()
 
 
 class _Image(msgspec.Struct):

@@ -106,6 +106,7 @@ def _digits(images: SplitSizes, folder: Path | None) -> Dataset:
         licence="CC-BY-4.0",
         source="UCI optical recognition of handwritten digits (test part), through scikit-learn",
         train=whole.take(rest[: images.train or None]),
+        findings=(),
         **{part: whole.take(taken) for part, taken in index.items()},
     )
 
@@ -138,6 +139,7 @@ def _fashion(images: SplitSizes, folder: Path | None) -> Dataset:
         licence="MIT",
         source="Fashion-MNIST, Zalando SE (2017)",
         report=parts["test"],
+        findings=(),
         **_held_out(parts["train"], images, folder),
     )  # fmt: skip
 
@@ -160,6 +162,7 @@ def _imagenet(images: SplitSizes, folder: Path | None) -> Dataset:
         licence="as that of the images",
         source=f"images of {folder.resolve().name}",
         report=_of_classes(folder / "val", classes, preprocessing),
+        findings=(),
         **_held_out(_of_classes(folder / "train", classes, preprocessing), images, folder),
     )
 

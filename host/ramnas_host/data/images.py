@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ramnas_edge.vision import preprocessing
 from ramnas_edge.vision.sources import list_images
+from ramnas_host.data.findings import Finding
 from ramnas_host.data.paths import PathList
 from ramnas_host.data.picture_cache import CACHE_BYTES, PictureCache
 from ramnas_models.bundle import Preprocessing
@@ -300,6 +301,7 @@ class Dataset:
     calibration: Split
     selection: Split
     report: Split
+    findings: tuple[Finding, ...] = ()
 
     def split(self, name: str) -> Split:
         """A split by its name."""

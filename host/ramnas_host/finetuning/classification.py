@@ -13,11 +13,11 @@ from ramnas_host.config import Augment
 from ramnas_host.data import loader
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.images import Dataset, Split
-from ramnas_host.finetuning.finetune import Task
+from ramnas_host.finetuning.finetune import Evaluation, Task
 from ramnas_host.training import sandwich
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import Scores, score
-from ramnas_models.accuracy import Accuracy, share
+from ramnas_models.accuracy import share
 from ramnas_models.errors import DataError
 from ramnas_models.supernet import Subnet
 
@@ -37,12 +37,13 @@ def classification_task(
         own = np.array(ranks.share(range(len(split))), np.int64)
         return split if ranks.world == 1 else split.take(own)
 
-    def evaluate(name: str, ranks: Ranks) -> tuple[Accuracy, ...]:
+    def evaluate(name: str, ranks: Ranks) -> Evaluation:
         scores = _score_shared(subnet, part(name, ranks), ranks)
-        return tuple(
+        accuracies = tuple(
             share(metric, value, name, scores.n)
             for metric, value in (("top1", scores.top1), ("top5", scores.top5))
         )
+        return Evaluation(accuracies, {})
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         resize = sandwich.at_any_resolution(images, preprocessing.interpolation)

@@ -21,11 +21,10 @@ from ramnas_host.data.images import normalise
 from ramnas_host.data.loader import Example
 from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.detection_metrics import SCORES, CocoMatches, coco_matches
-from ramnas_host.finetuning.finetune import Task
+from ramnas_host.finetuning.finetune import Evaluation, Task
 from ramnas_host.finetuning.ssd_loss import match, ssd_loss
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import full_precision
-from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, SourceError
 from ramnas_models.heads import Detector
@@ -49,12 +48,13 @@ def detection_task(
     """The task of detecting objects; its scores are COCO's mAP50-95 and mAP50, from 0 to 1."""
     anchors = detector.plan.anchors
 
-    def evaluate(split_name: str, ranks: Ranks) -> tuple[Accuracy, ...]:
+    def evaluate(split_name: str, ranks: Ranks) -> Evaluation:
         split: DetectionSplit = getattr(data, split_name)
         found = evaluate_detector(detector, split, data.category_ids, preprocessing, ranks)
-        return bootstrap.accuracies(
+        accuracies = bootstrap.accuracies(
             SCORES, found.scores, found.n, split_name, intervals=split_name == "report"
         )
+        return Evaluation(accuracies, {})
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         class_logits, box_regression = detector(images)

@@ -33,6 +33,19 @@ _N = f"{_PREFIX}n"
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What a network reaches on a split.
+
+    `accuracies` are over all classes. `by_class` has the same metrics of single classes, such as
+    the AP of COCO or the IoU; a class that no picture of the split has is missing. `n` of a class
+    is the number of pictures that have it.
+    """
+
+    accuracies: tuple[Accuracy, ...]
+    by_class: Mapping[str, tuple[Accuracy, ...]]
+
+
+@dataclass(frozen=True)
 class Task:
     """A network, the examples it learns from, its loss and its evaluation.
 
@@ -40,8 +53,8 @@ class Task:
     images [n, 3, h, w] and their targets. `calibration` gives the batches of images from which the
     BatchNorm statistics are computed before an evaluation. `evaluate` scores the network on the
     split `selection` or `report`, with the images shared between the ranks. On `report` every
-    accuracy has an interval. `scores` names the metrics that `evaluate` returns, in order; the
-    weights with the highest first score on `selection` are the best ones.
+    accuracy has an interval. `scores` names the metrics over all classes that `evaluate` returns,
+    in order; the weights with the highest first score on `selection` are the best ones.
     """
 
     net: Standalone
@@ -50,7 +63,7 @@ class Task:
     augmentation: Augmentation
     loss: Callable[[Tensor, tuple[Tensor, ...]], Tensor]
     calibration: Callable[[], Iterable[Tensor]]
-    evaluate: Callable[[str, Ranks], tuple[Accuracy, ...]]
+    evaluate: Callable[[str, Ranks], Evaluation]
     scores: tuple[str, ...]
 
 
@@ -110,7 +123,7 @@ def finetune(
 
     def evaluate() -> dict[str, float]:
         recalibrate()
-        accuracies = task.evaluate("selection", ranks)
+        accuracies = task.evaluate("selection", ranks).accuracies
         net.train()
         scores = {_PREFIX + accuracy.metric: accuracy.value for accuracy in accuracies}
         return {**scores, _N: accuracies[0].n or 0}

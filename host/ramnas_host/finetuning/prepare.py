@@ -95,7 +95,8 @@ class PreparedRun:
         if best.exists():  # it does not if no evaluation scored above 0
             self.net.load_state_dict(saved_network.load(best).net.state_dict())
         found = self.task.evaluate("report", ranks)
-        accuracies = tuple(accuracy for accuracy in found if not math.isnan(accuracy.value))
+        known = [accuracy for accuracy in found.accuracies if not math.isnan(accuracy.value)]
+        accuracies = tuple(known)
         if not accuracies:
             log.warning(
                 "no accuracy is known: none of the %d images of the report split has an object",
@@ -105,6 +106,7 @@ class PreparedRun:
             finished = msgspec.structs.replace(self.about, accuracies=accuracies)
             saved_network.save(folder / FINETUNED, self.net, self.space, finished)
             write_file(folder / "scores.json", msgspec.json.encode(accuracies))
+            write_file(folder / "scores_by_class.json", msgspec.json.encode(found.by_class))
         return accuracies
 
 

@@ -27,7 +27,7 @@ from ramnas_host.data.cityscapes import (
 from ramnas_host.data.images import normalise
 from ramnas_host.data.loader import Example
 from ramnas_host.finetuning import bootstrap
-from ramnas_host.finetuning.finetune import Task
+from ramnas_host.finetuning.finetune import Evaluation, Task
 from ramnas_host.finetuning.segmentation_metrics import confusion, foreground, mean_iou
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import full_precision
@@ -64,10 +64,10 @@ def segmentation_task(
     stride = math.ceil(input_hw[0] / output_hw[0])
     labels_hw = (math.ceil(train_hw[0] / stride), math.ceil(train_hw[1] / stride))
 
-    def evaluate(split_name: str, ranks: Ranks) -> tuple[Accuracy, ...]:
+    def evaluate(split_name: str, ranks: Ranks) -> Evaluation:
         split: SegmentationSplit = getattr(data, split_name)
         matrices = evaluate_segmenter(segmenter, split, preprocessing, ranks)
-        return segmentation_accuracies(matrices, data.classes, split_name)
+        return Evaluation(segmentation_accuracies(matrices, data.classes, split_name), {})
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         return pixel_loss(segmenter(images).float(), targets[0].long(), hardest_pixels)

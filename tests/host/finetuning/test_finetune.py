@@ -27,13 +27,13 @@ from ramnas_host.data.scenes import write_scenes
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.classification import classification_task
 from ramnas_host.finetuning.detection import evaluate_detector
-from ramnas_host.finetuning.finetune import finetune
+from ramnas_host.finetuning.finetune import Evaluation, finetune
 from ramnas_host.finetuning.prepare import FINETUNED, prepare
 from ramnas_host.training import checkpoint
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import recalibrated, score
 from ramnas_host.training.run_folder import BEST, STATE
-from ramnas_models.accuracy import Accuracy, wilson
+from ramnas_models.accuracy import wilson
 from ramnas_models.errors import DataError
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
@@ -282,7 +282,7 @@ def test_the_report_split_is_read_once_when_all_else_is_done(
     run = prepare(checkpoint.load(supernet), SPACE.min(), short("detection"), data)
     seen: list[str] = []
 
-    def evaluate(split: str, ranks: Ranks) -> tuple[Accuracy, ...]:
+    def evaluate(split: str, ranks: Ranks) -> Evaluation:
         seen.append(split)
         return run.task.evaluate(split, ranks)
 

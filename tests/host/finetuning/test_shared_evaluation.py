@@ -55,7 +55,7 @@ def evaluated_by(task: Task, world: int) -> tuple[Accuracy, ...]:
     values: dict[int, Any] = {}
     ranks = [Threads(rank, world, world, met=met, values=values) for rank in range(world)]
     with ThreadPoolExecutor(world) as pool:
-        found = list(pool.map(lambda one: task.evaluate("report", one), ranks))
+        found = list(pool.map(lambda one: task.evaluate("report", one).accuracies, ranks))
     assert all(one == found[0] for one in found)
     return found[0]
 
@@ -91,7 +91,7 @@ def tasks(folder: Path, report: int, broken: int) -> dict[str, Task]:
 @pytest.mark.parametrize("task", ["detection", "segmentation", "classification"])
 def test_any_number_of_processes_gives_the_accuracies_of_one(task: str, tmp_path: Path) -> None:
     made = tasks(tmp_path, 5, BROKEN)[task]
-    alone = made.evaluate("report", Ranks())
+    alone = made.evaluate("report", Ranks()).accuracies
     assert {accuracy.n for accuracy in alone} == {5 - BROKEN}
     assert {accuracy.split for accuracy in alone} == {"report"}
     for world in (2, 7):  # with 7, two have no image at all
