@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -61,17 +61,27 @@ def label(logits: NDArray[np.float32]) -> Tuple[int, float]:
     return best, 1.0 / float(np.exp(logits - logits[best]).sum())
 
 
-def read_image(path: str) -> Image:
-    """Read an image file as BGR; SourceError if it cannot be read or decoded."""
+def read_image(path: str, hw: Optional[Tuple[int, int]] = None, *, upright: bool = True) -> Image:
+    """Read an image file as BGR; SourceError if it cannot be read or decoded.
+
+    The image is turned upright as its EXIF says, unless only the stored pixels have the size `hw`.
+    With `upright` False it is never turned.
+    """
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise SourceError(f"{path} cannot be read as an image: {error}") from error
-    return decode_image(data, path)
+    image = decode_image(data, path, upright=upright)
+    if upright and hw and hw != image.shape[:2] and hw == image.shape[1::-1]:
+        stored = decode_image(data, path, upright=False)
+        return stored if stored.shape[:2] == hw else image
+    return image
 
 
-def decode_image(data: NDArray[np.uint8], name: str) -> Image:
+def decode_image(data: NDArray[np.uint8], name: str, *, upright: bool = True) -> Image:
     """Decode the bytes of an image file to BGR; messages call it `name`.
+
+    With `upright`, the image is turned as its EXIF says.
 
     SourceError if they are not an image, or if a JPEG is cut off. OpenCV can fill the missing part
     of such a JPEG with grey and report no error.
@@ -79,8 +89,9 @@ def decode_image(data: NDArray[np.uint8], name: str) -> Image:
     # JPEG's end marker cannot occur within image data; padding may follow it
     if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
         raise SourceError(f"{name} is cut off: its JPEG data has no end marker")
+    how = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = cv2.imdecode(data, how) if data.size else None
     except cv2.error as error:  # for example, it has more pixels than OpenCV accepts
         raise SourceError(f"{name} cannot be read as an image: {error}") from error
     if image is None:
