@@ -1,22 +1,36 @@
-"""`ramnas data`: a split of a data set -> image files, one folder per class."""
+"""`ramnas data`: a split of a data set -> image files; `data check`: a folder -> what it holds."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli.options import SPLITS, data_option
+from ramnas_models.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ramnas_host.data.check import Checked, Data, Part
+
+_SHOWN_CLASSES = 100
+_TASKS = ("detection", "segmentation", "classification")
+# what is counted for each task, beside pictures
+_COUNTED = {"detection": "objects", "segmentation": "pixels", "classification": "pictures"}
 
 
 def add(verbs: Verbs) -> None:
-    """Add this verb to the command line."""
+    """Add this verb and its action to the command line."""
     data = add_verb(
         verbs, "data",
-        help="write a split of a data set as image files",
+        help="write a split as image files; check a folder of labelled pictures",
         purpose="Writes one split of a recipe's data set as image files, one folder per class, so "
-        "that ramnas-edge run can read them.",
-        example="ramnas data --recipe digits --split report --out runs/test",
+        "that ramnas-edge run can read them. `ramnas data check` looks at a folder of labelled "
+        "pictures.",
+        example="ramnas data --recipe digits --split report --out runs/test\n"
+        "  ramnas data check DIR",
     )  # fmt: skip
     data.add_argument(
         "--recipe", default="digits",
@@ -24,8 +38,31 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     data_option(data)
     data.add_argument("--split", default="report", choices=SPLITS, help="(default: report)")
-    data.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    data.add_argument("--out", type=Path, metavar="DIR", help="folder to write")
     data.set_defaults(call=_data)
+
+    actions = data.add_subparsers(metavar="ACTION")
+    check = add_verb(
+        actions, "check",
+        help="look at a folder of labelled pictures before training on it",
+        purpose="Reads a folder of labelled pictures as ramnas finetune does, looks at every "
+        "picture, says what is in it and what is suspicious, and draws some pictures with their "
+        "labels. The exit code is 1 if a network trained on it would be wrong, or would be judged "
+        "wrongly.",
+        example="ramnas data check runs/scenes/coco",
+    )  # fmt: skip
+    check.add_argument("folder", type=Path, metavar="DIR", help="the folder")
+    check.add_argument(
+        "--task", choices=_TASKS,
+        help="what the labels are for (default: what the layout of the folder shows)",
+    )  # fmt: skip
+    check.add_argument(
+        "--sheet", type=Path, metavar="sheet.png",
+        help="where to write the pictures with their labels (default: NAME-check.png here, with "
+        "the name of the folder)",
+    )  # fmt: skip
+    check.add_argument("--json", action="store_true", help="print everything as JSON")
+    check.set_defaults(call=_check)
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -33,7 +70,105 @@ def _data(args: argparse.Namespace) -> None:
     from ramnas_host.data.datasets import load_dataset
     from ramnas_host.data.images import write_image_folder
 
+    if args.out is None:
+        raise DataError("name the folder to write with --out DIR")
     recipe = load_recipe(args.recipe)
     dataset = load_dataset(recipe.dataset, recipe.images, args.data)
     count = write_image_folder(dataset, args.split, args.out)
     print(f"{count} images: {args.out}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    import sys
+
+    import cv2
+    import msgspec
+
+    from ramnas_host.cli.progress import bar
+    from ramnas_host.data.check import PARTS, check
+    from ramnas_host.data.contact_sheet import contact_sheet
+    from ramnas_host.data.layouts import task_of
+    from ramnas_models.files import write_file
+
+    task = args.task or task_of(args.folder)
+    try:
+        data = _read(args.folder, task)
+    except DataError as error:  # training would refuse it for the same reason
+        print(f"wrong: {error}")
+        sys.exit(1)
+    total = sum(len(getattr(data, part)) for part in PARTS)
+    with bar(f"look at {args.folder}", total) as update:
+        count = 0
+
+        def looked() -> None:
+            nonlocal count
+            count += 1
+            update(count)
+
+        checked = check(data, looked)
+    sheet = args.sheet or Path(f"{args.folder.resolve().name}-check.png")
+    _, png = cv2.imencode(".png", contact_sheet(data))
+    write_file(sheet, png.tobytes())
+    if args.json:
+        found = {"task": task, "wrong": checked.wrong, "sheet": str(sheet), **vars(checked)}
+        print(msgspec.json.encode(found).decode())
+    else:
+        print(_overview(task, checked))
+        print(f"some pictures with their labels: {sheet}")
+    if checked.wrong:
+        sys.exit(1)
+
+
+def _read(folder: Path, task: str) -> Data:
+    from ramnas_host.data.cityscapes import load_cityscapes
+    from ramnas_host.data.coco import load_coco
+
+    if task == "detection":
+        return load_coco(folder)
+    return load_cityscapes(folder)
+
+
+def _overview(task: str, checked: Checked) -> str:
+    """The splits, the classes and the findings, for people."""
+    lines = [f"{task}, {len(checked.classes)} classes", ""]
+    lines += _table(
+        ["split", "pictures", "not usable", "without a class", "smallest", "median", "largest"],
+        [_split_row(part) for part in checked.parts],
+    )
+    counted = _COUNTED[task]
+    head = ["class"]
+    for part in checked.parts:
+        head += [f"{part.name}: pictures"] + ([counted] if counted != "pictures" else [])
+    rows = []
+    for k, name in enumerate(checked.classes[:_SHOWN_CLASSES]):
+        row = [name]
+        for part in checked.parts:
+            row += [str(part.pictures_with[k])]
+            row += [str(part.objects[k])] if counted != "pictures" else []
+        rows.append(row)
+    lines += ["", *_table(head, rows)]
+    if len(checked.classes) > _SHOWN_CLASSES:
+        lines.append(f"... and {len(checked.classes) - _SHOWN_CLASSES} more classes (see --json)")
+    wrong = [finding for finding in checked.findings if finding.wrong]
+    lines += ["", *(f"wrong: {finding}" for finding in wrong)]
+    lines += [f"note: {finding}" for finding in checked.findings if not finding.wrong]
+    lines.append(
+        f"training on it would be wrong: {len(wrong)} of the above are to be mended first"
+        if wrong
+        else "nothing was found that would make training wrong"
+    )
+    return "\n".join(lines)
+
+
+def _split_row(part: Part) -> list[str]:
+    sizes = [f"{width}x{height}" for width, height in part.sizes] or ["-"] * 3
+    return [part.name, str(part.pictures), str(part.unreadable), str(part.empty), *sizes]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns of equal width: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
+        for row in [head, *rows]
+    ]

@@ -1,0 +1,229 @@
+"""A data set as its reader gives it -> counts and findings, by looking at every picture once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ramnas_host.data.cityscapes import IGNORED, SegmentationData, SegmentationSplit
+from ramnas_host.data.coco import DetectionData, DetectionSplit
+from ramnas_host.data.findings import Finding, Notes
+from ramnas_host.data.images import Arrays, Dataset, Files, Split
+from ramnas_models.accuracy import wilson
+from ramnas_models.errors import SourceError
+
+Data = DetectionData | SegmentationData | Dataset
+AnySplit = DetectionSplit | SegmentationSplit | Split
+
+PARTS = ("train", "selection", "report")
+FEW_TO_LEARN = 10  # pictures of a class
+FEW_TO_JUDGE = 30  # pictures of a split; with fewer, 95 % intervals are some 35 points wide
+TINY = 0.02  # of the picture's side; at an input size of 320 such an object has six pixels
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one split holds, counted over the pictures that can be read.
+
+    `objects` and `pictures_with` have a number for each class: of objects for detection, of pixels
+    for segmentation and of pictures for classification; and of the pictures that have the class.
+    `empty` pictures have no class at all. `sizes`: the (width, height) of the smallest, the median
+    and the largest picture by area; empty if no picture can be read.
+    """
+
+    name: str
+    pictures: int
+    unreadable: int
+    empty: int
+    objects: tuple[int, ...]
+    pictures_with: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A whole data set: its classes, its parts, and everything that was noticed."""
+
+    classes: tuple[str, ...]
+    parts: tuple[Part, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a network trained on the data would be wrong, or would be judged wrongly."""
+        return any(finding.wrong for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is known of one picture; `fault` says why it cannot be used."""
+
+    name: str
+    digest: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    counts: tuple[int, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()  # (what, example)
+    fault: str = ""
+
+
+def check(data: Data, on_picture: Callable[[], None] = lambda: None) -> Checked:
+    """Look at every picture of `data` with its labels.
+
+    `on_picture` is called for each one. The findings of the reader come first, then those of the
+    parts, and at last those that a comparison of parts shows.
+    """
+    findings = list(data.findings)
+    parts: list[Part] = []
+    seen: dict[str, list[_Seen]] = {}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # OpenCV works outside the GIL
+        for name in PARTS:
+            split = getattr(data, name)
+            seen[name] = []
+            for picture in pool.map(partial(_look, split, len(data.classes)), range(len(split))):
+                seen[name].append(picture)
+                on_picture()
+            part, found = _summary(name, seen[name], len(data.classes))
+            parts.append(part)
+            findings += found
+    findings += _copies(seen, one_class_each=isinstance(data, Dataset))
+    findings += _coverage(parts, data.classes)
+    return Checked(data.classes, tuple(parts), tuple(findings))
+
+
+def picture_and_labels(split: AnySplit, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture, uint8 [h, w, 3] in BGR, and how often it has each class, int64 [up to classes].
+
+    SourceError if the picture or its label image cannot be used.
+    """
+    if isinstance(split, DetectionSplit):
+        objects = split.objects[index]
+        return split.read(index), np.bincount(objects.classes[~objects.crowd])
+    if isinstance(split, SegmentationSplit):
+        image, classes = split.read(index)
+        return image, np.bincount(classes[classes != IGNORED])
+    return split.images[index], np.bincount(split.labels[index : index + 1].numpy())
+
+
+def _look(split: AnySplit, classes: int, index: int) -> _Seen:
+    name = split.images.name(index)
+    try:
+        image, found = picture_and_labels(split, index)
+        digest = _digest(split.images, index)
+    except (SourceError, OSError) as error:
+        return _Seen(name, fault=str(error))
+    counts = np.zeros(classes, np.int64)
+    counts[: len(found)] = found
+    notes = []
+    if (image == image[0, 0]).all():
+        notes.append(("pictures of a single colour", name))
+    if isinstance(split, DetectionSplit):
+        notes += _odd_boxes(split, index, name)
+    height, width = image.shape[:2]
+    return _Seen(name, digest, (width, height), tuple(counts.tolist()), tuple(notes))
+
+
+def _digest(images: Arrays | Files, index: int) -> bytes:
+    """The same for files with the same bytes."""
+    if isinstance(images, Arrays):
+        content = np.ascontiguousarray(images.pixels[index]).tobytes()
+    else:
+        content = images.paths[index].read_bytes()
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _odd_boxes(split: DetectionSplit, index: int, name: str) -> list[tuple[str, str]]:
+    objects = split.objects[index]
+    height, width = split.sizes[index]
+    sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]) / (width, height)
+    shares = sides.prod(1)
+    notes = [("objects smaller than 2 % of the picture's side", name)] * int(
+        (np.sqrt(shares) < TINY).sum()
+    )
+    notes += [("boxes that cover the whole picture", name)] * int((shares > 0.99).sum())
+    rows = np.column_stack([objects.boxes, objects.classes])
+    notes += [("objects that are there twice, with the same class and box", name)] * (
+        len(rows) - len(np.unique(rows, axis=0))
+    )
+    return notes
+
+
+def _summary(name: str, seen: Sequence[_Seen], classes: int) -> tuple[Part, tuple[Finding, ...]]:
+    notes = Notes(name)
+    usable = [picture for picture in seen if not picture.fault]
+    for picture in seen:
+        if picture.fault:
+            notes.add("pictures that cannot be used", picture.fault, wrong=True)
+        for what, example in picture.notes:
+            notes.add(what, example)
+    counts = np.array([picture.counts for picture in usable], np.int64).reshape(-1, classes)
+    empty = np.flatnonzero(counts.sum(1) == 0)
+    if usable and len(empty) == len(usable):
+        notes.add(
+            "no picture has an object of any class", usable[0].name, wrong=True, count=len(usable)
+        )
+    if name != "train" and len(usable) < FEW_TO_JUDGE:
+        low, high = wilson(0.5, max(1, len(usable)))
+        notes.add(
+            f"fewer than {FEW_TO_JUDGE} pictures",
+            f"an accuracy of 50 % with the interval {100 * low:.0f} to {100 * high:.0f} %",
+            count=len(usable),
+        )
+    sizes = sorted((picture.size for picture in usable), key=lambda size: size[0] * size[1])
+    part = Part(
+        name=name,
+        pictures=len(usable),
+        unreadable=len(seen) - len(usable),
+        empty=len(empty),
+        objects=tuple(counts.sum(0).tolist()),
+        pictures_with=tuple((counts > 0).sum(0).tolist()),
+        sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else (),
+    )
+    return part, notes.findings()
+
+
+def _copies(seen: dict[str, list[_Seen]], *, one_class_each: bool) -> Iterable[Finding]:
+    """Files with the same bytes: in two parts, with two classes, or twice in one part."""
+    notes = Notes("all parts")
+    first: dict[bytes, tuple[str, _Seen]] = {}
+    for part, pictures in seen.items():
+        for picture in pictures:
+            if picture.fault:
+                continue
+            before, other = first.setdefault(picture.digest, (part, picture))
+            if other is picture:
+                continue
+            example = f"{picture.name} is {other.name}"
+            if one_class_each and other.counts != picture.counts:
+                notes.add("the same picture with two classes", example, wrong=True)
+            elif before != part:
+                what = f"pictures of {part} that are in {before} too"
+                notes.add(what, example, wrong=True)
+            else:
+                notes.add(f"pictures that {part} has twice", example)
+    return notes.findings()
+
+
+def _coverage(parts: Sequence[Part], classes: Sequence[str]) -> Iterable[Finding]:
+    """Classes that a part lacks, or has too few pictures of."""
+    notes = Notes("classes")
+    train, *others = parts
+    for k, name in enumerate(classes):
+        learned = train.pictures_with[k]
+        judged = [part.name for part in others if part.pictures_with[k]]
+        if not learned and judged:
+            what = f"no picture of train has them, but pictures of {' and '.join(judged)} have"
+            notes.add(what, name, wrong=True)
+        elif not learned:
+            notes.add("no picture has them", name)
+        elif learned < FEW_TO_LEARN:
+            notes.add(f"fewer than {FEW_TO_LEARN} pictures of train have them", name)
+        for part in others:
+            if learned and not part.pictures_with[k]:
+                notes.add(f"{part.name} has no picture of them, so it does not judge them", name)
+    return notes.findings()
