@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Iterator, List, Tuple
 import cv2
 import numpy as np
 
+from ramnas_edge.vision.picture_files import counted_suffixes, pictures_below
 from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES, read_image
 from ramnas_models.errors import SourceError
 
@@ -112,9 +113,11 @@ def list_images(source: str) -> List[Path]:
     """
     path = Path(source)
     if path.is_dir():
-        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        images = pictures_below(path)
         if not images:
-            raise SourceError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+            others = counted_suffixes(p.name for p in path.rglob("*") if p.is_file())
+            instead = f", but has files with other suffixes: {others}" if others else ""
+            raise SourceError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}){instead}")
         return images
     if not path.is_file():
         raise SourceError(f"{path} does not exist")
