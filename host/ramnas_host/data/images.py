@@ -340,7 +340,7 @@ def write_image_folder(dataset: Dataset, part: str, out: Path) -> int:
     Returns the number of images.
     """
     split = dataset.split(part)
-    with new_folder(out) as folder:
+    with new_folder(out, ["*/?????.png"]) as folder:
         for i, label in enumerate(split.labels.tolist()):
             target = folder / dataset.classes[label]
             target.mkdir(exist_ok=True)

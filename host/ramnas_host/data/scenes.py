@@ -71,7 +71,7 @@ def write_scenes(
     background.
     """
     done = 0
-    with new_folder(out) as folder:
+    with new_folder(out, ["scenes.json", "coco/*", "cityscapes/*"]) as folder:
         for part, count in counts.items():
             backgrounds = [photograph.read() for photograph in PHOTOGRAPHS[part]]
             frames = folder / "cityscapes/leftImg8bit" / part / "scenes"
