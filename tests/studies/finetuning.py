@@ -28,7 +28,7 @@ from ramnas_host.data.coco import load_coco
 from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.detection_metrics import SCORES, coco_matches
 from ramnas_host.finetuning.prepare import PreparedRun, prepare
-from ramnas_host.finetuning.segmentation import evaluate_segmenter, segmentation_accuracies
+from ramnas_host.finetuning.segmentation import evaluate_segmenter, segmentation_evaluation
 from ramnas_host.finetuning.segmentation_metrics import always_majority, confusion
 from ramnas_host.training import checkpoint, distributed
 from ramnas_host.training.distributed import Ranks
@@ -118,7 +118,8 @@ def _print_majority(args: argparse.Namespace, ranks: Ranks, run: PreparedRun) ->
     net: object = run.net
     how = run.about.preprocessing
     matrices = evaluate_segmenter(net, data.report, how, ranks)  # type: ignore[arg-type]
-    for accuracy in segmentation_accuracies(always_majority(matrices), data.classes, "report"):
+    baseline = segmentation_evaluation(always_majority(matrices), data.classes, "report")
+    for accuracy in baseline.accuracies:
         _print(ranks, f"| majority class | {accuracy} | |")
 
 
@@ -179,7 +180,7 @@ def _pixels(folder: Path, runtime: Runtime) -> tuple[Accuracy, ...]:
         result = runtime(image)
         assert isinstance(result, Mask)
         matrices.append(confusion(labels, result.classes, len(data.classes)))
-    return segmentation_accuracies(np.stack(matrices), data.classes, "report")
+    return segmentation_evaluation(np.stack(matrices), data.classes, "report").accuracies
 
 
 if __name__ == "__main__":

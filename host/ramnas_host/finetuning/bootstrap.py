@@ -22,24 +22,28 @@ Score = Callable[[np.ndarray], Sequence[float]]
 
 
 def accuracies(
-    metrics: Sequence[str], score: Score, n: int, split: str, *, intervals: bool
-) -> tuple[Accuracy, ...]:
+    metrics: Sequence[str], score: Score, n: int, split: str, *,
+    intervals: bool, images: Sequence[int] | None = None,
+) -> tuple[Accuracy, ...]:  # fmt: skip
     """The accuracies `metrics` of `score` on the `n` images of a split, each counted once.
 
-    With `intervals`, each accuracy that is not NaN has one. The same images give the same interval.
+    `images` has the number of images that each metric speaks of, such as those that have a class;
+    without it every metric speaks of all of them. With `intervals`, each accuracy that is not NaN
+    has one. The same images give the same interval.
     """
     values = score(np.ones(n, np.int64))
+    images = images or [n] * len(metrics)
     if not intervals:
         return tuple(
-            Accuracy(metric, value, split, n)
-            for metric, value in zip(metrics, values, strict=True)
-        )  # fmt: skip
+            Accuracy(metric, value, split, count)
+            for metric, value, count in zip(metrics, values, images, strict=True)
+        )
     rng = np.random.default_rng(_SEED)
     share = np.full(n, 1 / n)
     drawn = np.array([score(rng.multinomial(n, share)) for _ in range(RESAMPLES)])
     return tuple(
-        Accuracy(metric, value, split, n, _interval(value, column, n))
-        for metric, value, column in zip(metrics, values, drawn.T, strict=True)
+        Accuracy(metric, value, split, count, _interval(value, column, count))
+        for metric, value, column, count in zip(metrics, values, drawn.T, images, strict=True)
     )
 
 

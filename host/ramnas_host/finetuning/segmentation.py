@@ -28,10 +28,14 @@ from ramnas_host.data.images import normalise
 from ramnas_host.data.loader import Example
 from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.finetune import Evaluation, Task
-from ramnas_host.finetuning.segmentation_metrics import confusion, foreground, mean_iou
+from ramnas_host.finetuning.segmentation_metrics import (
+    class_ious,
+    confusion,
+    foreground,
+    mean_iou,
+)
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import full_precision
-from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, SourceError
 from ramnas_models.heads import Segmenter
@@ -67,7 +71,7 @@ def segmentation_task(
     def evaluate(split_name: str, ranks: Ranks) -> Evaluation:
         split: SegmentationSplit = getattr(data, split_name)
         matrices = evaluate_segmenter(segmenter, split, preprocessing, ranks)
-        return Evaluation(segmentation_accuracies(matrices, data.classes, split_name), {})
+        return segmentation_evaluation(matrices, data.classes, split_name)
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         return pixel_loss(segmenter(images).float(), targets[0].long(), hardest_pixels)
@@ -90,21 +94,29 @@ def segmentation_task(
     )
 
 
-def segmentation_accuracies(
-    matrices: np.ndarray, classes: Sequence[str], split: str
-) -> tuple[Accuracy, ...]:
+def segmentation_evaluation(matrices: np.ndarray, classes: Sequence[str], split: str) -> Evaluation:
     """The accuracies on a split, from the confusion matrix of each image, [n, classes, classes].
 
-    On the split `report` they have intervals.
+    Each class that is in an image has its IoU too. On the split `report` all have intervals.
     """
     metrics = _metrics(classes)
     exact = matrices.astype(np.float64)  # whole numbers stay exact, and products of floats are fast
+    images = (matrices.sum(2) > 0).sum(0)
+    found = np.flatnonzero(images)
 
     def scores(counts: np.ndarray) -> list[float]:
         matrix = np.tensordot(counts.astype(np.float64), exact, 1)
-        return [mean_iou(matrix), mean_iou(foreground(matrix))][: len(metrics)]
+        over_all = [mean_iou(matrix), mean_iou(foreground(matrix))][: len(metrics)]
+        return [*over_all, *class_ious(matrix)[found].tolist()]
 
-    return bootstrap.accuracies(metrics, scores, len(matrices), split, intervals=split == "report")
+    accuracies = bootstrap.accuracies(
+        (*metrics, *["IoU"] * len(found)), scores, len(matrices), split,
+        intervals=split == "report",
+        images=[len(matrices)] * len(metrics) + images[found].tolist(),
+    )  # fmt: skip
+    over_all, of_classes = accuracies[: len(metrics)], accuracies[len(metrics) :]
+    names = [classes[k] for k in found.tolist()]
+    return Evaluation(over_all, {name: (iou,) for name, iou in zip(names, of_classes, strict=True)})
 
 
 def _metrics(classes: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Computes confusion matrices and the mean IoU from true and predicted class maps."""
+"""Computes confusion matrices and IoUs from true and predicted class maps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def mean_iou(matrix: np.ndarray) -> float:
-    """The mean IoU over the classes that occur in the truth or the prediction; NaN if none does."""
+def class_ious(matrix: np.ndarray) -> np.ndarray:
+    """The IoU of each class, float64 [classes]; NaN if neither truth nor prediction have it."""
     hits = np.diag(matrix)
     union = matrix.sum(0) + matrix.sum(1) - hits
-    occurring = union > 0
-    return float((hits[occurring] / union[occurring]).mean()) if occurring.any() else float("nan")
+    return np.divide(hits, union, out=np.full(len(matrix), np.nan), where=union > 0)
+
+
+def mean_iou(matrix: np.ndarray) -> float:
+    """The mean IoU over the classes that occur in the truth or the prediction; NaN if none does."""
+    ious = class_ious(matrix)
+    occurring = ~np.isnan(ious)
+    return float(ious[occurring].mean()) if occurring.any() else float("nan")
 
 
 def foreground(matrix: np.ndarray) -> np.ndarray:

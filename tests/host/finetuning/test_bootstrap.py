@@ -125,6 +125,15 @@ def test_where_all_samples_score_the_same_the_interval_is_that_of_a_share() -> N
         assert found.interval == wilson(value, n)
 
 
+def test_a_score_of_some_of_the_images_has_the_interval_of_as_many() -> None:
+    """A perfect score on 2 of 200 images is not as sure as one on all of them."""
+    rare, common = bootstrap.accuracies(
+        ("x", "x"), lambda counts: [1.0, 1.0], 200, "report", intervals=True, images=[2, 200]
+    )
+    assert (rare.n, common.n) == (2, 200)
+    assert (rare.interval, common.interval) == (wilson(1.0, 2), wilson(1.0, 200))
+
+
 def test_nothing_scored_has_no_interval() -> None:
     nan = float("nan")
     (none,) = bootstrap.accuracies(("x",), lambda counts: [nan], 5, "report", intervals=True)

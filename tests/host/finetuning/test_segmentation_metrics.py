@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from ramnas_host.finetuning.segmentation_metrics import (
     always_majority,
+    class_ious,
     confusion,
     foreground,
     mean_iou,
@@ -54,3 +55,4 @@ def test_the_matrices_of_images_add_up() -> None:
 
 def test_without_labels_the_mean_iou_is_nan() -> None:
     assert math.isnan(mean_iou(np.zeros((3, 3), np.int64)))
+    assert np.isnan(class_ious(np.zeros((3, 3), np.int64))).all()
