@@ -7,9 +7,8 @@ import os
 import shutil
 import tempfile
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator
 
 from ramnas_models.errors import FileError
 
@@ -60,40 +59,12 @@ def write_file(path: Path, data: bytes) -> None:
         _sync(path.parent)
 
 
-def check_replaceable(path: Path, own: Sequence[str]) -> None:
-    """FileError if there is anything at `path` that may not be replaced as a whole.
-
-    An empty folder may be, and one that an earlier call has made: each of its files matches a
-    pattern of `own`, where "*" stands for "/" too, and one of them matches the first pattern.
-    """
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise FileError(f"cannot write {path}: it is a file, not a folder; write elsewhere")
-    files = [
-        entry.relative_to(path).as_posix()
-        for entry in sorted(path.rglob("*"))
-        if entry.is_symlink() or not entry.is_dir()
-    ]
-    foreign = [file for file in files if not any(fnmatchcase(file, each) for each in own)]
-    if not any(fnmatchcase(file, own[0]) for file in files):
-        foreign = files
-    if foreign:
-        raise FileError(
-            f"{path} holds {foreign[0]}, which would be deleted, as the folder is replaced as a "
-            "whole; name a folder that is new or empty, or move that file away"
-        )
-
-
 @contextmanager
-def new_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; at the end of the block it becomes `path`.
 
-    It replaces a folder that was there before as a whole, if that may be (`check_replaceable`).
-    After an error nothing has changed.
+    It replaces a folder that was there before as a whole. After an error nothing has changed.
     """
-    check_replaceable(path, own)
-    path = path.resolve()  # a link to a folder goes on leading to it
     make_folder(path.parent)
     with writing(path):
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ramnas_models.errors import FileError
-from ramnas_models.files import check_replaceable, make_folder, new_folder, write_file
+from ramnas_models.files import make_folder, new_folder, write_file
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -23,51 +23,18 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for text in ("one", "two"):
-        with new_folder(tmp_path / "out", ["*"]) as folder:
+        with new_folder(tmp_path / "out") as folder:
             (folder / text).write_text(text)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["two"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_with_foreign_files_is_not_replaced(tmp_path: Path) -> None:
-    own, out = ["about.json", "parts/*.bin"], tmp_path / "out"
-    check_replaceable(out, own)
-    (out / "parts/deep").mkdir(parents=True)
-    check_replaceable(out, own)  # nothing would be lost
-    (out / "parts/a.bin").write_text("weights of somebody")
-    for foreign in ("parts/a.bin", "notes.txt", "parts/deep/b.txt", ".git"):
-        file = out / foreign
-        file.write_text("")
-        refused = pytest.raises(FileError, match=f"out holds {foreign}, which would be deleted")
-        with refused, new_folder(out, own):
-            raise AssertionError("the check comes before the work")
-        assert file.exists()
-        (out / "about.json").write_text("{}")  # what is missing for parts/a.bin
-        if foreign != "parts/a.bin":
-            file.unlink()
-    with new_folder(out, own) as folder:
-        (folder / "about.json").write_text("new")
-    assert [p.name for p in out.iterdir()] == ["about.json"]
-    with pytest.raises(FileError, match=r"about.json: it is a file, not a folder"):
-        check_replaceable(out / "about.json", own)
-
-
-def test_a_link_to_a_folder_leads_to_the_new_one(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to("real")
-    with new_folder(tmp_path / "link", ["*"]) as folder:
-        (folder / "a").write_text("a")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real/a").read_text() == "a"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
-
-
 def test_an_error_while_filling_leaves_only_the_old_folder(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "out", ["*"]) as folder:
+    with new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("a")
 
     def fail() -> None:
-        with new_folder(tmp_path / "out", ["*"]) as folder:
+        with new_folder(tmp_path / "out") as folder:
             (folder / "b").write_text("b")
             raise KeyError("stop")
 

@@ -27,6 +27,7 @@ from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, FileError, SourceError
 from ramnas_models.files import new_folder
 from ramnas_models.onnx_graph import Normalisation
+from ramnas_models.replaceable import check_replaceable
 
 if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
@@ -340,7 +341,8 @@ def write_image_folder(dataset: Dataset, part: str, out: Path) -> int:
     Returns the number of images.
     """
     split = dataset.split(part)
-    with new_folder(out, ["*/?????.png"]) as folder:
+    check_replaceable(out, ["*/?????.png"])
+    with new_folder(out) as folder:
         for i, label in enumerate(split.labels.tolist()):
             target = folder / dataset.classes[label]
             target.mkdir(exist_ok=True)
