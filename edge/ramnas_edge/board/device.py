@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Dict, Optional
 
 import msgspec
 
+from ramnas_edge.board.cores import Quota, affinity
 from ramnas_edge.board.nvpmodel import ask_mode
 from ramnas_edge.board.sensors import clocks_locked, read
 
@@ -31,8 +31,8 @@ _TREES = ("sys/firmware/devicetree/base", "proc/device-tree")
 class Device(msgspec.Struct, frozen=True):
     """Facts about a board that a reboot does not change; None where unknown.
 
-    The first six make its device class. `memory_gib` is the size that was bought: kernels reserve
-    a part of it, and not all of them the same part.
+    The first six and `cpu_quota` make its device class. `memory_gib` is the size that was bought:
+    kernels reserve a part of it, and not all of them the same part.
     """
 
     module: str  # the name of the Jetson module or other board, else the CPU's
@@ -45,12 +45,19 @@ class Device(msgspec.Struct, frozen=True):
     gpu: Optional[str] = None
     l4t: Optional[str] = None  # with the revision, as "36.4.3"
     jetpack: Optional[str] = None
+    cpu_quota: Optional[float] = None  # cores' worth of CPU time that the cgroups grant
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the CPU quota is less than the cores, so that busy threads are stopped by it."""
+        return self.cpu_quota is not None and self.cpu_quota < self.cores
 
     def class_key(self, engine: str, version: str) -> str:
         """`<module>_..._<engine>-<version>`; boards with the same key share measurements."""
         facts = (
             self.module,
             f"{self.cores}c",
+            f"{self.cpu_quota:.3g}cpus" if self.is_throttled else "",
             f"{self.memory_gib}gib",
             self.system,
             self.power_mode or "",
@@ -67,7 +74,7 @@ def this_device(root: Path = Path("/")) -> Device:
     board, cpu = _device_tree(root, "model"), _cpu(root)
     return Device(
         module=board or cpu or platform.machine(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=affinity(),
         memory_gib=_memory_gib(root),
         system=f"L4T {l4t.rpartition('.')[0]}" if l4t
         else f"{platform.system()} {platform.machine()}",
@@ -77,6 +84,7 @@ def this_device(root: Path = Path("/")) -> Device:
         gpu=_gpu(root, board if l4t else ""),
         l4t=l4t,
         jetpack=_JETPACK.get(l4t or ""),
+        cpu_quota=Quota(root).cores,
     )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ _NOISE = {
     "kit", "engineering", "reference", "with", "graphics", "radeon", "0000",
 }  # fmt: skip
 _CLASS = re.compile(
-    r"(?P<module>.+?)_(?P<cores>\d+c)_(?P<memory>\d+gib)_(?P<system>[^_]+)(?:_(?P<mode>.+))?"
-    r"_(?P<engine>[a-z][a-z-]*)-(?P<version>[0-9.]+)"
+    r"(?P<module>.+?)_(?P<cores>\d+c)(?:_(?P<quota>[0-9.]+)cpus)?_(?P<memory>\d+gib)"
+    r"_(?P<system>[^_]+)(?:_(?P<mode>.+))?_(?P<engine>[a-z][a-z-]*)-(?P<version>[0-9.]+)"
 )
 
 
@@ -56,7 +56,8 @@ def _parts(device_class: str) -> Optional[_Parts]:
     words = re.sub(r"-(model|rev)-.*", "", match["module"]).split("-")
     telling = [w for w in words if w not in _NOISE and not re.fullmatch(r"[0-9.]+ghz|\d+-core", w)]
     mode = (match["mode"] or "").replace("_locked", "").replace("locked", "")
-    board = " ".join(filter(None, [*(telling or words)[:4], match["cores"], mode]))
+    quota = f"quota {match['quota']}" if match["quota"] else ""
+    board = " ".join(filter(None, [*(telling or words)[:4], match["cores"], quota, mode]))
     locked = "locked" if (match["mode"] or "").endswith("locked") else "clocks free"
     more = [match["memory"], f"version {match['version']}", match["system"], locked]
     return _Parts(f"{board}, {match['engine']}", more)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 
+from ramnas_edge.board import cores
 from ramnas_edge.cli import keys
 from ramnas_edge.cli.terminal import group_verbs, guarded
 from ramnas_host.cli import (
@@ -41,6 +43,9 @@ STEPS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    # torch counts the cores and knows no quota: its threads would then stop each other
+    if cores.usable() < cores.affinity():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores.usable()))
     return guarded(lambda: call(argv))
 
 

@@ -7,7 +7,6 @@ number of processes changes what is drawn.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
+from ramnas_edge.board import cores
 from ramnas_host.config import Augment, Recipe, Schedule
 from ramnas_host.data.augment import random_crop
 from ramnas_host.data.images import Arrays, Files, Split
@@ -73,11 +73,11 @@ def steps_per_epoch(split: ImageSource, recipe: Schedule) -> int:
 def default_workers(split: ImageSource, local_world: int) -> int:
     """The number of worker processes that decode images, for each training process.
 
-    All training processes of this machine, `local_world`, together get one worker per processor.
-    Images in memory need no workers.
+    All training processes of this machine, `local_world`, together get one worker per processor
+    that it may use. Images in memory need no workers.
     """
     in_files = isinstance(split.images, Files)
-    return max(1, len(os.sched_getaffinity(0)) // local_world) if in_files else 0
+    return max(1, cores.usable() // local_world) if in_files else 0
 
 
 def labelled_crops(split: Split, augment: Augment) -> Draw:
