@@ -18,8 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ramnas_edge.board import cores
 from ramnas_edge.vision import preprocessing
+from ramnas_edge.vision.picture_files import is_by_product
 from ramnas_edge.vision.sources import list_images
+from ramnas_host.data.class_names import class_name, folder_names
 from ramnas_host.data.findings import Finding
 from ramnas_host.data.paths import PathList
 from ramnas_host.data.picture_cache import CACHE_BYTES, PictureCache
@@ -239,8 +242,8 @@ class Split:
 
 
 def _threads() -> int:
-    """The processors of this process; under torchrun its share of those of the machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """The processors that this process may use; under torchrun its share of them."""
+    return max(1, cores.usable() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _digest(*parts: bytes | memoryview) -> str:
