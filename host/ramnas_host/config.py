@@ -6,14 +6,14 @@ It is stored with the results, so that they say how they were made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
-import yaml
 
 from ramnas_models.errors import DataError
+from ramnas_models.yaml_file import as_type, read_yaml
 
 _FOLDER = Path(__file__).parent / "recipes"
 
@@ -83,7 +83,7 @@ class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which networks teach which, and by what loss (Eq. 3 to 5).
 
-    `alpha` and `beta` only matter for the pair loss `dkd`. In YAML, write "off" with quotes.
+    `alpha` and `beta` only matter for the pair loss `dkd`.
     """
 
     smd_weighting: Literal["per_student", "per_teacher", "off"]
@@ -181,52 +181,85 @@ class Finetuning(Schedule, frozen=True, kw_only=True):
     train_hw: tuple[int, int] | None = None
 
 
-def load_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe by its name (`imagenet`) or from a YAML file; DataError names the wrong key."""
-    return _load(name_or_path, Recipe, _FOLDER)
+class Override(NamedTuple):
+    """A value from the command line that takes the place of a recipe's.
 
-
-def load_finetuning(name_or_path: str) -> Finetuning:
-    """Read a recipe for fine-tuning by its name (`coco`) or from a YAML file.
-
-    DataError names the wrong key.
+    `key` is such as `optimizer.lr`, and `option` is what messages call it.
     """
-    recipe = _load(name_or_path, Finetuning, _FOLDER / "finetuning")
-    required = {
-        "input_hw": recipe.task != "classification",
-        "augment": recipe.task != "classification",
-        "calibration": recipe.task != "classification",
-        "head": recipe.task == "segmentation",
-        "hardest_pixels": recipe.task == "segmentation",
-    }
-    for key, needed in required.items():
-        if (getattr(recipe, key) is None) == needed:
-            fault = "must be given" if needed else "must be null"
-            raise DataError(f"{name_or_path}: {key}: {fault} for {recipe.task}")
-    if recipe.train_hw and recipe.task != "segmentation":
-        raise DataError(f"{name_or_path}: train_hw: must be null for {recipe.task}")
-    if recipe.train_hw and min(recipe.train_hw) < 1:
-        size = "x".join(map(str, recipe.train_hw))
-        raise DataError(f"{name_or_path}: train_hw: an image cannot have the size {size}")
-    return recipe
+
+    key: str
+    value: object
+    option: str
 
 
-def _load(name_or_path: str, kind: type[R], folder: Path) -> R:
+def load_recipe(name_or_path: str, overrides: Sequence[Override] = ()) -> Recipe:
+    """Read a recipe by its name (`imagenet`) or from a YAML file; DataError names the wrong key.
+
+    A file may hold `base: imagenet` and only the keys that it changes.
+    """
+    return _load(name_or_path, Recipe, _FOLDER, overrides)
+
+
+def load_finetuning(name_or_path: str, overrides: Sequence[Override] = ()) -> Finetuning:
+    """Read a recipe for fine-tuning by its name (`coco`) or from a YAML file, as `load_recipe`."""
+    return _load(name_or_path, Finetuning, _FOLDER / "finetuning", overrides)
+
+
+def _load(name_or_path: str, kind: type[R], folder: Path, overrides: Sequence[Override]) -> R:
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = folder / f"{name_or_path}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-            raise DataError(f"unknown recipe '{name_or_path}': known are {known}, or give a .yaml")
+    if path.suffix in (".yaml", ".yml"):
+        content = _read(path)
+        if isinstance(content, dict) and isinstance(base := content.get("base"), str):
+            own = {key: value for key, value in content.items() if key != "base"}
+            content = _merged(_shipped(base, folder, f"{path}: base: "), own)
+    else:
+        content = _shipped(name_or_path, folder)
+    options = {override.key: override for override in overrides}
+    for override in overrides:
+        *sections, key = override.key.split(".")
+        change: dict[str, object] = {key: override.value}
+        for section in reversed(sections):
+            change = {section: change}
+        if isinstance(content, dict):
+            content = _merged(content, change)
     try:
-        recipe = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), kind)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"cannot read recipe {path}: {error}") from error
-    except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {str(error).replace('$.', '')}") from error
+        recipe = as_type(content, kind)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
     for key, fault in _faults(recipe):
-        raise DataError(f"{path}: {key}: {fault}")
+        where = f"{path}: {key}"
+        if key in options:
+            where = options[key].option
+        elif key == "accumulate" and "batch_size" in options:
+            fault = fault.replace("batch_size", options["batch_size"].option)
+        raise DataError(f"{where}: {fault}")
     return recipe
+
+
+def _shipped(name: str, folder: Path, where: str = "") -> Any:
+    """The content of a recipe that ships with ramnas."""
+    known = {path.stem: path for path in folder.glob("*.yaml")}
+    if name not in known:
+        names = ", ".join(sorted(known))
+        raise DataError(f"{where}unknown recipe '{name}': known are {names}, or give a .yaml")
+    return _read(known[name])
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_yaml(path)
+    except ValueError as error:
+        raise DataError(f"cannot read recipe {path}: {error}") from error
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `changes`, which may hold parts of its sections."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return merged
 
 
 def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
@@ -253,10 +286,31 @@ def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
             yield key, f"{value} must be above 0"
         if key in up_to_1 and value > 1:
             yield key, f"{value} is above 1"
+    if isinstance(recipe, Finetuning):
+        yield from _task_faults(recipe)
     if recipe.ema is not None and recipe.ema >= 1:
         yield "ema", f"{recipe.ema} must be below 1, or the average would never change"
     if recipe.accumulate and recipe.batch_size % recipe.accumulate:
         yield "accumulate", f"{recipe.accumulate} does not divide batch_size {recipe.batch_size}"
+
+
+def _task_faults(recipe: Finetuning) -> Iterator[tuple[str, str]]:
+    """The same for what depends on the task."""
+    required = {
+        "input_hw": recipe.task != "classification",
+        "augment": recipe.task != "classification",
+        "calibration": recipe.task != "classification",
+        "head": recipe.task == "segmentation",
+        "hardest_pixels": recipe.task == "segmentation",
+    }
+    for key, needed in required.items():
+        if (getattr(recipe, key) is None) == needed:
+            yield key, f"must be {'given' if needed else 'null'} for {recipe.task}"
+    if recipe.train_hw and recipe.task != "segmentation":
+        yield "train_hw", f"must be null for {recipe.task}"
+    for key, size in (("input_hw", recipe.input_hw), ("train_hw", recipe.train_hw)):
+        if size and min(size) < 1:
+            yield key, f"an image cannot have the size {'x'.join(map(str, size))}"
 
 
 def _leaves(section: msgspec.Struct, path: str = "") -> Iterator[tuple[str, object]]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence
 
-import msgspec
-import yaml
-
 from ramnas_models.errors import SpaceError
 from ramnas_models.space import Arch, Space
+from ramnas_models.yaml_file import as_type, read_yaml
 
 # Where imported weights come from; it stands in the facts that are stored with them.
 ATTENTIVENAS = "AttentiveNAS supernet of Facebook, Inc. (github.com/facebookresearch/AttentiveNAS)"
@@ -109,16 +107,15 @@ def read_archs(space: Space, path: Path) -> List[Arch]:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML's errors span lines
-        raise SpaceError(f"cannot read arch {path}: {reason}") from error
+        return read_yaml(path)  # JSON is YAML too
+    except ValueError as error:
+        raise SpaceError(f"cannot read arch {path}: {error}") from error
 
 
 def _arch(space: Space, content: Any, where: str) -> Arch:
     try:
         if isinstance(content, list):
-            return space.decode(msgspec.convert(content, List[int]))
-        return space.check(msgspec.convert(content, Arch))
-    except (msgspec.ValidationError, SpaceError) as error:
+            return space.decode(as_type(content, List[int]))
+        return space.check(as_type(content, Arch))
+    except (ValueError, SpaceError) as error:
         raise SpaceError(f"cannot read arch {where}: {error}") from error

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Seq
 
 import msgspec
 import numpy as np
-import yaml
 
 from ramnas_models.errors import SpaceError
+from ramnas_models.yaml_file import as_type, read_yaml
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -356,8 +356,8 @@ def load_space(name_or_path: Union[str, Path]) -> Space:
                 "or give the path of a .yaml file"
             )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except ValueError as error:
         raise SpaceError(f"cannot read space {path}: {error}") from error
     return read_space(content, str(path))
 
@@ -365,9 +365,9 @@ def load_space(name_or_path: Union[str, Path]) -> Space:
 def read_space(content: Any, where: str) -> Space:
     """Plain data (from YAML) -> Space; SpaceError names `where`, the key and what is wrong."""
     try:
-        space = msgspec.convert(content, Space)
-    except msgspec.ValidationError as error:
-        raise SpaceError(f"{where}: {str(error).replace('$.', '')}") from error
+        space = as_type(content, Space)
+    except ValueError as error:
+        raise SpaceError(f"{where}: {error}") from error
     for key, fault in _faults(space):
         raise SpaceError(f"{where}: {key}: {fault}")
     return space

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import ramnas_host
-from ramnas_host.config import Recipe, load_recipe
+from ramnas_host.config import Override, Recipe, load_finetuning, load_recipe
 from ramnas_models.errors import DataError
 
 GONE = object()
@@ -242,3 +242,80 @@ def test_the_learning_rate_grows_with_the_batch_if_lr_batch_is_given(
     optimizer = msgspec.structs.replace(recipe.optimizer, lr=0.1, lr_batch=lr_batch)
     recipe = msgspec.structs.replace(recipe, batch_size=batch_size, optimizer=optimizer)
     assert recipe.lr == pytest.approx(expected)
+
+
+def mine(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("text", "lr"), [("1e-3", 0.001), ("5E-1", 0.5), (".5e1", 5), ("1", 1)])
+def test_numbers_may_be_written_with_an_exponent(text: str, lr: float, tmp_path: Path) -> None:
+    recipe = load_recipe(str(mine(tmp_path, f"base: digits\noptimizer: {{lr: {text}}}")))
+    assert recipe.optimizer.lr == lr
+
+
+def test_words_that_yaml_once_took_for_bools_are_what_the_key_wants(tmp_path: Path) -> None:
+    text = "base: digits\ndistillation: {smd_weighting: off}\ncompile: yes\nsync_batchnorm: off"
+    recipe = load_recipe(str(mine(tmp_path, text)))
+    assert recipe.distillation.smd_weighting == "off"
+    assert (recipe.compile, recipe.sync_batchnorm) == (True, False)
+    text = "base: digits\nbatch_size: 64.0\nepochs: 1e1\nimages: {train: 1_000}"
+    message = refusal(mine(tmp_path, text))
+    assert message.endswith("Expected `int`, got `str` - at `images.train`")
+
+
+def test_a_recipe_may_hold_only_what_it_changes_in_another(tmp_path: Path) -> None:
+    coco = load_finetuning("coco")
+    text = "base: coco\nepochs: 3\noptimizer: {lr: 1e-2}\ninput_hw: [64, 96]\n"
+    found = load_finetuning(str(mine(tmp_path, text)))
+    optimizer = msgspec.structs.replace(coco.optimizer, lr=0.01)
+    assert found == msgspec.structs.replace(coco, epochs=3, optimizer=optimizer, input_hw=(64, 96))
+    assert refusal(mine(tmp_path, "base: digits\ncolour: 1")).endswith("unknown field `colour`")
+    assert "base: unknown recipe 'coco': known are" in refusal(mine(tmp_path, "base: coco"))
+    assert "unknown field `base`" in refusal(mine(tmp_path, "base: 3"))
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    message = refusal(mine(tmp_path, "base: digits\nepochs: 3\nepochs: 30"))
+    assert message.endswith("line 3, column 1: the key 'epochs' was already given in line 2")
+
+
+def test_an_override_takes_the_place_of_a_value_and_is_checked_in_its_own_name(
+    tmp_path: Path,
+) -> None:
+    def epochs(value: object) -> list[Override]:
+        return [Override("epochs", value, "--epochs")]
+
+    digits = load_recipe("digits")
+    assert load_recipe("digits", epochs(3)) == msgspec.structs.replace(digits, epochs=3)
+    path = mine(tmp_path, "base: digits\nepochs: 0")
+    assert load_recipe(str(path), epochs(3)).epochs == 3
+    lr = Override("optimizer.lr", 0.25, "--lr")
+    assert load_recipe("digits", [lr]).optimizer == msgspec.structs.replace(
+        digits.optimizer, lr=0.25
+    )
+    for override, message in [
+        (Override("epochs", 0, "--epochs"), "--epochs: 0 must be above 0"),
+        (Override("epochs", -1, "--epochs"), "--epochs: -1 is below 0"),
+        (Override("optimizer.lr", float("nan"), "--lr"), "--lr: nan is not a finite number"),
+        (Override("optimizer.lr", float("inf"), "--lr"), "--lr: inf is not a finite number"),
+    ]:
+        with pytest.raises(DataError) as raised:
+            load_recipe("digits", [override])
+        assert str(raised.value) == message
+    path = mine(tmp_path, "base: digits\naccumulate: 4")
+    with pytest.raises(DataError, match="accumulate: 4 does not divide --batch-size 10"):
+        load_recipe(str(path), [Override("batch_size", 10, "--batch-size")])
+
+
+def test_an_input_size_is_for_tasks_that_have_one() -> None:
+    def size(*value: int) -> list[Override]:
+        return [Override("input_hw", value, "--input-size")]
+
+    assert load_finetuning("coco", size(64, 96)).input_hw == (64, 96)
+    with pytest.raises(DataError, match=r"^--input-size: an image cannot have the size 0x96"):
+        load_finetuning("coco", size(0, 96))
+    with pytest.raises(DataError, match=r"^--input-size: must be null for classification"):
+        load_finetuning("inherited", size(64, 96))
