@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import cv2
 import numpy as np
 
+from ramnas_edge.vision.formats import jpeg_fault, unreadable
 from ramnas_models.errors import SourceError
 
 if TYPE_CHECKING:
@@ -67,10 +70,7 @@ def read_image(path: str, hw: Optional[Tuple[int, int]] = None, *, upright: bool
     The image is turned upright as its EXIF says, unless only the stored pixels have the size `hw`.
     With `upright` False it is never turned.
     """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read as an image: {error}") from error
+    data = _bytes(path)
     image = decode_image(data, path, upright=upright)
     if upright and hw and hw != image.shape[:2] and hw == image.shape[1::-1]:
         stored = decode_image(data, path, upright=False)
@@ -78,22 +78,39 @@ def read_image(path: str, hw: Optional[Tuple[int, int]] = None, *, upright: bool
     return image
 
 
+def _bytes(path: str) -> NDArray[np.uint8]:
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):  # a pipe would wait for ever, and a device may have no end
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+            raise SourceError(f"{path} cannot be read as an image: it is {what}, not a file")
+        with open(path, "rb") as file:
+            return np.frombuffer(file.read(), np.uint8)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        if os.path.islink(path) and not os.path.exists(path):
+            reason = f"it is a link to {os.readlink(path)}, which does not exist"
+        raise SourceError(f"{path} cannot be read as an image: {reason}") from error
+
+
 def decode_image(data: NDArray[np.uint8], name: str, *, upright: bool = True) -> Image:
     """Decode the bytes of an image file to BGR; messages call it `name`.
 
     With `upright`, the image is turned as its EXIF says.
 
-    SourceError if they are not an image, or if a JPEG is cut off. OpenCV can fill the missing part
-    of such a JPEG with grey and report no error.
+    SourceError, with the reason, if they are not an image or if the image is cut off.
     """
-    # JPEG's end marker cannot occur within image data; padding may follow it
-    if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
-        raise SourceError(f"{name} is cut off: its JPEG data has no end marker")
+    fault = jpeg_fault(data)
+    if fault:
+        raise SourceError(f"{name} {fault}")
     how = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(data, how) if data.size else None
-    except cv2.error as error:  # for example, it has more pixels than OpenCV accepts
-        raise SourceError(f"{name} cannot be read as an image: {error}") from error
+    except cv2.error as error:
+        reason = " ".join(str(error).split())
+        if "MAX_IMAGE_" in reason:
+            reason = "it has more pixels than OpenCV accepts; raise OPENCV_IO_MAX_IMAGE_PIXELS"
+        raise SourceError(f"{name} cannot be read as an image: {reason}") from error
     if image is None:
-        raise SourceError(f"{name} cannot be read as an image")
+        raise SourceError(f"{name} cannot be read as an image: {unreadable(data)}")
     return np.asarray(image, np.uint8)
