@@ -45,7 +45,7 @@ _CANNOT_RENAME = {
     errno.EBUSY, errno.EXDEV, errno.ETXTBSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL,
     errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
 }  # fmt: skip
-_CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _KEPT = "lost+found"  # belongs to the file system and lies in the folder where it is mounted
 
 
@@ -138,7 +138,7 @@ def lock(handle: int, *, wait: bool) -> bool:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
-        if error.errno not in _CANNOT_LOCK:
+        if error.errno not in CANNOT_LOCK:
             raise
         log.debug("a file system without locks lets every process in: %s", error)
     return True

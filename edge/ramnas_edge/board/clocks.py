@@ -6,7 +6,6 @@ The old settings are saved in a file first, so that after kill -9 the next start
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import signal
 import subprocess
@@ -20,7 +19,7 @@ import msgspec
 from ramnas_edge.board import nvpmodel
 from ramnas_edge.board.sensors import clocks_locked, read
 from ramnas_models.errors import DeviceError, FileError
-from ramnas_models.files import make_folder, write_file, writing
+from ramnas_models.files import lock, make_folder, write_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -221,16 +220,14 @@ def _alone(state: Path) -> Iterator[None]:
     try:
         make_folder(state.parent)
         with writing(state):
-            lock = state.with_suffix(".lock").open("w")
+            file = state.with_suffix(".lock").open("w")
     except FileError as error:
         raise DeviceError(f"changing board settings needs root ({error})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with file:
+        if not lock(file.fileno(), wait=False):
             raise DeviceError(
                 "another process has changed the board settings: wait until it ends, or end it"
-            ) from error
+            )
         yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Callable, Iterator, Optional, TypeVar
 
 from ramnas_edge.board.folders import cache_folder
-from ramnas_models.files import make_folder, write_file, writing
+from ramnas_models.errors import FileError
+from ramnas_models.files import lock, make_folder, write_file, writing
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,10 +34,11 @@ class EngineCache:
     """The files of one folder, each with its SHA-256 in front; a damaged file counts as missing.
 
     Nothing is ever removed. The folder may be deleted at any time; engines are then built again.
+    If it cannot be written, `trouble` says why, and engines are built at every start.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.trouble = folder, ""
 
     def engine(
         self, key: str, build: Callable[[], bytes], load: Callable[[bytes], Optional[T]]
@@ -46,8 +47,7 @@ class EngineCache:
 
         If `load` returns None for stored bytes, such as those of another version, the engine is
         built again. The result is None if `load` cannot use the new bytes either. Processes that
-        want the same engine wait for the one that builds it. FileError if the folder cannot be
-        written.
+        want the same engine wait for the one that builds it.
         """
         name = f"{key}.engine"
         found = self._load(name, load)  # this needs no lock, because files appear whole
@@ -73,7 +73,9 @@ class EngineCache:
         return content if hashlib.sha256(content).digest() == digest else None
 
     def write(self, name: str, content: bytes) -> None:
-        write_file(self.folder / name, hashlib.sha256(content).digest() + content)
+        """Keep `content` under `name`. An engine that took minutes is not lost if that fails."""
+        with self._noting_trouble():
+            write_file(self.folder / name, hashlib.sha256(content).digest() + content)
 
     def _load(self, name: str, load: Callable[[bytes], Optional[T]]) -> Optional[T]:
         content = self.read(name)
@@ -82,15 +84,22 @@ class EngineCache:
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Lets in one process or thread at a time; if it dies, the kernel frees the lock."""
-        path = make_folder(self.folder) / f".{name}.lock"
-        with writing(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("another process is building this engine; waiting for it")
-                fcntl.flock(handle, fcntl.LOCK_EX)
+        path = self.folder / f".{name}.lock"
+        with contextlib.ExitStack() as stack:
+            with self._noting_trouble(), writing(path):
+                make_folder(self.folder)
+                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                stack.callback(os.close, handle)
+                if not lock(handle, wait=False):
+                    log.info("another process is building this engine; waiting for it")
+                    lock(handle, wait=True)
             yield
-        finally:
-            os.close(handle)
+
+    @contextlib.contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except FileError as error:
+            if not self.trouble:
+                log.warning("engines are built again at every start: %s", error)
+            self.trouble = str(error)

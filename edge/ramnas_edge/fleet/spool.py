@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 import time
 import uuid
@@ -16,7 +15,7 @@ from ramnas_edge.fleet import wire
 from ramnas_edge.measuring import messages
 from ramnas_edge.measuring.record import LatencyRecord
 from ramnas_models.errors import FileError
-from ramnas_models.files import make_folder, writing
+from ramnas_models.files import lock, make_folder, writing
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, run TEXT NOT NULL, message BLOB NOT NULL);
@@ -61,7 +60,7 @@ class Spool:
             self._lock.close()
             raise FileError(
                 f"cannot open the spool {path}: {error}; free some space, or name another file "
-                "with --spool"
+                "with --spool, on a local disk"
             ) from error
 
     def add(self, record: LatencyRecord) -> bytes:
@@ -134,16 +133,13 @@ def _locked(path: Path, patience_s: float) -> IO[str]:
     with writing(path):
         file = path.open("a")
     deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with writing(path):
+        while not lock(file.fileno(), wait=False):
             if time.monotonic() > deadline:
                 file.close()
                 raise FileError(
                     f"another agent works with the spool {path.with_suffix('')}; end it, or give "
                     "this one a --name of its own"
-                ) from error
+                )
             time.sleep(0.1)
-        else:
-            return file
+    return file

@@ -23,7 +23,7 @@ import numpy as np
 
 from ramnas_edge.board.folders import cache_folder
 from ramnas_models.errors import FileError
-from ramnas_models.files import make_folder, writing
+from ramnas_models.files import CANNOT_LOCK, make_folder, writing
 
 if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
@@ -159,13 +159,18 @@ def _write(handle: int, data: bytes, place: int) -> None:
 
 @contextlib.contextmanager
 def _locked(handle: int, place: int, *, wait: bool) -> Iterator[bool]:
-    """Lock the checksum at `place` for this process. Yields whether it has the lock."""
+    """Lock the checksum at `place` for this process. Yields whether it has the lock.
+
+    A file system without locks lets every process in; each then makes all chunks.
+    """
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 8, place)
     except OSError as error:
-        if wait or error.errno not in (errno.EACCES, errno.EAGAIN):
+        if error.errno not in CANNOT_LOCK and (
+            wait or error.errno not in (errno.EACCES, errno.EAGAIN)
+        ):
             raise
-        yield False
+        yield error.errno in CANNOT_LOCK
         return
     try:
         yield True

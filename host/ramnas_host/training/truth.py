@@ -8,7 +8,6 @@ file stays when the command has ended; without it, the archs are evaluated again
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import msgspec
 from ramnas_host.data.images import Dataset
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import Scores, true_scores
-from ramnas_models.files import make_folder, writing
+from ramnas_models.files import lock, make_folder, writing
 from ramnas_models.space import Arch
 from ramnas_models.supernet import Supernet
 
@@ -124,7 +123,7 @@ class Truth:
         text = msgspec.json.encode(line) + b"\n"
         make_folder(self._path.parent)
         with writing(self._path), self._path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # other ranks write too
+            lock(file.fileno(), wait=True)  # other ranks write too
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             # a process that was killed may have left a part of a line
             file.write(text if file.read(1) in (b"", b"\n") else b"\n" + text)
