@@ -243,13 +243,11 @@ def _read(capture: cv2.VideoCapture) -> Optional[Image]:
 def _opened(name: str, device: object) -> cv2.VideoCapture:
     try:
         capture: cv2.VideoCapture = cv2.VideoCapture(device)  # type: ignore[call-overload]
-    except (cv2.error, OverflowError) as error:
-        raise SourceError(f"{name} cannot be opened as a camera: {error}") from error
-    if not capture.isOpened():
-        raise SourceError(
-            f"{_printable(name)} cannot be opened as a video or camera: {_why(device)}"
-        )
-    return capture
+        if capture.isOpened():
+            return capture
+    except (cv2.error, OverflowError) as error:  # such as an index that is too large for OpenCV
+        log.debug("%s", error)
+    raise SourceError(f"{_printable(name)} cannot be opened as a video or camera: {_why(device)}")
 
 
 def _why(device: object) -> str:
