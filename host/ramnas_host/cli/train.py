@@ -58,7 +58,10 @@ def _train(args: argparse.Namespace) -> None:
     if out.exists():
         found = checkpoint.load(out)
         stored = recipe_of(found.about)  # a recipe of an earlier version has fewer keys
-        about = msgspec.structs.replace(found.about, recipe=describe(dataset, stored).recipe)
+        about = msgspec.structs.replace(
+            found.about, recipe=describe(dataset, stored).recipe,
+            listing=found.about.listing or dataset.listing,
+        )  # fmt: skip
         if (found.net.space.hash, about) != (space.hash, describe(dataset, recipe)):
             raise DataError(
                 f"{out} was trained with another space, recipe or data set: choose another --out, "

@@ -17,7 +17,8 @@ class About(msgspec.Struct, frozen=True):
     """Facts about a network's weights. They are stored with them and copied into every bundle.
 
     `dataset` is a name that `ramnas train` knows, and `recipe` is the training recipe as JSON. Both
-    are empty for imported weights.
+    are empty for imported weights. `listing` is that of the `Dataset`; it is empty too in files of
+    an earlier version.
     """
 
     classes: tuple[str, ...]
@@ -26,11 +27,12 @@ class About(msgspec.Struct, frozen=True):
     source: str
     dataset: str = ""
     recipe: str = ""
+    listing: str = ""
 
 
 def describe(dataset: Dataset, recipe: Recipe) -> About:
     """The facts about weights that were trained on `dataset` by `recipe`."""
     return About(
         dataset.classes, dataset.train.preprocessing, dataset.licence, dataset.source,
-        dataset.name, msgspec.json.encode(recipe).decode(),
+        dataset.name, msgspec.json.encode(recipe).decode(), dataset.listing,
     )  # fmt: skip

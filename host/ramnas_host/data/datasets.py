@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
+import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +16,26 @@ import msgspec
 import numpy as np
 import torch
 
-from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES
 from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data.about import About
+from ramnas_host.data.findings import Finding, Notes
+from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
-from ramnas_host.data.paths import scan
+from ramnas_host.data.paths import ClassFolder, labelled, list_classes
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
 
+log = logging.getLogger(__name__)
+
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+_VAL = ("val", "valid", "validation")  # how people call that folder
 
 
 def load_dataset(name: str, images: SplitSizes, folder: Path | None = None) -> Dataset:
     """Read a data set by name; DataError says what is missing.
 
-    `digits` needs no `folder`, and `fashion` has a default one. `images` says how many images go to
+    `digits` takes no `folder`, and `fashion` has a default one. `images` says how many images go to
     each split. Nothing else decides the splits, so a supernet is never searched on images that
     trained it.
     """
@@ -44,6 +51,10 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
     Imported weights have no recipe. They were trained on all of ImageNet's train/, so nothing may
     be chosen or reported there. `folder` must hold ImageNet: one half of its val/ is the selection
     split and the other half is the report split.
+
+    DataError if `folder` has other classes, or other training images, than the data set that the
+    supernet was trained on: the splits would be others, and images that have trained the weights
+    would be among those for selection.
     """
     recipe = recipe_of(about)
     if about.recipe:
@@ -57,7 +68,103 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
             f"{folder} has {len(found.classes)} classes, but the supernet was trained on "
             f"{len(about.classes)}: give the data set that it was trained on"
         )
+    if about.recipe and (other := set(found.classes) - set(about.classes)):
+        raise DataError(
+            f"{folder} has the class '{min(other)}', which the supernet was not trained on: give "
+            "the data set that it was trained on"
+        )
+    if about.listing and about.listing != found.listing:
+        raise DataError(
+            f"{folder} has other images in train/ than when the supernet was trained, so images "
+            "that have trained its weights would be among those for selection: give the folder as "
+            "it was then"
+        )
     return found
+
+
+def dataset_to_finetune(about: About, folder: Path | None) -> Dataset:
+    """What a classifier that is cut out of a supernet is trained on.
+
+    That is the data set of the supernet, in the same splits, if `folder` is None or holds it. Any
+    other folder is read by `load_class_folders`, with the supernet's preprocessing.
+    """
+    if folder is None or _trained_on(about, folder):
+        return dataset_of(about, folder)
+    recipe = recipe_of(about)
+    if recipe.dataset == "imagenet" and not _val_folder(folder).is_dir():
+        known = set(about.classes) & set(list_classes(_train_folder(folder), Notes("")))
+        if known:
+            raise DataError(
+                f"{folder} has no val/, and images of train/ cannot stand in for it: the supernet "
+                f"was trained on the class '{min(known)}' too, perhaps on the same images"
+            )
+    return load_class_folders(folder, about.preprocessing, recipe.images.calibration)
+
+
+def _trained_on(about: About, folder: Path) -> bool:
+    """Whether `folder` holds the data set that a supernet was trained on."""
+    name = recipe_of(about).dataset
+    if name == "imagenet":
+        found = list_classes(_train_folder(folder), Notes(""))
+        if not about.recipe:  # imported weights name the classes in another way
+            return len(found) == len(about.classes)
+        return tuple(found) == about.classes and about.listing in ("", _listing(found))
+    return name == "fashion" and not (folder / "train").is_dir()
+
+
+def load_class_folders(
+    folder: Path,
+    preprocessing: Preprocessing = Preprocessing(Normalisation()),
+    calibration: int = 1024,
+) -> Dataset:
+    """A folder of one's own, with `train/<class>/*`, `val/<class>/*` and perhaps `test/<class>/*`.
+
+    `val` is for selection and `test` for the report. Without `test` the two halves of `val` are for
+    one each. Without `val` every fifth image of each class of `train` is held out in its place.
+    Up to `calibration` images of `train` are for BatchNorm. DataError says what is missing.
+    """
+    val = _val_folder(folder)
+    there = [part for part in (val, folder / "test") if part.is_dir()]
+    found = _read_class_folders(folder, there, preprocessing)
+    train = found.splits["train"]
+    if val.is_dir():
+        judged, name = found.splits[val.name], str(val)
+    else:
+        train, judged = _fifths(train)
+        name = f"the held-out part of {folder / 'train'}"
+        log.info("without val/, every fifth image of each class of train/ is held out: %d images",
+                 len(judged))  # fmt: skip
+        if len(judged) < 2:
+            raise DataError(
+                f"{folder} has no val/, and too few images in train/ to hold some of them out: add "
+                "val/<class>/ with images"
+            )
+    if "test" in found.splits:
+        selection, report = judged, found.splits["test"]
+    else:
+        paths = [judged.images.name(i) for i in range(len(judged))]
+        selection, report = (judged.take(half) for half in halves(paths, name, "test/"))
+    # the images are class by class, but those for BatchNorm have to be of all classes
+    order = np.random.default_rng(0).permutation(len(train))
+    return Dataset(
+        name="a folder",
+        classes=found.classes,
+        licence="as that of the images",
+        source=f"images of {folder.resolve().name}",
+        train=train,
+        calibration=train.take(order[:calibration]),
+        selection=selection,
+        report=report,
+        findings=found.findings,
+    )
+
+
+def _fifths(split: Split) -> tuple[Split, Split]:
+    """All but every fifth image of each class, and these; `split` is class by class."""
+    labels = split.labels.numpy()
+    place_in_class = np.arange(len(labels)) - np.searchsorted(labels, labels)
+    held_out = place_in_class % 5 == 4
+    return split.take(np.flatnonzero(~held_out)), split.take(np.flatnonzero(held_out))
 
 
 def recipe_of(about: About) -> Recipe:
@@ -82,6 +189,11 @@ def _renamed(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def _digits(images: SplitSizes, folder: Path | None) -> Dataset:
     """UCI's optical recognition of handwritten digits, as scikit-learn ships it."""
+    if folder is not None:
+        raise DataError(
+            f"the data set digits comes with scikit-learn and is not read from a folder: leave "
+            f"--data {folder} out, or name another data set"
+        )
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -106,8 +218,9 @@ def _digits(images: SplitSizes, folder: Path | None) -> Dataset:
         licence="CC-BY-4.0",
         source="UCI optical recognition of handwritten digits (test part), through scikit-learn",
         train=whole.take(rest[: images.train or None]),
-        findings=(),
-        **{part: whole.take(taken) for part, taken in index.items()},
+        calibration=whole.take(index["calibration"]),
+        selection=whole.take(index["selection"]),
+        report=whole.take(index["report"]),
     )
 
 
@@ -130,6 +243,7 @@ def _fashion(images: SplitSizes, folder: Path | None) -> Dataset:
             )
         targets = torch.from_numpy(labels.astype(np.int64))
         parts[part] = Split(Arrays(pixels), targets, preprocessing)
+    train, calibration, selection = _held_out(parts["train"], images, folder)
     return Dataset(
         name="fashion",
         classes=(
@@ -138,9 +252,10 @@ def _fashion(images: SplitSizes, folder: Path | None) -> Dataset:
         ),
         licence="MIT",
         source="Fashion-MNIST, Zalando SE (2017)",
+        train=train,
+        calibration=calibration,
+        selection=selection,
         report=parts["test"],
-        findings=(),
-        **_held_out(parts["train"], images, folder),
     )  # fmt: skip
 
 
@@ -148,22 +263,23 @@ def _imagenet(images: SplitSizes, folder: Path | None) -> Dataset:
     """A folder in the layout of ImageNet: `train/<class>/*` and `val/<class>/*`."""
     if folder is None:
         raise DataError("data set imagenet needs --data DIR with train/<class>/ and val/<class>/")
-    classes = _subfolders(folder / "train")
     # as in the evaluation of the public AttentiveNAS code: a crop of 224, then the network's own
     # resolution
     preprocessing = Preprocessing(Normalisation(), "bicubic", resize_short=256, crop=224)
-    if extra := set(_subfolders(folder / "val")) - set(classes):
-        raise DataError(
-            f"{folder / 'val'} has classes that are missing from train, such as {min(extra)}"
-        )
+    val = _val_folder(folder)
+    found = _read_class_folders(folder, [val], preprocessing)
+    train, calibration, selection = _held_out(found.splits["train"], images, folder)
     return Dataset(
         name="imagenet",
-        classes=classes,
+        classes=found.classes,
         licence="as that of the images",
         source=f"images of {folder.resolve().name}",
-        report=_of_classes(folder / "val", classes, preprocessing),
-        findings=(),
-        **_held_out(_of_classes(folder / "train", classes, preprocessing), images, folder),
+        train=train,
+        calibration=calibration,
+        selection=selection,
+        report=found.splits[val.name],
+        findings=found.findings,
+        listing=found.listing,
     )
 
 
@@ -197,27 +313,22 @@ def _trained_elsewhere(dataset: Dataset, folder: Path | None, calibration: int) 
     )
 
 
-def _held_out(labelled: Split, images: SplitSizes, folder: Path) -> dict[str, Split]:
-    """Split `labelled` into selection and training, and take calibration out of training.
+def _held_out(whole: Split, images: SplitSizes, folder: Path) -> tuple[Split, Split, Split]:
+    """Training, calibration and selection images: selection is held out of `whole`.
 
     The calibration images stay in training: BatchNorm takes its statistics from images that the
     weights were trained on, as in the public AttentiveNAS code.
     """
-    order = np.random.default_rng(0).permutation(len(labelled))
+    order = np.random.default_rng(0).permutation(len(whole))
     selection, train = np.split(order, [images.selection])
     train = train[: images.train or None]
     if len(train) < max(1, images.calibration):
         raise DataError(
-            f"{folder} has {len(labelled)} training images, too few for images.selection "
+            f"{folder} has {len(whole)} training images, too few for images.selection "
             f"{images.selection}, images.calibration {images.calibration} and images.train "
             f"{images.train or 'all'}: lower these in the recipe"
         )
-    index = {
-        "train": train,
-        "calibration": train[: images.calibration],
-        "selection": selection,
-    }
-    return {part: labelled.take(chosen) for part, chosen in index.items()}
+    return whole.take(train), whole.take(train[: images.calibration]), whole.take(selection)
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
@@ -249,18 +360,65 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
-def _subfolders(folder: Path) -> tuple[str, ...]:
+def _train_folder(folder: Path) -> Path:
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder: a data set like ImageNet has train/ and val/")
-    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-    if not names:
-        raise DataError(f"{folder} has no subfolders: it needs one for each class")
-    return names
+        reason = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {reason}: a data set like ImageNet has train/ and val/")
+    train = folder / "train"
+    if not train.is_dir():
+        raise DataError(f"{train} is not a folder: a data set like ImageNet has train/ and val/")
+    return train
 
 
-def _of_classes(folder: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> Split:
-    """All image files in `folder/<class>/`, class by class, in the order of their names."""
-    paths, labels = scan(folder, classes)
-    if not paths:
-        raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
-    return Split(Files(paths), torch.from_numpy(labels), preprocessing)
+def _val_folder(folder: Path) -> Path:
+    """The first folder in `folder` that is called like a val split."""
+    return next((folder / name for name in _VAL if (folder / name).is_dir()), folder / _VAL[0])
+
+
+@dataclass(frozen=True)
+class _ClassFolders:
+    """What a folder like ImageNet holds: its splits by the names of their folders."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    findings: tuple[Finding, ...]
+    listing: str
+
+
+def _read_class_folders(
+    folder: Path, others: Sequence[Path], preprocessing: Preprocessing
+) -> _ClassFolders:
+    """Read `train/`, whose classes are those of the data set, and the folders `others`."""
+    findings: list[Finding] = []
+    found: dict[str, dict[str, ClassFolder]] = {}
+    for part in (_train_folder(folder), *others):
+        if not part.is_dir():
+            raise DataError(f"{part} is not a folder: a data set like ImageNet has train/ and val/")
+        notes = Notes(part.name)
+        found[part.name] = list_classes(part, notes)
+        findings += notes.findings()
+    classes = tuple(found["train"])
+    splits = {}
+    for name, of_part in found.items():
+        if unknown := set(of_part) - set(classes):
+            raise DataError(_unknown_class(folder, name, min(unknown), classes))
+        paths, labels = labelled(of_part, classes)
+        splits[name] = Split(Files(paths), torch.from_numpy(labels), preprocessing)
+    return _ClassFolders(classes, splits, tuple(findings), _listing(found["train"]))
+
+
+def _unknown_class(folder: Path, part: str, name: str, classes: Sequence[str]) -> str:
+    """Why a class of a part is not one of `classes`, those of train/."""
+    text = f"{folder / part} has classes that are missing from train, such as {name}"
+    if (folder / "train" / name).is_dir():
+        return f"{text}: {folder / 'train' / name} has no images"
+    alike = [own for own in classes if own.casefold().strip() == name.casefold().strip()]
+    return f"{text}: train calls it '{alike[0]}'" if alike else text
+
+
+def _listing(train: Mapping[str, ClassFolder]) -> str:
+    """A digest of the classes of train/ and of the names of the images in them."""
+    found = hashlib.sha256()
+    for name, folder in train.items():
+        found.update(name.encode() + b"\0\0" + folder.names)
+    return found.hexdigest()[:16]

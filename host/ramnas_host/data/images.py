@@ -295,6 +295,10 @@ class Dataset:
     `train` is for the weights and `calibration` for the statistics of BatchNorm. `selection` is for
     everything that is chosen: archs in a search, and the best weights. `report` is for the figures
     that are published. It is read once, at the end, and nothing is chosen by it.
+
+    `findings` says what was noticed in a folder when it was read. `listing` is a digest of the
+    names of the pictures that were divided into `train` and `selection`, if they are files: with
+    other names the splits are others.
     """
 
     name: str
@@ -306,6 +310,7 @@ class Dataset:
     selection: Split
     report: Split
     findings: tuple[Finding, ...] = ()
+    listing: str = ""
 
     def split(self, name: str) -> Split:
         """A split by its name."""
@@ -318,38 +323,61 @@ def load_folder(
 ) -> Split:
     """Up to `most` images from anywhere below `folder`, taken at even distances.
 
-    The label comes from the subfolder. If the subfolders do not have the names of classes but are
-    as many as the classes, they stand for the classes in the order of their names, as in ImageNet.
-    Images outside of subfolders have the label -1, which is enough to recalibrate BatchNorm.
+    The label comes from the subfolder. If the subfolders with images do not have the names of
+    classes, as `write_image_folder` writes them, but are as many as the classes, they stand for the
+    classes in the order of their names, as in ImageNet. Images outside of subfolders have the label
+    -1, which is enough to recalibrate BatchNorm.
     """
     paths = list_images(str(folder))
-    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)]
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    if set(names) <= set(classes):
-        index = {name: classes.index(name) for name in names}
-    elif len(names) == len(classes):
-        index = {name: i for i, name in enumerate(names)}
-    else:
-        raise DataError(
-            f"{folder} has {len(names)} subfolders, such as '{names[0]}', that do not match the "
-            f"{len(classes)} classes: name each after its class, or have one for each class"
-        )
-    labels = [index.get(path.relative_to(folder).parts[0], -1) for path in paths]
-    return Split(Files(paths), torch.tensor(labels), preprocessing)
+    parents = [path.relative_to(folder).parts[:-1] for path in paths]
+    filled = sorted({parts[0] for parts in parents if parts})
+    index = {class_name(name): i for i, name in enumerate(classes)}
+    written = {name: i for i, name in enumerate(folder_names(classes))}
+    places = {name: written.get(name, index.get(class_name(name), -1)) for name in filled}
+    if -1 in places.values():
+        # a class of which there is no image still has its place among the others
+        every = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_by_product(p.name))
+        names = every if len(every) == len(classes) else filled
+        if len(names) != len(classes):
+            raise DataError(
+                f"{folder} has {len(filled)} subfolders, such as '{filled[0]}', that "
+                f"do not match the {len(classes)} classes: name each after its class, or have one "
+                "for each class"
+            )
+        places = {name: i for i, name in enumerate(names)}
+    labels = [places[parts[0]] if parts else -1 for parts in parents]
+    chosen = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)
+    taken = torch.tensor([labels[i] for i in chosen])
+    return Split(Files([paths[i] for i in chosen]), taken, preprocessing)
 
 
 def write_image_folder(dataset: Dataset, part: str, out: Path) -> int:
     """Write a split as `out/<class>/<number>.png`, whole or not at all.
 
-    Returns the number of images.
+    A class whose name no folder can have gets a similar one, which the log says, and from which
+    `load_folder` and the reader of such folders know the class. Returns the number of images.
+    DataError names an image that cannot be written as PNG.
     """
     split = dataset.split(part)
+    names = folder_names(dataset.classes)
+    for name, folder in zip(dataset.classes, names, strict=True):
+        if folder != name:
+            log.warning("the class '%s' is in the folder '%s'", name, folder)
     check_replaceable(out, ["*/?????.png"])
-    with new_folder(out) as folder:
+    with new_folder(out) as whole:
         for i, label in enumerate(split.labels.tolist()):
-            target = folder / dataset.classes[label]
+            target = whole / names[label]
             target.mkdir(exist_ok=True)
-            ok, png = cv2.imencode(".png", split.images[i])
-            assert ok
-            (target / f"{i:05d}.png").write_bytes(png.tobytes())
+            (target / f"{i:05d}.png").write_bytes(_png(split.images, i))
     return len(split)
+
+
+def _png(images: Arrays | Files, index: int) -> bytes:
+    try:
+        written, png = cv2.imencode(".png", images[index])
+        reason = "OpenCV does not say why"
+    except cv2.error as error:
+        written, reason = False, str(error)
+    if not written:
+        raise DataError(f"{images.name(index)} cannot be written as PNG: {reason}")
+    return png.tobytes()

@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -14,12 +15,16 @@ import msgspec
 import numpy as np
 
 from ramnas_edge.board.folders import cache_folder
+from ramnas_edge.vision.picture_files import counted_suffixes, is_by_product, is_picture
 from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES
+from ramnas_host.data.class_names import class_name
+from ramnas_host.data.findings import Notes
 from ramnas_models.errors import DataError, FileError
 from ramnas_models.files import write_file
 
 log = logging.getLogger(__name__)
 
+_RULES = 2  # raised when other files count as pictures, so that older lists are not used
 _SETTLED_NS = 2 * 10**9  # a change sooner after another may leave a folder's time as it is
 
 
@@ -85,31 +90,104 @@ class PathList(Sequence[Path]):
         return PathList(self._folders, self._firsts, self._text, self._ends, self._places[index])
 
 
-def scan(folder: Path, classes: Sequence[str]) -> tuple[PathList, np.ndarray]:
-    """All image files in `folder/<class>/`, class by class, in the order of their names.
+@dataclass(frozen=True)
+class ClassFolder:
+    """A class's folder and the names of the pictures in it, with a zero byte after each."""
 
-    Returns the paths, and the label of each: its class's place in `classes`, int64 [n]. A class
-    without a subfolder has no images. The names are kept in this user's cache folder. A class is
-    read again only if its subfolder has changed, as the subfolder's time of change tells.
+    path: bytes
+    names: bytes
+
+    def __len__(self) -> int:
+        return self.names.count(b"\0")
+
+
+def list_classes(folder: Path, notes: Notes) -> dict[str, ClassFolder]:
+    """The class folders in `folder` that have pictures, by the names of their classes, sorted.
+
+    What is left out goes into `notes`. The names are kept in this user's cache folder, and a class
+    is read again only if its folder has changed, as the folder's time of change tells. DataError if
+    a folder cannot be listed, or if no class has a picture.
     """
+    subfolders = _subfolders(folder, notes)
     cache = cache_folder() / "images" / f"{_digest(folder)}.msgpack"
     known = _read(cache)
-    found = {name: _listed(folder / name, known.get(name)) for name in classes}
+    found = {name: _listed(folder / name, known.get(name)) for name in subfolders}
     if found != known:
         _write(cache, found)
-    names = [found[name].names for name in classes]
-    paths = PathList.of_folders([os.fsencode(folder / name) for name in classes], names)
-    return paths, np.repeat(np.arange(len(classes)), [group.count(b"\0") for group in names])
+    _note_left_out(folder, found, notes)
+    with_pictures = [name for name in subfolders if found[name].names]
+    if not with_pictures:
+        raise DataError(_nothing_there(folder, found))
+    classes: dict[str, str] = {}
+    for name in with_pictures:
+        other = classes.setdefault(class_name(name), name)
+        if other != name:
+            raise DataError(
+                f"{folder} has two folders for the class '{class_name(name)}', '{other}' and "
+                f"'{name}': put their pictures into one of them"
+            )
+    return {
+        name: ClassFolder(os.fsencode(folder / classes[name]), found[classes[name]].names)
+        for name in sorted(classes)
+    }
+
+
+def labelled(
+    found: Mapping[str, ClassFolder], classes: Sequence[str]
+) -> tuple[PathList, np.ndarray]:
+    """All pictures of `found`, class by class in the order of `classes`, by name in each.
+
+    Returns the paths, and the label of each: its class's place in `classes`, int64 [n]. A class
+    that was not found has no pictures.
+    """
+    groups = [found.get(name, ClassFolder(b"", b"")) for name in classes]
+    paths = PathList.of_folders([group.path for group in groups], [group.names for group in groups])
+    return paths, np.repeat(np.arange(len(classes)), [len(group) for group in groups])
 
 
 class _Listing(msgspec.Struct, frozen=True):
-    """The images of a subfolder: their names, with a zero byte after each, and when it changed.
+    """A subfolder: its pictures with a zero byte after each name, and what else is in it.
 
-    `changed_ns` is 0 if the subfolder has to be read again the next time.
+    `changed_ns` is its time of change, or 0 if the subfolder has to be read again the next time.
     """
 
     changed_ns: int
     names: bytes
+    others: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+def _subfolders(folder: Path, notes: Notes) -> list[str]:
+    """The names of the subfolders that can be those of classes, sorted."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} does not exist") from error
+    except OSError as error:
+        raise DataError(f"cannot list {folder}: {error.strerror}") from error
+    found = []
+    for entry in listed:
+        if entry.is_dir():
+            if is_by_product(entry.name):
+                what = "folders that a system or tool keeps for itself, which are not classes"
+                notes.add(what, _text(entry.name))
+            else:
+                found.append(entry.name)
+        elif is_picture(entry.name):
+            notes.add("pictures beside the class folders, left out", _text(entry.name))
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            notes.add("links that lead nowhere, left out", _text(entry.name))
+    for name in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the name of the folder {os.fsencode(folder / name)!r} is not in UTF-8: rename it"
+            ) from error
+    if not found:
+        raise DataError(f"{folder} has no subfolders: it needs one for each class")
+    return found
 
 
 def _listed(folder: Path, known: _Listing | None) -> _Listing:
@@ -117,24 +195,71 @@ def _listed(folder: Path, known: _Listing | None) -> _Listing:
         now, changed_ns = time.time_ns(), folder.stat().st_mtime_ns
         if known and known.changed_ns == changed_ns:
             return known
+        pictures: list[str] = []
+        others: list[str] = []
+        folders: list[str] = []
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
-    except (FileNotFoundError, NotADirectoryError):
-        return _Listing(0, b"")
+            for entry in entries:
+                if is_by_product(entry.name):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                else:
+                    (pictures if is_picture(entry.name) else others).append(entry.name)
     except OSError as error:
         raise DataError(f"cannot list the images in {folder}: {error.strerror}") from error
-    images = sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
     settled = now - changed_ns > _SETTLED_NS
-    return _Listing(changed_ns if settled else 0, _joined(map(os.fsencode, images)))
+    return _Listing(
+        changed_ns if settled else 0,
+        _joined(map(os.fsencode, sorted(pictures))),
+        tuple(_text(name) for name in sorted(others)),
+        tuple(_text(name) for name in sorted(folders)),
+    )
+
+
+def _note_left_out(folder: Path, found: Mapping[str, _Listing], notes: Notes) -> None:
+    for name, listing in found.items():
+        if not listing.names:
+            what = "class folders without a picture, which are not classes"
+            if listing.folders:
+                what = "class folders that hold only folders, which are not classes"
+            notes.add(what, name)
+        elif listing.folders:
+            what = "folders inside of class folders, left out with all that is in them"
+            notes.add(what, f"{name}/{listing.folders[0]}", count=len(listing.folders))
+    others = [(name, other) for name, listing in found.items() for other in listing.others]
+    if others:
+        suffixes = counted_suffixes(other for _, other in others)
+        what = f"files that are not read because of their suffix, {suffixes}"
+        notes.add(what, "/".join(others[0]), count=len(others))
+
+
+def _nothing_there(folder: Path, found: Mapping[str, _Listing]) -> str:
+    text = f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})"
+    for name, listing in found.items():
+        if listing.folders:
+            return (
+                f"{text} in its class folders, but {name} has a folder {listing.folders[0]}: put "
+                "the pictures of a class into one folder"
+            )
+    others = [other for listing in found.values() for other in listing.others]
+    if others:
+        return f"{text}, but files with other suffixes: {counted_suffixes(others)}"
+    return text
 
 
 def _joined(names: Iterable[bytes]) -> bytes:
     return b"".join(name + b"\0" for name in names)
 
 
+def _text(name: str) -> str:
+    """The name with a question mark for bytes that are not UTF-8: it is kept only for messages."""
+    return name.encode(errors="replace").decode()
+
+
 def _digest(folder: Path) -> str:
     """A name for the cache file: another folder, or other kinds of images, give another name."""
-    key = (os.fspath(folder.resolve()), sorted(IMAGE_SUFFIXES))
+    key = (os.fspath(folder.resolve()), sorted(IMAGE_SUFFIXES), _RULES)
     return hashlib.sha256(repr(key).encode(errors="surrogateescape")).hexdigest()[:16]
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import torch
 
-from ramnas_host.config import Finetuning, Recipe
+from ramnas_host.config import Augment, Finetuning, load_recipe
 from ramnas_host.data import loader
 from ramnas_host.data.cityscapes import SegmentationData, load_cityscapes
-from ramnas_host.data.coco import DetectionData, load_coco
-from ramnas_host.data.datasets import dataset_of, recipe_of
+from ramnas_host.data.coco import load_coco
+from ramnas_host.data.datasets import dataset_to_finetune, load_class_folders, recipe_of
+from ramnas_host.data.detection_data import DetectionData
 from ramnas_host.data.images import Dataset
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.classification import classification_task
@@ -32,6 +33,7 @@ from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.files import write_file
 from ramnas_models.heads import Detector, Segmenter
+from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.space import Arch, Space
 from ramnas_models.supernet import Subnet, Supernet
 
@@ -111,21 +113,28 @@ class PreparedRun:
 
 
 def prepare(
-    supernet: Checkpoint, arch: Arch, recipe: Finetuning, folder: Path | None, *,
+    source: Checkpoint | Space, arch: Arch, recipe: Finetuning, folder: Path | None, *,
     from_scratch: bool = False,
 ) -> PreparedRun:  # fmt: skip
     """Read the data in `folder`, cut `arch` out of the supernet and give it the head of the task.
 
-    A detector's or segmenter's head starts with random weights drawn from the recipe's seed. With
-    `from_scratch` all other weights are random too, and only the architecture comes from the
-    supernet. DataError if `folder` is None for a task other than classification.
+    `source` is a supernet, or only its space: then all weights are random, and the images are
+    normalised as for ImageNet. With `from_scratch` the weights are random too, and only the
+    architecture and the preprocessing come from the supernet. Random weights, among them those of
+    every new head, are drawn from the recipe's seed. DataError if `folder` is None where the task
+    needs one.
     """
+    supernet = source if isinstance(source, Checkpoint) else None
+    preprocessing = supernet.about.preprocessing if supernet else Preprocessing(Normalisation())
     data = _data(supernet, recipe.task, folder)
     torch.manual_seed(recipe.seed)
-    net = Supernet(supernet.net.space, supernet.net.num_classes) if from_scratch else supernet.net
-    preprocessing = supernet.about.preprocessing
+    net = _net(source, len(data.classes), from_scratch)
     if recipe.task != "classification":  # boxes and masks cover the whole frame: no crop
         preprocessing = Preprocessing(preprocessing.normalisation)
+    licence, origin = data.licence, data.source
+    if supernet and not from_scratch:
+        licence = _weights_and_data(supernet.about.licence, licence)
+        origin = _weights_and_data(supernet.about.source, origin)
     about = FinetunedAbout(
         task=recipe.task,
         arch=arch,
@@ -133,13 +142,13 @@ def prepare(
         input_hw=recipe.input_hw or (arch.resolution, arch.resolution),
         head=recipe.head,
         preprocessing=preprocessing,
-        licence=_weights_and_data(supernet.about.licence, data.licence, from_scratch),
-        source=_weights_and_data(supernet.about.source, data.source, from_scratch),
-        from_scratch=from_scratch,
+        licence=licence,
+        source=origin,
+        from_scratch=from_scratch or supernet is None,
         recipe=recipe,
     )
     network = saved_network.build(net, about)
-    task = _task(network, data, about, recipe_of(supernet.about))
+    task = _task(network, data, about, supernet)
     images = {
         "train": len(data.train), "selection": len(data.selection), "report": len(data.report)
     }  # fmt: skip
@@ -147,42 +156,53 @@ def prepare(
 
 
 def _data(
-    supernet: Checkpoint, task: str, folder: Path | None
+    supernet: Checkpoint | None, task: str, folder: Path | None
 ) -> DetectionData | SegmentationData | Dataset:
-    if task == "classification":
-        return dataset_of(supernet.about, folder)
+    if task == "classification" and supernet:
+        return dataset_to_finetune(supernet.about, folder)
     if folder is None:
         raise DataError(f"fine-tuning for {task} needs --data DIR, the folder of labelled images")
+    if task == "classification":
+        return load_class_folders(folder)
     return load_coco(folder) if task == "detection" else load_cityscapes(folder)
+
+
+def _net(source: Checkpoint | Space, classes: int, from_scratch: bool) -> Supernet:
+    """The supernet to cut the arch out of."""
+    if isinstance(source, Space):
+        return Supernet(source, classes)
+    return Supernet(source.net.space, source.net.num_classes) if from_scratch else source.net
 
 
 def _task(
     net: Net,
     data: DetectionData | SegmentationData | Dataset,
     about: FinetunedAbout,
-    supernet_recipe: Recipe,
+    supernet: Checkpoint | None,
 ) -> Task:
     """The task of `net`; classification keeps the augmentation of the supernet's training."""
+    preprocessing, recipe = about.preprocessing, about.recipe
     if isinstance(data, Dataset):
         assert isinstance(net, Subnet)
-        return classification_task(
-            net, data, supernet_recipe.augment, supernet_recipe.label_smoothing
-        )
-    preprocessing, recipe = about.preprocessing, about.recipe
-    augment, calibration = recipe.augment, recipe.calibration
-    assert augment is not None  # load_finetuning has checked it
+        trained_by = recipe_of(supernet.about) if supernet else load_recipe("imagenet")
+        augment: Augment = trained_by.augment
+        if supernet is None:  # a crop of the recipe's size would only be made smaller
+            augment = msgspec.structs.replace(augment, size=about.arch.resolution)
+        return classification_task(net, data, augment, trained_by.label_smoothing)
+    augment_scene, calibration = recipe.augment, recipe.calibration
+    assert augment_scene is not None  # load_finetuning has checked it
     assert calibration is not None
     if isinstance(data, DetectionData):
         assert isinstance(net, Detector)
-        return detection_task(net, data, preprocessing, augment, calibration)
+        return detection_task(net, data, preprocessing, augment_scene, calibration)
     assert isinstance(net, Segmenter)
     assert recipe.hardest_pixels is not None
     train_hw = recipe.train_hw or about.input_hw
     return segmentation_task(
-        net, data, preprocessing, augment, recipe.hardest_pixels, calibration, train_hw
+        net, data, preprocessing, augment_scene, recipe.hardest_pixels, calibration, train_hw
     )
 
 
-def _weights_and_data(weights: str, data: str, from_scratch: bool) -> str:
-    """A licence or source that covers the supernet's weights, if they are used, and the data."""
-    return data if from_scratch or weights == data else f"{weights} (weights); {data} (data)"
+def _weights_and_data(weights: str, data: str) -> str:
+    """A licence or source that covers the supernet's weights and the data."""
+    return data if weights == data else f"{weights} (weights); {data} (data)"

@@ -6,6 +6,7 @@ import os
 import pickle
 import string
 import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from ramnas_edge.board.folders import cache_folder
 from ramnas_host.data import paths
+from ramnas_host.data.findings import Notes
 from ramnas_host.data.images import Files
-from ramnas_host.data.paths import PathList, scan
+from ramnas_host.data.paths import PathList, labelled, list_classes
 from ramnas_models.errors import DataError
 
 NAMES = st.text(string.ascii_letters + "._- äß日", min_size=1, max_size=12).filter(
@@ -103,11 +105,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def scan(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The pictures of `classes`, each by its path in `folder`, and their labels."""
+    found, labels = labelled(list_classes(folder, Notes("train")), classes)
+    assert labels.dtype == np.int64
+    return [str(path.relative_to(folder)) for path in found], labels.tolist()
+
+
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the folders that are read from now on."""
+    """The names of the class folders that are read from now on."""
     seen: list[str] = []
     own = os.scandir
-    monkeypatch.setattr(paths.os, "scandir", lambda at: seen.append(Path(at).name) or own(at))
+
+    def noting(at: Path) -> Iterator[os.DirEntry[str]]:
+        if len(Path(at).name) == 1:
+            seen.append(Path(at).name)
+        return own(at)
+
+    monkeypatch.setattr(paths.os, "scandir", noting)
     return seen
 
 
@@ -115,13 +130,9 @@ CLASSES = ("a", "absent", "b", "c")
 
 
 def test_classes_come_in_order_with_their_images_in_the_order_of_their_names(folder: Path) -> None:
-    found, labels = scan(folder, CLASSES)
-    assert [str(path.relative_to(folder)) for path in found] == ["a/1.png", "a/2.JPEG", "b/x.jpg"]
-    assert labels.tolist() == [0, 0, 2]
-    assert labels.dtype == np.int64
-    reverse, labels = scan(folder, CLASSES[::-1])
-    assert [str(path.relative_to(folder)) for path in reverse] == ["b/x.jpg", "a/1.png", "a/2.JPEG"]
-    assert labels.tolist() == [1, 3, 3]
+    assert list(list_classes(folder, Notes("train"))) == ["a", "b"]
+    assert scan(folder, CLASSES) == (["a/1.png", "a/2.JPEG", "b/x.jpg"], [0, 0, 2])
+    assert scan(folder, CLASSES[::-1]) == (["b/x.jpg", "a/1.png", "a/2.JPEG"], [1, 3, 3])
 
 
 def test_a_class_is_listed_again_only_if_its_folder_has_changed(
@@ -130,52 +141,64 @@ def test_a_class_is_listed_again_only_if_its_folder_has_changed(
     seen = listed(monkeypatch)
     first = scan(folder, CLASSES)
     assert seen == ["a", "b", "c"]
-    again = scan(folder, CLASSES)
+    assert scan(folder, CLASSES) == first
     assert len(seen) == 3
-    assert list(again[0]) == list(first[0])
-    assert again[1].tolist() == first[1].tolist()
     (folder / "b/new.webp").touch()
     (folder / "a/1.png").unlink()
     os.utime(folder / "a", (LONG_AGO, LONG_AGO + 1))
-    found, labels = scan(folder, CLASSES)
+    assert scan(folder, CLASSES) == (["a/2.JPEG", "b/new.webp", "b/x.jpg"], [0, 2, 2])
     assert sorted(seen[3:]) == ["a", "b"]
-    assert [path.name for path in found] == ["2.JPEG", "new.webp", "x.jpg"]
-    assert labels.tolist() == [0, 2, 2]
 
 
-def test_a_folder_that_has_just_changed_is_not_trusted(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listing_that_is_known_gives_the_same_findings(folder: Path) -> None:
+    found = []
+    for _ in range(2):
+        notes = Notes("train")
+        list_classes(folder, notes)
+        found.append([str(finding) for finding in notes.findings()])
+    assert found[0] == found[1]
+    assert found[0] == [
+        "train: class folders without a picture, which are not classes: 1, such as c",
+        "train: files that are not read because of their suffix, .txt (1): 1, such as a/notes.txt",
+    ]
+
+
+def test_a_folder_that_has_just_changed_is_not_trusted(folder: Path) -> None:
     """A second file in the same tick of the file system's clock leaves the time as it is."""
     (folder / "b/1.jpg").touch()
     now_ns = (folder / "b").stat().st_mtime_ns
     scan(folder, CLASSES)
     (folder / "b/2.jpg").touch()
     os.utime(folder / "b", ns=(now_ns, now_ns))
-    assert [path.name for path in scan(folder, CLASSES)[0]][2:] == ["1.jpg", "2.jpg", "x.jpg"]
+    assert scan(folder, CLASSES)[0][2:] == ["b/1.jpg", "b/2.jpg", "b/x.jpg"]
 
 
 def test_a_damaged_or_unwritable_cache_only_costs_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("own")))
-    expected = list(scan(folder, CLASSES)[0])
+    expected = scan(folder, CLASSES)
     (file,) = (cache_folder() / "images").iterdir()
     for content in (b"", b"no message", file.read_bytes()[:-5]):
         file.write_bytes(content)
-        assert list(scan(folder, CLASSES)[0]) == expected
+        assert scan(folder, CLASSES) == expected
     blocked = tmp_path_factory.mktemp("blocked") / "file"
     blocked.touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    assert list(scan(folder, CLASSES)[0]) == expected
+    assert scan(folder, CLASSES) == expected
 
 
 def test_a_folder_that_cannot_be_listed_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(at: Path) -> None:
-        raise PermissionError(13, "Permission denied")
+    own = os.scandir
+
+    def denied(at: Path) -> Iterator[os.DirEntry[str]]:
+        if Path(at) == refused:
+            raise PermissionError(13, "Permission denied")
+        return own(at)
 
     monkeypatch.setattr(paths.os, "scandir", denied)
-    with pytest.raises(DataError, match=r"cannot list the images in .*/a: Permission denied"):
-        scan(folder, CLASSES)
+    for refused in (folder, folder / "a"):
+        with pytest.raises(DataError, match=rf"cannot list .*{refused}: Permission denied"):
+            scan(folder, CLASSES)
