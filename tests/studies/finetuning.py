@@ -161,15 +161,12 @@ def _ready(folder: Path, task: str) -> None:
 
 
 def _boxes(folder: Path, runtime: Runtime) -> tuple[Accuracy, ...]:
-    data, rows = load_coco(folder), []
-    for index, image_id in enumerate(data.report.ids):
-        result = runtime(data.report.read(index))
+    report, found = load_coco(folder).report, []
+    for index in range(len(report)):
+        result = runtime(report.read(index))
         assert isinstance(result, Detections)
-        corners, sides = result.boxes[:, :2], result.boxes[:, 2:] - result.boxes[:, :2]
-        categories = np.array(data.category_ids)[result.classes]
-        image_ids = np.full(len(categories), image_id)
-        rows.append(np.column_stack([image_ids, corners, sides, result.scores, categories]))
-    matches = coco_matches(data.report.file, data.report.ids, np.concatenate(rows))
+        found.append((result.boxes, result.scores, result.classes))
+    matches = coco_matches(report.objects, found)
     return bootstrap.accuracies(SCORES, matches.scores, matches.n, "report", intervals=True)
 
 

@@ -2,119 +2,45 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import fnmatch
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+from pycocotools import mask
 
-from ramnas_edge.vision import preprocessing
-from ramnas_host.data.augment import random_window
-from ramnas_host.data.findings import Finding
+from ramnas_host.data.checked_boxes import Listed, across_splits, checked_split
+from ramnas_host.data.detection_data import DetectionData, DetectionSplit
+from ramnas_host.data.findings import Notes
 from ramnas_host.data.halves import halves
-from ramnas_host.data.images import Files
-from ramnas_models.errors import DataError, SourceError
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Objects:
-    """The objects of one image.
-
-    `boxes`: float32 [n, 4] in pixels (left, top, right, bottom). `classes`: int64 [n]. `crowd`:
-    bool [n], true for a region with many objects of the class, which counts neither as an example
-    nor as background.
-    """
-
-    boxes: np.ndarray
-    classes: np.ndarray
-    crowd: np.ndarray
-
-    def take(self, which: np.ndarray) -> Objects:
-        """The objects that `which`, indices or bool [n], selects."""
-        return Objects(self.boxes[which], self.classes[which], self.crowd[which])
+from ramnas_host.data.json_file import JsonFile
+from ramnas_host.data.picture_names import PictureNames, same_picture
+from ramnas_models.errors import DataError
 
 
-@dataclass(frozen=True, eq=False)
-class DetectionSplit:
-    """Images with their COCO ids, sizes (height, width) and objects.
-
-    `file` is the annotation file that they come from.
-    """
-
-    images: Files
-    ids: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
-    objects: tuple[Objects, ...]
-    file: Path
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, index: np.ndarray) -> DetectionSplit:
-        """The images at the positions `index`, in that order."""
-        return DetectionSplit(
-            images=Files(self.images.paths.take(index)),
-            ids=tuple(self.ids[i] for i in index),
-            sizes=tuple(self.sizes[i] for i in index),
-            objects=tuple(self.objects[i] for i in index),
-            file=self.file,
-        )
-
-    def read(self, index: int) -> preprocessing.Image:
-        """The image, uint8 [h, w, 3] in BGR; SourceError if it is broken or has another size than
-        its annotation says."""
-        image = self.images[index]
-        if image.shape[:2] != self.sizes[index]:
-            (height, width), (h, w) = image.shape[:2], self.sizes[index]
-            name = self.images.name(index)
-            raise SourceError(f"{name} is {width}x{height}, but {self.file} says {w}x{h}")
-        return image
+# Other people's files have strings, floats or nothing in place of these numbers. They are looked at
+# by the functions below, which say what is wrong with them.
+class _Image(msgspec.Struct, gc=False):
+    id: Any
+    file_name: Any
+    width: Any = None
+    height: Any = None
 
 
-@dataclass(frozen=True)
-class DetectionData:
-    """A detection data set.
-
-    The best weights are chosen on `selection`. Nothing is chosen on `report`, which is read once,
-    at the end. Class k has the name `classes[k]` and, in the annotation files, the id
-    `category_ids[k]`.
-    """
-
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    licence: str
-    source: str
-    train: DetectionSplit
-    selection: DetectionSplit
-    report: DetectionSplit
-    findings: tuple[Finding, ...] = ()
-
-
-class _Image(msgspec.Struct):
-    id: int
-    file_name: str
-    width: int
-    height: int
-
-
-class _Annotation(msgspec.Struct):
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: Any
+    category_id: Any
+    bbox: Any = None
+    iscrowd: Any = 0
 
 
 class _Category(msgspec.Struct):
-    id: int
-    name: str
-
-
-class _Licence(msgspec.Struct):
-    name: str
+    id: Any
+    name: Any
 
 
 class _Coco(msgspec.Struct):
@@ -123,142 +49,301 @@ class _Coco(msgspec.Struct):
     images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category]
-    licenses: list[_Licence] = []
+    licenses: Any = None
+
+
+class _Segmented(msgspec.Struct):
+    segmentation: Any = None
+
+
+class _Segmentations(msgspec.Struct):
+    annotations: list[_Segmented]
 
 
 def load_coco(folder: Path) -> DetectionData:
     """Read `annotations/instances_{train,val,test}*.json` and find their images.
 
-    The images of `instances_NAME.json` are in `NAME/` or `images/NAME/`. val is the selection split
-    and test the report split. COCO itself has no test annotations: without them, one half of val is
-    the selection split and the other half the report split. DataError names the file that is
-    missing or wrong.
+    The images of `instances_NAME.json` are in `NAME/` or `images/NAME/`, or where their names say,
+    below `folder`. val is the selection split and test the report split. COCO itself has no test
+    annotations: without them, one half of val is the selection split and the other half the report
+    split. The classes are those of train; other files may number them otherwise. DataError names
+    the file that is missing or wrong.
     """
     files = {part: _annotations(folder, part) for part in ("train", "val", "test")}
-    if files["train"] is None or files["val"] is None:
-        missing = "val" if files["train"] else "train"
+    train_file, val_file = files["train"], files["val"]
+    if train_file is None or val_file is None:
+        missing = "val" if train_file else "train"
         raise DataError(
             f"{folder} is not in the format of COCO: it has no "
             f"annotations/instances_{missing}*.json"
         )
-    found = {part: _read(file) for part, file in files.items() if file}
-    categories = sorted(found["train"].categories, key=lambda category: category.id)
-    ids = [category.id for category in categories]
-    splits = {part: _split(folder, files[part] or folder, found[part], ids) for part in found}
+    found = {part: _File(folder, file) for part, file in files.items() if file}
+    classes = found["train"].classes()
+    splits = {part: file.split(classes) for part, file in found.items()}
     val, test = splits["val"], splits.get("test")
     if test is None:
         names = [str(path) for path in val.images.paths]
-        selection, report = map(val.take, halves(names, str(files["val"]), "instances_test.json"))
+        selection, report = map(val.take, halves(names, str(val_file), "instances_test.json"))
     else:
         selection, report = val, test
-    licences = sorted({licence.name for licence in found["train"].licenses})
+    judging = [split for part, split in splits.items() if part != "train"]
+    findings = across_splits(splits["train"], judging, classes, found["train"].part)
     return DetectionData(
-        classes=tuple(category.name for category in categories),
-        category_ids=tuple(ids),
-        licence="; ".join(licences) or "as that of the images",
+        classes=classes,
+        licence=found["train"].licence,
         source=f"images of {folder.resolve().name}",
         train=splits["train"],
         selection=selection,
         report=report,
+        findings=(*(f for file in found.values() for f in file.notes.findings()), *findings),
     )
-
-
-def random_view(
-    image: preprocessing.Image, objects: Objects, crop: float, flip: float, rng: np.random.Generator
-) -> tuple[preprocessing.Image, Objects]:
-    """Cut a random part out of the image, and mirror it with probability `flip`.
-
-    Objects whose centre is in that part stay, and crowds that reach into it; boxes are clipped to
-    it. `crop`: the smallest share of the area that the part covers. If the image has objects that
-    are not crowds, at least one of them stays: the image is left whole if ten random parts have
-    none.
-    """
-    height, width = image.shape[:2]
-    if crop < 1:
-        for _ in range(10):
-            rows, columns = random_window(height, width, crop, rng)
-            window = np.array([columns.start, rows.start, columns.stop, rows.stop], np.float32)
-            centres = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
-            inside = ((centres >= window[:2]) & (centres < window[2:])).all(1)
-            if (inside & ~objects.crowd).any() or objects.crowd.all():
-                image = image[rows, columns]
-                boxes = objects.boxes - np.tile(window[:2], 2)
-                objects = clip(Objects(boxes, objects.classes, objects.crowd).take(
-                    inside | objects.crowd), image.shape[:2])  # fmt: skip
-                break
-    if flip and rng.random() < flip:
-        image = np.ascontiguousarray(image[:, ::-1])
-        boxes = objects.boxes.copy()
-        boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
-        objects = Objects(boxes, objects.classes, objects.crowd)
-    return image, objects
-
-
-def clip(objects: Objects, hw: tuple[int, int]) -> Objects:
-    """Clip boxes to an image of `hw`; drop those left with less than a pixel of width or height."""
-    limits = np.array([hw[1], hw[0]] * 2, np.float32)
-    boxes = np.clip(objects.boxes, 0, limits)
-    large_enough = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
-    return Objects(boxes, objects.classes, objects.crowd).take(large_enough)
 
 
 def _annotations(folder: Path, part: str) -> Path | None:
-    found = sorted((folder / "annotations").glob(f"instances_{part}*.json"))
-    if len(found) > 1:
-        raise DataError(
-            f"{folder}/annotations has {found[0].name} and {found[1].name}: keep one of them"
-        )
-    return found[0] if found else None
-
-
-def _read(file: Path) -> _Coco:
+    if not os.path.isdir(folder):
+        reason = "is not a folder" if os.path.exists(folder) else "does not exist"
+        raise DataError(f"{folder} {reason}: give a folder in the format of COCO")
     try:
-        return msgspec.json.decode(file.read_bytes(), type=_Coco)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not a COCO annotation file: {error}") from error
+        names = os.listdir(folder / "annotations")
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise DataError(f"cannot list {folder / 'annotations'}: {error.strerror}") from error
+    found = sorted(fnmatch.filter(names, f"instances_{part}*.json"))
+    if len(found) > 1:
+        raise DataError(f"{folder}/annotations has {found[0]} and {found[1]}: keep one of them")
+    return folder / "annotations" / found[0] if found else None
 
 
-def _split(folder: Path, file: Path, coco: _Coco, categories: Sequence[int]) -> DetectionSplit:
-    name = file.stem.removeprefix("instances_")
-    root = next((p for p in (folder / name, folder / "images" / name) if p.is_dir()), None)
-    if root is None:
-        raise DataError(
-            f"{folder} has no images for {file.name}: there is neither {name}/ nor images/{name}/"
+class _File:
+    """One annotation file, and what is noticed while it is read."""
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        self._folder, self._file = folder, file
+        self.part = str(file.relative_to(folder))
+        self.notes = Notes(self.part)
+        self._source = JsonFile(file, "a COCO annotation file")
+        self._coco = self._source.read(_Coco)
+        if not self._coco.images:
+            raise DataError(f"{file} lists no images")
+        self._names = self._class_names()
+
+    @property
+    def licence(self) -> str:
+        """The names of the licences, which are missing in many files."""
+        listed = self._coco.licenses if isinstance(self._coco.licenses, list) else []
+        names = {entry.get("name") for entry in listed if isinstance(entry, dict)}
+        texts = {" ".join(name.split()) for name in names if isinstance(name, str)} - {""}
+        return "; ".join(sorted(texts)) or "as that of the images"
+
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their ids; each once."""
+        return tuple(dict.fromkeys(name for _, name in sorted(self._names.items(), key=_rank)))
+
+    def split(self, classes: Sequence[str]) -> DetectionSplit:
+        """The images and objects, with the places in `classes` as their classes."""
+        names, sizes, index = self._images()
+        of_id = self._class_of_id(classes)
+        annotations = self._coco.annotations
+        listed = Listed(
+            names=names,
+            sizes=sizes,
+            picture=self._looked_up([a.image_id for a in annotations], index, "image"),
+            classes=self._looked_up([a.category_id for a in annotations], of_id, "category"),
+            boxes=self._boxes(),
+            crowd=np.array([self._crowd(i, a.iscrowd) for i, a in enumerate(annotations)], bool),
         )
-    if not coco.images:
-        raise DataError(f"{file} lists no images")
-    if [c.id for c in sorted(coco.categories, key=lambda c: c.id)] != list(categories):
-        raise DataError(f"{file} has other categories than the training annotations")
-    index = {image.id: i for i, image in enumerate(coco.images)}
-    classes = {identity: k for k, identity in enumerate(categories)}
-    rows: list[list[_Annotation]] = [[] for _ in coco.images]
-    for i, annotation in enumerate(coco.annotations):
-        if annotation.image_id not in index:
+        self._check_classes(listed.classes, of_id, classes)
+        return checked_split(listed, self._file, self._where(), self.notes)
+
+    def _wrong(self, what: str) -> DataError:
+        return DataError(f"{self._file} is not a COCO annotation file: {what}")
+
+    def _where(self) -> PictureNames:
+        name, folder = self._file.stem.removeprefix("instances_"), self._folder
+        own = sorted((folder / name, folder / "images" / name), key=lambda path: not path.is_dir())
+        shared = folder / "images"
+        return PictureNames(folder, [*own, shared, folder], own=2 if own[0].is_dir() else 3)
+
+    def _class_names(self) -> dict[Any, str]:
+        """The class of each category id. Equal names are one class, whatever their ids."""
+        found: dict[Any, str] = {}
+        for i, category in enumerate(self._coco.categories):
+            identity = self._identity(category.id, f"category {i}")
+            if not isinstance(category.name, str) or not category.name.strip():
+                raise self._wrong(f"category {identity!r} has the name {category.name!r}")
+            name = unicodedata.normalize("NFC", category.name.strip())
+            before = found.get(identity)
+            if before not in (None, name):
+                raise self._wrong(f"category {identity!r} is listed as {before!r} and as {name!r}")
+            if before is None and name in found.values():
+                self.notes.add("class names listed under several ids, read as one class", name)
+            found[identity] = name
+        return found
+
+    def _identity(self, value: object, what: str) -> Any:
+        identity = value if type(value) is int else _plain(value)
+        if identity is None:
+            raise self._wrong(f"{what} has the id {value!r}")
+        return identity
+
+    def _images(self) -> tuple[list[str], list[tuple[int, int] | None], dict[Any, int]]:
+        """The file name and the size (height, width) of each image, and its place by its id."""
+        names: list[str] = []
+        sizes: list[tuple[int, int] | None] = []
+        index: dict[Any, int] = {}
+        for i, image in enumerate(self._coco.images):
+            identity, name = self._identity(image.id, f"image {i}"), image.file_name
+            if not isinstance(name, str) or not name.strip():
+                raise self._wrong(f"image {identity!r} has the file_name {name!r}")
+            before = index.setdefault(identity, len(names))
+            if before < len(names):
+                if not same_picture(names[before], name):
+                    raise self._wrong(
+                        f"image {identity!r} is listed as {names[before]!r} and as {name!r}; "
+                        "give every picture an id of its own"
+                    )
+                self.notes.add("image ids listed more than once, read as one picture", f"{name!r}")
+                continue
+            names.append(name)
+            height, width = _side(image.height), _side(image.width)
+            sizes.append((height, width) if height and width else None)
+        return names, sizes, index
+
+    def _looked_up(
+        self, values: Sequence[Any], index: Mapping[Any, int], what: str
+    ) -> np.ndarray:  # fmt: skip
+        """What `index` has for the ids that the annotations give, int64 [m]."""
+        try:
+            found = [index.get(value) for value in values]
+        except TypeError:  # a list or an object in place of an id
+            found = [None] * len(values)
+        for i, place in enumerate(found):
+            if place is None:
+                found[i] = place = index.get(_plain(values[i]))
+            if place is None:
+                verb = "belongs to image" if what == "image" else "has category"
+                raise DataError(
+                    f"{self._file}: annotation {i} {verb} {_short(values[i])}, which is not listed"
+                )
+        return np.array(found, np.int64)
+
+    def _class_of_id(self, classes: Sequence[str]) -> dict[Any, int]:
+        """The place in `classes` of each category id; classes that are not there come after it."""
+        places = {name: k for k, name in enumerate(classes)}
+        return {
+            identity: places.setdefault(name, len(places)) for identity, name in self._names.items()
+        }
+
+    def _check_classes(
+        self, found: np.ndarray, of_id: Mapping[Any, int], classes: Sequence[str]
+    ) -> None:
+        """DataError if an object has a class that is not one of `classes`, those of train."""
+        names = {k: self._names[identity] for identity, k in of_id.items()}
+        strange = {k: name for k, name in names.items() if k >= len(classes)}
+        used = [strange[k] for k in np.unique(found).tolist() if k in strange]
+        if used:
             raise DataError(
-                f"{file}: annotation {i} belongs to image {annotation.image_id}, "
-                "which is not listed"
+                f"{self._file} has objects of classes that train does not list: "
+                f"{_short(', '.join(used))}; train has {_short(', '.join(classes))}"
             )
-        if annotation.category_id not in classes:
-            raise DataError(
-                f"{file}: annotation {i} has category {annotation.category_id}, which is not listed"
-            )
-        rows[index[annotation.image_id]].append(annotation)
-    objects, left_out = [], 0
-    for image, row in zip(coco.images, rows, strict=True):
-        boxes = np.array([a.bbox for a in row], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        kinds = np.array([classes[a.category_id] for a in row], np.int64)
-        crowd = np.array([bool(a.iscrowd) for a in row], bool)
-        objects.append(clip(Objects(boxes, kinds, crowd), (image.height, image.width)))
-        left_out += len(row) - len(objects[-1].classes)
-    if left_out:
-        log.warning(
-            "%s: left out %d boxes that have less than a pixel in their image", file, left_out
-        )
-    return DetectionSplit(
-        images=Files([root / image.file_name for image in coco.images]),
-        ids=tuple(image.id for image in coco.images),
-        sizes=tuple((image.height, image.width) for image in coco.images),
-        objects=tuple(objects),
-        file=file,
-    )
+        for name in strange.values():
+            self.notes.add("classes that train does not list, and that no object has", name)
+
+    def _boxes(self) -> np.ndarray:
+        """The boxes, float64 [m, 4]; with NaN where there is none."""
+        rows = [annotation.bbox for annotation in self._coco.annotations]
+        without = [i for i, row in enumerate(rows) if row is None or row == []]
+        for i in without:
+            rows[i] = [float("nan")] * 4
+        try:
+            boxes = np.array(rows, np.float64).reshape(-1, 4) if rows else np.zeros((0, 4))
+            if len(boxes) != len(rows):
+                raise ValueError
+        except (ValueError, TypeError, OverflowError):
+            boxes = np.array([self._box(i, row) for i, row in enumerate(rows)])
+        if without:
+            drawn = self._source.read(_Segmentations).annotations
+            for i in without:
+                around = _around(drawn[i].segmentation)
+                if around is not None:
+                    boxes[i] = around
+                    self.notes.add(
+                        "objects without a bbox, whose box is drawn around their segmentation",
+                        f"annotation {i}",
+                    )
+        return boxes
+
+    def _box(self, i: int, row: Any) -> list[float]:
+        try:
+            left, top, width, height = row
+            return [float("nan") if v is None else float(v) for v in (left, top, width, height)]
+        except (ValueError, TypeError, OverflowError):
+            raise self._wrong(
+                f"annotation {i} has the bbox {_short(row)}, not four numbers"
+            ) from None
+
+    def _crowd(self, i: int, value: Any) -> bool:
+        if value is None or isinstance(value, (bool, int, float)):
+            return bool(value)
+        if value in ("0", "false", "False", ""):
+            return False
+        if value in ("1", "true", "True"):
+            return True
+        raise self._wrong(f"annotation {i} has iscrowd {_short(value)}, not 0 or 1")
+
+
+def _plain(value: object) -> int | float | str | None:
+    """One value for an id, whether a tool writes it as 7, 7.0 or "7"; None if it is no id."""
+    if isinstance(value, str):
+        number = value.strip()
+        return int(number) if number.isdecimal() and str(int(number)) == number else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _rank(entry: tuple[Any, str]) -> tuple[bool, Any]:
+    """Puts ids in order: numbers first, then texts."""
+    return isinstance(entry[0], str), entry[0]
+
+
+def _side(value: object) -> int | None:
+    """A width or height in pixels; None if `value` is not one."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and number > 0 else None
+
+
+def _short(value: object) -> str:
+    """A value for a message of one line."""
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _around(segmentation: object) -> list[float] | None:
+    """The box (left, top, width, height) around polygons or a run-length mask, if it is one."""
+    try:
+        if isinstance(segmentation, dict):
+            runs = segmentation
+            if isinstance(runs["counts"], list):
+                runs = mask.frPyObjects(runs, *runs["size"])
+            box = [float(number) for number in mask.toBbox(runs)]
+            return box if box[2] > 0 else None
+        numbers = list(_numbers(segmentation))
+    except (TypeError, ValueError, KeyError, OverflowError):
+        return None
+    if len(numbers) < 4 or len(numbers) % 2:
+        return None
+    points = np.array(numbers).reshape(-1, 2)
+    return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for part in value:
+            yield from _numbers(part)
+    else:
+        yield float(value)

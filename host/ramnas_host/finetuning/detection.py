@@ -16,11 +16,18 @@ from ramnas_edge.vision.detection import Limits, detect
 from ramnas_edge.vision.preprocessing import prepare
 from ramnas_host.config import SceneAugment
 from ramnas_host.data.augment import Augmentation
-from ramnas_host.data.coco import DetectionData, DetectionSplit, Objects, random_view
+from ramnas_host.data.detection_data import DetectionData, DetectionSplit, Objects, random_view
 from ramnas_host.data.images import normalise
 from ramnas_host.data.loader import Example
 from ramnas_host.finetuning import bootstrap
-from ramnas_host.finetuning.detection_metrics import SCORES, CocoMatches, coco_matches
+from ramnas_host.finetuning.detection_metrics import (
+    CLASS_SCORES,
+    SCORES,
+    CocoMatches,
+    Found,
+    coco_matches,
+    mean_scores,
+)
 from ramnas_host.finetuning.finetune import Evaluation, Task
 from ramnas_host.finetuning.ssd_loss import match, ssd_loss
 from ramnas_host.training.distributed import Ranks
@@ -50,11 +57,8 @@ def detection_task(
 
     def evaluate(split_name: str, ranks: Ranks) -> Evaluation:
         split: DetectionSplit = getattr(data, split_name)
-        found = evaluate_detector(detector, split, data.category_ids, preprocessing, ranks)
-        accuracies = bootstrap.accuracies(
-            SCORES, found.scores, found.n, split_name, intervals=split_name == "report"
-        )
-        return Evaluation(accuracies, {})
+        found = evaluate_detector(detector, split, preprocessing, ranks)
+        return _evaluation(found, data.classes, split_name)
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         class_logits, box_regression = detector(images)
@@ -80,39 +84,55 @@ def detection_task(
 
 @torch.no_grad()
 def evaluate_detector(
-    detector: Detector, split: DetectionSplit, category_ids: Sequence[int],
-    preprocessing: Preprocessing, ranks: Ranks = Ranks(),
-) -> CocoMatches:  # fmt: skip
+    detector: Detector, split: DetectionSplit, preprocessing: Preprocessing, ranks: Ranks = Ranks()
+) -> CocoMatches:
     """What the detector finds on `split`, with boxes decoded exactly as the runtime decodes them.
 
-    `category_ids` are the annotation file's ids of the classes, in order. The images are shared
-    between the ranks, and every rank returns the same. Images that cannot be read are left out with
-    a warning. DataError if no image can be read.
+    The images are shared between the ranks, and every rank returns the same. Images that cannot be
+    read are left out with a warning. DataError if no image can be read.
     """
     device = next(detector.parameters()).device
     anchors = detector.plan.anchors
-    anchor_boxes, rows = anchors.boxes(), [np.zeros((0, 7))]
+    anchor_boxes = anchors.boxes()
     evaluated: list[int] = []
+    found: list[Found] = []
     own = ranks.share(range(len(split)))
     for indices, x, frame_hws in _batches(split, own, preprocessing, anchors.input_hw):
         with full_precision(device):
             outputs = [out.float().cpu().numpy() for out in detector(x.to(device))]
         for i, logits, deltas, frame_hw in zip(indices, *outputs, frame_hws, strict=True):
-            boxes, scores, classes = detect(
-                logits, deltas, anchor_boxes, anchors.input_hw, frame_hw, _LIMITS
-            )
-            image_ids = np.full(len(boxes), split.ids[i])
-            sides = boxes[:, 2:] - boxes[:, :2]
-            categories = np.array(category_ids)[classes]
-            rows.append(np.column_stack([image_ids, boxes[:, :2], sides, scores, categories]))
-            evaluated.append(split.ids[i])
-    of_ranks = ranks.gather((np.concatenate(rows), evaluated))
-    ids = [image_id for _, image_ids in of_ranks for image_id in image_ids]
-    if not ids:
+            evaluated.append(i)
+            found.append(detect(logits, deltas, anchor_boxes, anchors.input_hw, frame_hw, _LIMITS))
+    of_ranks = ranks.gather((evaluated, found))
+    images = [i for indices, _ in of_ranks for i in indices]
+    if not images:
         raise DataError(
-            f"none of the {len(split)} images of {split.file} can be read; the log says why"
+            f"none of the {len(split)} images of {split.labels} can be read; the log says why"
         )
-    return coco_matches(split.file, ids, np.concatenate([boxes for boxes, _ in of_ranks]))
+    everything = [boxes for _, of_rank in of_ranks for boxes in of_rank]
+    return coco_matches([split.objects[i] for i in images], everything)
+
+
+def _evaluation(found: CocoMatches, classes: Sequence[str], split: str) -> Evaluation:
+    """The accuracies of what was found, over all classes and of each class that has an object.
+
+    One bootstrap gives the intervals of all of them.
+    """
+    pictures = [int(np.count_nonzero(objects)) for objects in found.objects]
+    there = [k for k, count in enumerate(pictures) if count]
+
+    def scores(counts: np.ndarray) -> list[float]:
+        of_classes = found.class_scores(counts)
+        return [*mean_scores(of_classes), *of_classes[there].ravel().tolist()]
+
+    accuracies = bootstrap.accuracies(
+        (*SCORES, *CLASS_SCORES * len(there)), scores, found.n, split,
+        intervals=split == "report",
+        images=[*[found.n] * len(SCORES), *np.repeat([pictures[k] for k in there], 2).tolist()],
+    )  # fmt: skip
+    overall, single = accuracies[: len(SCORES)], accuracies[len(SCORES) :]
+    pairs = zip(there, single[::2], single[1::2], strict=True)
+    return Evaluation(overall, {classes[k]: (wide, at_50) for k, wide, at_50 in pairs})
 
 
 def _draw(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from ramnas_host.data.detection_data import Objects
 from ramnas_host.finetuning import bootstrap
-from ramnas_host.finetuning.detection_metrics import CocoMatches, coco_matches
+from ramnas_host.finetuning.detection_metrics import CocoMatches, Found, coco_matches
 from ramnas_host.finetuning.segmentation_metrics import mean_iou
 from ramnas_models.accuracy import wilson
 
@@ -32,28 +31,36 @@ def segmented(n: int, rng: np.random.Generator) -> bootstrap.Score:
     return lambda counts: [mean_iou((counts @ flat).reshape(classes, classes))]
 
 
-def detected(n: int, rng: np.random.Generator, file: Path) -> CocoMatches:
+def detected(n: int, rng: np.random.Generator) -> CocoMatches:
     """A detector's boxes on `n` images with objects of two classes, matched to them."""
-    annotations, rows = [], []
-    for image in range(1, n + 1):
+    truths: list[Objects] = []
+    found: list[Found] = []
+    for _ in range(n):
         skill = rng.beta(4, 2)
+        boxes, classes, rows = [], [], []
         for _ in range(rng.integers(1, 5)):
             box = [*rng.integers(0, 60, 2).tolist(), *rng.integers(15, 40, 2).tolist()]
-            category = int(rng.integers(1, 3))
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": image, "category_id": category,
-                "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
-            })  # fmt: skip
+            category = int(rng.integers(0, 2))
+            boxes.append(box)
+            classes.append(category)
             if rng.random() < skill:
-                rows.append([image, *(box + rng.normal(0, 2, 4)), rng.beta(3, 2), category])
+                rows.append([*(box + rng.normal(0, 2, 4)), rng.beta(3, 2), category])
         for _ in range(rng.poisson(1.5)):
             box = [*rng.integers(0, 60, 2).tolist(), *rng.integers(10, 30, 2).tolist()]
-            rows.append([image, *box, rng.beta(2, 3), int(rng.integers(1, 3))])
-    images = [{"id": i, "file_name": "", "width": 100, "height": 100} for i in range(1, n + 1)]
-    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    file.write_text(json.dumps(content))
-    return coco_matches(file, range(1, n + 1), np.array(rows))
+            rows.append([*box, rng.beta(2, 3), int(rng.integers(0, 2))])
+        truths.append(
+            Objects(
+                _corners(boxes).astype(np.float32), np.array(classes), np.zeros(len(boxes), bool)
+            )
+        )
+        table = np.array(rows).reshape(-1, 6)
+        found.append((_corners(table[:, :4]), table[:, 4], table[:, 5].astype(int)))
+    return coco_matches(truths, found)
+
+
+def _corners(boxes: list[list[int]] | np.ndarray) -> np.ndarray:
+    table = np.array(boxes, float).reshape(-1, 4)
+    return np.concatenate([table[:, :2], table[:, :2] + table[:, 2:]], 1)
 
 
 def coverage(score: Callable[[], bootstrap.Score], truth: float, n: int, trials: int) -> float:
@@ -78,15 +85,15 @@ def test_the_interval_of_the_mean_iou_holds_the_score_of_very_many_images(
 
 
 def test_the_interval_of_the_map_holds_the_score_of_very_many_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On few images mAP50-95 is too high, and quantiles of the samples would hold 80 %."""
     monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
-    rng, file = np.random.default_rng(0), tmp_path / "truth.json"
-    truth = detected(2000, rng, file).scores(np.ones(2000, np.int64))[0]
+    rng = np.random.default_rng(0)
+    truth = detected(2000, rng).scores(np.ones(2000, np.int64))[0]
 
     def map50_95() -> bootstrap.Score:
-        matches = detected(30, rng, file)
+        matches = detected(30, rng)
         return lambda counts: matches.scores(counts)[:1]
 
     assert 0.88 <= coverage(map50_95, truth, 30, 80) <= 1

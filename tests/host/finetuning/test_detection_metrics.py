@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ pytest.importorskip("pycocotools")
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ramnas_host.finetuning.detection_metrics import coco_matches, coco_scores
+from ramnas_host.data.detection_data import Objects
+from ramnas_host.finetuning.detection_metrics import CocoMatches, Found, coco_matches, mean_scores
 
 CATEGORIES = (3, 7, 8)
 
@@ -36,6 +38,41 @@ def write(path: Path, truths: list[list[float]], crowd: tuple[int, ...] = ()) ->
     content = {"images": images, "annotations": annotations, "categories": categories}
     path.write_text(json.dumps(content))
     return path
+
+
+def objects_of(
+    truths: np.ndarray, crowd: tuple[int, ...] = (), images: Sequence[int] = range(1, 6)
+) -> list[Objects]:
+    """The rows of `write` as the objects of each image."""
+    crowds = np.isin(np.arange(len(truths)), crowd)
+    rows = np.concatenate([np.reshape(truths, (-1, 6)), crowds[:, None]], 1)
+    found = []
+    for image in images:
+        own = rows[rows[:, 0] == image]
+        boxes = np.concatenate([own[:, 1:3], own[:, 1:3] + own[:, 3:5]], 1)
+        found.append(Objects(boxes.astype(np.float32), own[:, 5].astype(int), own[:, 6] > 0))
+    return found
+
+
+def matched(
+    truths: np.ndarray, detections: np.ndarray, crowd: tuple[int, ...] = (),
+    images: Sequence[int] = range(1, 6),
+) -> CocoMatches:  # fmt: skip
+    """The matches of rows of image id, left, top, width, height, score and category id."""
+    found: list[Found] = []
+    for image in images:
+        own = detections[detections[:, 0] == image]
+        boxes = np.concatenate([own[:, 1:3], own[:, 1:3] + own[:, 3:5]], 1)
+        found.append((boxes, own[:, 5], own[:, 6].astype(int)))
+    return coco_matches(objects_of(truths, crowd, images), found)
+
+
+def scored(
+    truths: np.ndarray, detections: np.ndarray, crowd: tuple[int, ...] = (),
+    images: Sequence[int] = range(1, 6),
+) -> dict[str, float]:  # fmt: skip
+    matches = matched(truths, detections, crowd, images)
+    return dict(zip(("mAP50-95", "mAP50"), matches.scores(np.ones(matches.n, int)), strict=True))
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -93,51 +130,44 @@ def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_scores_match_their_definition(seed: int, tmp_path: Path) -> None:
+def test_scores_match_their_definition(seed: int) -> None:
     truths, detections = random_case(seed)
-    file = write(tmp_path / "truth.json", truths.tolist())
-    scores = coco_scores(file, range(1, 6), detections)
+    scores = scored(truths, detections)
     thresholds = np.linspace(0.5, 0.95, 10)
     assert scores["mAP50"] == pytest.approx(by_hand(truths, detections, thresholds[:1]), abs=1e-6)
     assert scores["mAP50-95"] == pytest.approx(by_hand(truths, detections, thresholds), abs=1e-6)
     assert 0.1 < scores["mAP50-95"] < scores["mAP50"] < 1
 
 
-def test_the_truth_scores_1_and_no_detections_score_0(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_truth_scores_1_and_no_detections_score_0(capsys: pytest.CaptureFixture[str]) -> None:
     truths, _ = random_case(0)
-    file = write(tmp_path / "truth.json", truths.tolist())
     perfect = np.column_stack([truths[:, :5], np.linspace(1, 0.5, len(truths)), truths[:, 5]])
-    assert coco_scores(file, range(1, 6), perfect) == pytest.approx({"mAP50-95": 1, "mAP50": 1})
-    assert coco_scores(file, range(1, 6), perfect[:0]) == {"mAP50-95": 0, "mAP50": 0}
+    assert scored(truths, perfect) == pytest.approx({"mAP50-95": 1, "mAP50": 1})
+    assert scored(truths, perfect[:0]) == {"mAP50-95": 0, "mAP50": 0}
     assert capsys.readouterr().out == ""  # what pycocotools prints is swallowed
 
 
-def test_detections_in_a_crowd_do_not_count(tmp_path: Path) -> None:
-    truths = [[1, 0, 0, 20, 20, 3], [1, 50, 0, 50, 80, 3]]
+def test_detections_in_a_crowd_do_not_count() -> None:
+    truths = np.array([[1, 0, 0, 20, 20, 3], [1, 50, 0, 50, 80, 3]])
     detections = np.array([
         [1, 0, 0, 20, 20, 0.5, 3], [1, 55, 5, 20, 20, 0.9, 3], [1, 60, 30, 20, 20, 0.8, 3],
     ])  # fmt: skip
-    crowded = write(tmp_path / "crowd.json", truths, crowd=(1,))
-    assert coco_scores(crowded, [1], detections)["mAP50"] == pytest.approx(1)
-    plain = write(tmp_path / "plain.json", truths)
-    assert coco_scores(plain, [1], detections)["mAP50"] < 0.3
+    assert scored(truths, detections, crowd=(1,), images=[1])["mAP50"] == pytest.approx(1)
+    assert scored(truths, detections, images=[1])["mAP50"] < 0.3
 
 
-def test_only_the_given_images_count(tmp_path: Path) -> None:
-    truths = [[1, 0, 0, 20, 20, 3], [2, 0, 0, 20, 20, 3]]
-    file = write(tmp_path / "truth.json", truths)
+def test_only_the_given_images_count() -> None:
+    truths = np.array([[1, 0, 0, 20, 20, 3], [2, 0, 0, 20, 20, 3]])
     detections = np.array([[1, 0, 0, 20, 20, 0.5, 3]])
-    assert coco_scores(file, [1], detections)["mAP50"] == pytest.approx(1)
-    assert coco_scores(file, [1, 2], detections)["mAP50"] == pytest.approx(51 / 101, abs=1e-6)
+    assert scored(truths, detections, images=[1])["mAP50"] == pytest.approx(1)
+    scores = scored(truths, detections, images=[1, 2])
+    assert scores["mAP50"] == pytest.approx(51 / 101, abs=1e-6)
 
 
-def test_without_annotations_the_scores_are_nan(tmp_path: Path) -> None:
-    file = write(tmp_path / "truth.json", [])
+def test_without_annotations_the_scores_are_nan() -> None:
     detections = np.array([[1, 0, 0, 20, 20, 0.5, 3]])
-    assert all(math.isnan(v) for v in coco_scores(file, [1], detections).values())
-    assert all(math.isnan(v) for v in coco_scores(file, [1], detections[:0]).values())
+    assert all(math.isnan(v) for v in scored(np.zeros((0, 6)), detections).values())
+    assert all(math.isnan(v) for v in scored(np.zeros((0, 6)), detections[:0]).values())
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -157,21 +187,36 @@ def test_scores_are_those_of_pycocotools(seed: int, tmp_path: Path) -> None:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    found = coco_scores(file, range(1, 6), detections)
+    found = scored(truths, detections, crowd=(0, 5))
     assert list(found.values()) == pytest.approx(evaluation.stats[:2], abs=1e-12)
+    of_classes = matched(truths, detections, crowd=(0, 5)).class_scores(np.ones(5, int))
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [threshold, recall, category]
+    for k, category in enumerate(CATEGORIES):
+        if (precision[:, :, k] > -1).all():
+            expected = (precision[:, :, k].mean(), precision[0, :, k].mean())
+            assert of_classes[category] == pytest.approx(expected, abs=1e-12)
+        else:
+            assert category >= len(of_classes) or np.isnan(of_classes[category]).all()
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_an_image_that_counts_twice_is_as_good_as_a_copy_of_it(seed: int, tmp_path: Path) -> None:
+def test_an_image_that_counts_twice_is_as_good_as_a_copy_of_it(seed: int) -> None:
     truths, detections = random_case(seed)
     counts = np.random.default_rng(seed).multinomial(5, np.full(5, 0.2))
-    matches = coco_matches(write(tmp_path / "a.json", truths.tolist()), range(1, 6), detections)
+    matches = matched(truths, detections)
     copies: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for number, image in enumerate(np.repeat(np.arange(1, 6), counts), start=1):
         for rows, copied in zip((truths, detections), copies):
             of_image = rows[rows[:, 0] == image].copy()
             of_image[:, 0] = number
             copied.append(of_image)
-    drawn = write(tmp_path / "b.json", np.concatenate(copies[0]).tolist())
-    expected = coco_scores(drawn, range(1, 6), np.concatenate(copies[1]))
-    assert matches.scores(counts) == pytest.approx(tuple(expected.values()), abs=1e-9)
+    drawn = matched(np.concatenate(copies[0]), np.concatenate(copies[1]))
+    every = np.ones(5, int)
+    assert matches.scores(counts) == pytest.approx(drawn.scores(every), abs=1e-9)
+    of_classes, expected = matches.class_scores(counts), drawn.class_scores(every)
+    assert of_classes[: len(expected)] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def test_the_mean_is_over_the_classes_that_have_an_object() -> None:
+    nan = float("nan")
+    assert mean_scores(np.array([[nan, nan], [0.25, 0.5], [0.75, 1.0]])) == (0.5, 0.75)

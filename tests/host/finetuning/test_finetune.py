@@ -266,7 +266,7 @@ def test_a_saved_network_holds_everything_that_export_needs(
     assert saved.about.preprocessing.normalisation.mean == (0.3, 0.3, 0.3)
     report = load_coco(scenes / "coco").report
     # evaluated as it is, without recalibrating BatchNorm again
-    found = evaluate_detector(saved.net, report, range(1, 11), saved.about.preprocessing)  # type: ignore[arg-type]
+    found = evaluate_detector(saved.net, report, saved.about.preprocessing)  # type: ignore[arg-type]
     assert found.scores(np.ones(4, np.int64)) == tuple(a.value for a in accuracies)
 
 
