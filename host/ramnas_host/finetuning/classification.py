@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,8 +17,8 @@ from ramnas_host.data.images import Dataset, Split
 from ramnas_host.finetuning.finetune import Evaluation, Task
 from ramnas_host.training import sandwich
 from ramnas_host.training.distributed import Ranks
-from ramnas_host.training.evaluate import Scores, score
-from ramnas_models.accuracy import share
+from ramnas_host.training.evaluate import answers
+from ramnas_models.accuracy import Accuracy, share
 from ramnas_models.errors import DataError
 from ramnas_models.supernet import Subnet
 
@@ -38,12 +39,12 @@ def classification_task(
         return split if ranks.world == 1 else split.take(own)
 
     def evaluate(name: str, ranks: Ranks) -> Evaluation:
-        scores = _score_shared(subnet, part(name, ranks), ranks)
-        accuracies = tuple(
-            share(metric, value, name, scores.n)
-            for metric, value in (("top1", scores.top1), ("top5", scores.top5))
-        )
-        return Evaluation(accuracies, {})
+        labels, hits = _shared_answers(subnet, part(name, ranks), ranks)
+        by_class = {
+            dataset.classes[k]: _accuracies(hits[labels == k], name)
+            for k in sorted(set(labels.tolist()))
+        }
+        return Evaluation(_accuracies(hits, name), by_class)
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         resize = sandwich.at_any_resolution(images, preprocessing.interpolation)
@@ -65,23 +66,28 @@ def classification_task(
     )
 
 
-def _score_shared(subnet: Subnet, own: Split, ranks: Ranks) -> Scores:
-    """The scores on the images of all ranks, of which `own` are this rank's.
+def _accuracies(hits: Tensor, split: str) -> tuple[Accuracy, ...]:
+    """Top-1 and top-5, given whether each of n images was a hit: bool [n, 2]."""
+    return tuple(
+        share(metric, int(found.sum()) / len(found), split, len(found))
+        for metric, found in zip(("top1", "top5"), hits.T, strict=True)
+    )
 
-    DataError if no rank has an image that can be read.
+
+def _shared_answers(subnet: Subnet, own: Split, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Labels and hits, as `answers` gives them, of the images of all ranks, on the CPU.
+
+    This rank has those of `own`. DataError if no rank has an image that can be read.
     """
     found, trouble = [], None
     if len(own):
         try:
-            found = [score(subnet, own)]
+            labels, hits = answers(subnet, own)
+            found = [(labels.cpu(), hits.cpu())]
         except DataError as error:  # the other ranks may have images that can be read
             trouble = error
-    parts = [scores for of_rank in ranks.gather(found) for scores in of_rank]
-    n = sum(scores.n for scores in parts)
-    if not n:
+    parts = [part for of_rank in ranks.gather(found) for part in of_rank]
+    if not parts:
         raise trouble or DataError("none of the images can be read; the log says why")
-    hits1, hits5 = (
-        sum(round(value * scores.n) for value, scores in zip(values, parts, strict=True))
-        for values in ([scores.top1 for scores in parts], [scores.top5 for scores in parts])
-    )
-    return Scores(hits1 / n, hits5 / n, n)
+    labels, hits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return labels, hits

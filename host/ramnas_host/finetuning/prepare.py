@@ -13,15 +13,18 @@ import torch
 
 from ramnas_host.config import Augment, Finetuning, load_recipe
 from ramnas_host.data import loader
-from ramnas_host.data.cityscapes import SegmentationData, load_cityscapes
+from ramnas_host.data.about import About
+from ramnas_host.data.cityscapes import load_cityscapes
 from ramnas_host.data.coco import load_coco
 from ramnas_host.data.datasets import dataset_to_finetune, load_class_folders, recipe_of
 from ramnas_host.data.detection_data import DetectionData
+from ramnas_host.data.findings import Finding, log_findings
 from ramnas_host.data.images import Dataset
+from ramnas_host.data.segmentation_data import SegmentationData
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.classification import classification_task
 from ramnas_host.finetuning.detection import detection_task
-from ramnas_host.finetuning.finetune import KeptRun, Task, finetune
+from ramnas_host.finetuning.finetune import Evaluation, KeptRun, Task, finetune
 from ramnas_host.finetuning.saved_network import FinetunedAbout, Net
 from ramnas_host.finetuning.segmentation import segmentation_task
 from ramnas_host.training import run_folder
@@ -46,7 +49,8 @@ FINETUNED = "finetuned.safetensors"
 class PreparedRun:
     """A fine-tuning run with its network, its data and everything that its folder will hold.
 
-    `images` is the number of images in the splits `train`, `selection` and `report`.
+    `images` is the number of images in the splits `train`, `selection` and `report`. `findings` is
+    what was noticed in `data`, the folder of labelled images, when it was read.
     """
 
     net: Net
@@ -55,6 +59,8 @@ class PreparedRun:
     task: Task
     recipe: Finetuning
     images: dict[str, int]
+    data: Path | None
+    findings: tuple[Finding, ...]
 
     @property
     def steps(self) -> int:
@@ -78,8 +84,10 @@ class PreparedRun:
 
         They are those of the best weights, which have the highest first score on `selection`. The
         report split is read only here, once, after everything has been chosen. The weights and
-        their accuracies are written together to FINETUNED in `folder`.
+        their accuracies on both splits are written together to FINETUNED in `folder`.
         """
+        if ranks.leads:
+            self._log_findings()
         about = msgspec.to_builtins(self.about)
         del about["recipe"]  # `finetune` adds it, without how often it saves and evaluates
         kept_run = KeptRun(
@@ -96,20 +104,29 @@ class PreparedRun:
         best = folder / run_folder.BEST
         if best.exists():  # it does not if no evaluation scored above 0
             self.net.load_state_dict(saved_network.load(best).net.state_dict())
+        chosen_by = _known(self.task.evaluate("selection", ranks))
         found = self.task.evaluate("report", ranks)
-        known = [accuracy for accuracy in found.accuracies if not math.isnan(accuracy.value)]
-        accuracies = tuple(known)
+        accuracies = _known(found)
         if not accuracies:
             log.warning(
                 "no accuracy is known: none of the %d images of the report split has an object",
                 self.images["report"],
             )
         if ranks.leads:
-            finished = msgspec.structs.replace(self.about, accuracies=accuracies)
+            both = (*chosen_by, *accuracies)
+            finished = msgspec.structs.replace(self.about, accuracies=both)
             saved_network.save(folder / FINETUNED, self.net, self.space, finished)
             write_file(folder / "scores.json", msgspec.json.encode(accuracies))
             write_file(folder / "scores_by_class.json", msgspec.json.encode(found.by_class))
         return accuracies
+
+    def _log_findings(self) -> None:
+        log_findings(self.findings)
+        if any(finding.wrong for finding in self.findings):
+            log.warning(
+                "a network trained on %s will be wrong or judged wrongly, as some of this says: "
+                "ramnas data check %s shows it", self.data, self.data,
+            )  # fmt: skip
 
 
 def prepare(
@@ -128,7 +145,7 @@ def prepare(
     preprocessing = supernet.about.preprocessing if supernet else Preprocessing(Normalisation())
     data = _data(supernet, recipe.task, folder)
     torch.manual_seed(recipe.seed)
-    net = _net(source, len(data.classes), from_scratch)
+    net = _net(source, recipe.task, data.classes, from_scratch)
     if recipe.task != "classification":  # boxes and masks cover the whole frame: no crop
         preprocessing = Preprocessing(preprocessing.normalisation)
     licence, origin = data.licence, data.source
@@ -152,7 +169,9 @@ def prepare(
     images = {
         "train": len(data.train), "selection": len(data.selection), "report": len(data.report)
     }  # fmt: skip
-    return PreparedRun(network, net.space, about, task, recipe, images)
+    return PreparedRun(
+        network, net.space, about, task, recipe, images, folder, data.findings
+    )  # fmt: skip
 
 
 def _data(
@@ -167,11 +186,29 @@ def _data(
     return load_coco(folder) if task == "detection" else load_cityscapes(folder)
 
 
-def _net(source: Checkpoint | Space, classes: int, from_scratch: bool) -> Supernet:
-    """The supernet to cut the arch out of."""
+def _net(
+    source: Checkpoint | Space, task: str, classes: tuple[str, ...], from_scratch: bool
+) -> Supernet:
+    """The supernet to cut the arch out of, with a new classifier if its own has other classes."""
     if isinstance(source, Space):
-        return Supernet(source, classes)
-    return Supernet(source.net.space, source.net.num_classes) if from_scratch else source.net
+        return Supernet(source, len(classes))
+    net = source.net
+    if task != "classification" or _knows(source.about, classes):
+        return Supernet(net.space, net.num_classes) if from_scratch else net
+    fresh = Supernet(net.space, len(classes))
+    if not from_scratch:
+        weights = net.state_dict()
+        trained = {key: weights[key] for key in weights if not key.startswith("classifier.")}
+        fresh.load_state_dict(trained, strict=False)
+    return fresh
+
+
+def _knows(about: About, classes: tuple[str, ...]) -> bool:
+    """Whether a supernet's classifier is one for these classes."""
+    if about.recipe:
+        return about.classes == classes
+    # imported weights know ImageNet's classes by other names than its folders have
+    return len(about.classes) == len(classes)
 
 
 def _task(
@@ -201,6 +238,11 @@ def _task(
     return segmentation_task(
         net, data, preprocessing, augment_scene, recipe.hardest_pixels, calibration, train_hw
     )
+
+
+def _known(evaluation: Evaluation) -> tuple[Accuracy, ...]:
+    """The accuracies without those of a split that has no object at all."""
+    return tuple(a for a in evaluation.accuracies if not math.isnan(a.value))
 
 
 def _weights_and_data(weights: str, data: str) -> str:

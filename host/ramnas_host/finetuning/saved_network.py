@@ -28,7 +28,8 @@ class FinetunedAbout(msgspec.Struct, frozen=True):
 
     `classes` are in the order of the bundle's manifest. `licence` and `source` cover the supernet's
     weights and the data. `from_scratch` says that only the architecture came from the supernet, not
-    its weights. `accuracies` is empty until the training has ended.
+    its weights. `accuracies` has those on `selection`, by which a budget chooses, and then those on
+    `report`. It is empty until the training has ended.
     """
 
     task: str
@@ -59,7 +60,8 @@ class Finetuned:
 def build(supernet: Supernet, about: FinetunedAbout) -> Net:
     """Build the network that `about` describes: the supernet's weights and a new head for the task.
 
-    Classification keeps the supernet's own head. DataError if a segmenter's recipe names no head.
+    Classification keeps the supernet's own head, which must have as many classes. DataError if a
+    segmenter's recipe names no head.
     """
     backbone = supernet.plan(supernet.space.check(about.arch), about.input_hw)
     subnet = supernet.extract(about.arch)

@@ -67,25 +67,36 @@ def recalibrated_subnets(
     return map(subnet, range(len(archs)))
 
 
-@torch.no_grad()
 def score(subnet: Subnet, split: Split, *, batch: int | None = None) -> Scores:
     """Top-1 and top-5 on `split`, at the subnet's own resolution and in full fp32.
 
     `batch` images at a time go through the network, or as many as suit the device. It decides the
     speed and the memory, and not the scores.
     """
+    _, hits = answers(subnet, split, batch=batch)
+    top1, top5 = (int(hit) / len(hits) for hit in hits.sum(0).tolist())
+    return Scores(top1, top5, len(hits))
+
+
+@torch.no_grad()
+def answers(
+    subnet: Subnet, split: Split, *, batch: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The label of each image that can be read, int64 [n], and whether the network found it.
+
+    The latter is bool [n, 2] for top-1 and top-5. Both are on the device of the network, which is
+    not waited for. `batch` is as for `score`.
+    """
     device = next(subnet.parameters()).device
     batch = batch or _batch_size(subnet.plan.input_hw[0], device)
-    hits = torch.zeros(2, dtype=torch.int64, device=device)  # read only once, at the end
-    count = 0
+    known, hits = [], []
     with full_precision(device):
         for images, labels in split.batches(subnet.plan.input_hw[0], batch, device):
             logits = subnet(images)
             found = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            hits += torch.stack([found[:, 0].sum(), found.sum()])
-            count += len(labels)
-    top1, top5 = (int(hit) / count for hit in hits.tolist())
-    return Scores(top1, top5, count)
+            known.append(labels)
+            hits.append(torch.stack([found[:, 0], found.any(1)], 1))
+    return torch.cat(known), torch.cat(hits)
 
 
 def _batch_size(resolution: int, device: torch.device) -> int:
