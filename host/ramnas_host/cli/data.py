@@ -122,10 +122,11 @@ def _check(args: argparse.Namespace) -> None:
 def _read(folder: Path, task: str) -> Data:
     from ramnas_host.data.cityscapes import load_cityscapes
     from ramnas_host.data.coco import load_coco
+    from ramnas_host.data.datasets import load_class_folders
 
     if task == "detection":
         return load_coco(folder)
-    return load_cityscapes(folder)
+    return load_cityscapes(folder) if task == "segmentation" else load_class_folders(folder)
 
 
 def _overview(task: str, checked: Checked) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from functools import partial
 
 import numpy as np
 
-from ramnas_host.data.cityscapes import IGNORED, SegmentationData, SegmentationSplit
-from ramnas_host.data.coco import DetectionData, DetectionSplit
+from ramnas_edge.board import cores
+from ramnas_host.data.detection_data import DetectionData, DetectionSplit
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
+from ramnas_host.data.segmentation_data import IGNORED, SegmentationData, SegmentationSplit
 from ramnas_models.accuracy import wilson
 from ramnas_models.errors import SourceError
 
@@ -81,7 +81,7 @@ def check(data: Data, on_picture: Callable[[], None] = lambda: None) -> Checked:
     findings = list(data.findings)
     parts: list[Part] = []
     seen: dict[str, list[_Seen]] = {}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # OpenCV works outside the GIL
+    with ThreadPoolExecutor(cores.usable()) as pool:  # OpenCV works outside the GIL
         for name in PARTS:
             split = getattr(data, name)
             seen[name] = []
@@ -146,10 +146,6 @@ def _odd_boxes(split: DetectionSplit, index: int, name: str) -> list[tuple[str, 
         (np.sqrt(shares) < TINY).sum()
     )
     notes += [("boxes that cover the whole picture", name)] * int((shares > 0.99).sum())
-    rows = np.column_stack([objects.boxes, objects.classes])
-    notes += [("objects that are there twice, with the same class and box", name)] * (
-        len(rows) - len(np.unique(rows, axis=0))
-    )
     return notes
 
 

@@ -1,0 +1,210 @@
+"""`ramnas data check`: what a folder of labelled pictures holds, and what makes training wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from ramnas_host.config import load_recipe
+from ramnas_host.data.datasets import load_dataset
+from ramnas_host.data.scenes import write_scenes
+from tests.host.cli.commands import Ran, ramnas
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes in both formats, with a hundred pictures to train on."""
+    folder = tmp_path_factory.mktemp("made") / "scenes"
+    digits = load_dataset("digits", load_recipe("digits").images)
+    write_scenes(digits, folder, {"train": 100, "val": 40, "test": 40}, seed=0)
+    return folder
+
+
+@pytest.fixture
+def scenes(made: Path, tmp_path: Path) -> Path:
+    """A copy of them that a test may spoil."""
+    shutil.copytree(made, tmp_path / "scenes")  # links become files
+    return tmp_path / "scenes"
+
+
+def checked(folder: Path, *more: str) -> Ran:
+    return ramnas("data", "check", folder, "--sheet", folder.parent / "sheet.png", *more)
+
+
+def change_annotations(folder: Path, part: str, change: Callable[[dict[str, Any]], None]) -> None:
+    file = folder / f"annotations/instances_{part}.json"
+    content = json.loads(file.read_bytes())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def classes(folder: Path, names: tuple[str, ...], counts: dict[str, int]) -> Path:
+    """A folder of pictures in class folders, each with other pixels."""
+    rng = np.random.default_rng(0)
+    for part, count in counts.items():
+        for name in names:
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 255, (24, 32, 3), np.uint8)
+                cv2.imwrite(str(folder / part / name / f"{i}.png"), pixels)
+    return folder
+
+
+def wrong(ran: Ran) -> list[str]:
+    """The lines that say what would make training wrong."""
+    assert "Traceback" not in ran.stderr
+    return [line for line in ran.stdout.splitlines() if line.startswith("wrong: ")]
+
+
+@pytest.mark.parametrize(("part", "task"), [("coco", "detection"), ("cityscapes", "segmentation")])
+def test_sound_data_have_counts_a_sheet_and_exit_code_0(
+    made: Path, part: str, task: str, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    ran = ramnas("data", "check", made / part, "--sheet", sheet)
+    assert (ran.returncode, wrong(ran)) == (0, [])
+    assert ran.stdout.startswith(f"{task}, ")
+    assert [line.split()[:2] for line in ran.stdout.splitlines()[3:6]] == [
+        ["train", "100"], ["selection", "40"], ["report", "40"],
+    ]  # fmt: skip
+    drawn = cv2.imread(str(sheet))
+    assert drawn is not None
+    assert drawn.shape[1] == 6 * 256
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 100  # pictures, not a blank page
+
+
+def test_sound_class_folders_are_counted(tmp_path: Path) -> None:
+    folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 12, "val": 30, "test": 30})
+    ran = checked(folder)
+    assert (ran.returncode, wrong(ran)) == (0, [])
+    assert ran.stdout.startswith("classification, 2 classes")
+    assert [line.split()[:2] for line in ran.stdout.splitlines()[3:6]] == [
+        ["train", "24"], ["selection", "60"], ["report", "60"],
+    ]  # fmt: skip
+
+
+def test_everything_is_there_as_json(made: Path, tmp_path: Path) -> None:
+    ran = ramnas("data", "check", made / "coco", "--json", "--sheet", tmp_path / "s.png")
+    found = json.loads(ran.stdout)
+    assert (found["task"], found["wrong"], len(found["classes"])) == ("detection", False, 10)
+    train = found["parts"][0]
+    annotated = json.loads((made / "coco/annotations/instances_train.json").read_bytes())
+    assert sum(train["objects"]) == len(annotated["annotations"])
+    assert train["sizes"][0] == [train["sizes"][0][0], train["sizes"][0][1]]
+
+
+def test_the_sheet_has_the_name_of_the_folder_by_default(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "coco-check.png" in ramnas("data", "check", made / "coco").stdout
+    assert cv2.imread("coco-check.png") is not None
+
+
+def test_a_picture_that_cannot_be_read_is_named_with_its_reason(scenes: Path) -> None:
+    victim = sorted((scenes / "coco/train").iterdir())[3]
+    victim.write_bytes(b"")
+    ran = checked(scenes / "coco")
+    assert ran.returncode == 1
+    (line,) = wrong(ran)
+    assert victim.name in line
+
+
+def test_a_picture_of_training_must_not_be_in_the_report(scenes: Path) -> None:
+    train, test = (sorted((scenes / "coco" / part).iterdir())[0] for part in ("train", "test"))
+    shutil.copyfile(train, test)
+    ran = checked(scenes / "coco")
+    assert ran.returncode == 1
+    lines = [line for line in wrong(ran) if "pictures of report that are in train too: 1" in line]
+    assert len(lines) == 1
+    assert train.name in lines[0]
+    assert test.name in lines[0]
+
+
+def test_one_picture_with_two_classes_is_wrong(tmp_path: Path) -> None:
+    folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 12, "val": 30, "test": 30})
+    shutil.copyfile(folder / "train/ant/0.png", folder / "train/bee/0.png")
+    ran = checked(folder)
+    assert ran.returncode == 1
+    (line,) = wrong(ran)
+    assert "the same picture with two classes: 1" in line
+
+
+def test_a_class_that_only_the_report_has_is_wrong(scenes: Path) -> None:
+    def without_nines(coco: dict[str, Any]) -> None:
+        nine = next(c["id"] for c in coco["categories"] if c["name"] == "9")
+        coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] != nine]
+
+    change_annotations(scenes / "coco", "train", without_nines)
+    ran = checked(scenes / "coco")
+    assert ran.returncode == 1
+    assert any("no picture of train has them" in line and "9" in line for line in wrong(ran))
+
+
+def test_a_split_without_any_object_is_wrong(scenes: Path) -> None:
+    change_annotations(scenes / "coco", "val", lambda coco: coco.update(annotations=[]))
+    ran = checked(scenes / "coco")
+    assert ran.returncode == 1
+    assert any("no picture has an object of any class: 40" in line for line in wrong(ran))
+
+
+def test_odd_boxes_are_noted_and_training_goes_on(scenes: Path) -> None:
+    def odd(coco: dict[str, Any]) -> None:
+        first = coco["annotations"][0]
+        image = next(i for i in coco["images"] if i["id"] == first["image_id"])
+        everything = [0, 0, image["width"], image["height"]]
+        coco["annotations"] += [
+            {**first, "id": 90001},
+            {**first, "id": 90002, "bbox": [1, 1, 2, 2]},
+            {**first, "id": 90003, "bbox": everything},
+        ]
+
+    change_annotations(scenes / "coco", "train", odd)
+    ran = checked(scenes / "coco")
+    assert (ran.returncode, wrong(ran)) == (0, [])
+    notes = [line for line in ran.stdout.splitlines() if line.startswith("note: ")]
+    for words in (
+        "objects that their picture has twice, with the same class and box, kept once: 1",
+        "objects smaller than 2 % of the picture's side: 1",
+        "boxes that cover the whole picture: 1",
+    ):
+        assert any(words in line for line in notes), words
+
+
+def test_data_that_training_refuses_have_the_reason_and_exit_code_1(scenes: Path) -> None:
+    (scenes / "coco/annotations/instances_val.json").write_text("{")
+    ran = checked(scenes / "coco")
+    assert ran.returncode == 1
+    (line,) = wrong(ran)
+    assert "instances_val.json" in line
+
+
+@pytest.mark.parametrize("there", ["nothing", "file", "empty folder"])
+def test_what_is_no_folder_of_labelled_pictures_is_an_error(there: str, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    if there == "file":
+        folder.write_text("")
+    elif there == "empty folder":
+        folder.mkdir()
+    ran = checked(folder)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: ")
+    assert str(folder) in ran.stderr
+
+
+def test_two_layouts_in_one_folder_are_told_apart_by_task(scenes: Path) -> None:
+    for entry in ("leftImg8bit", "gtFine", "labels.json"):
+        (scenes / "cityscapes" / entry).rename(scenes / "coco" / entry)
+    ran = checked(scenes / "coco")
+    assert ran.returncode == 2
+    assert "--task" in ran.stderr
+    assert checked(scenes / "coco", "--task", "segmentation").stdout.startswith("segmentation")
