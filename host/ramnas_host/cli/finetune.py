@@ -39,7 +39,7 @@ def add(verbs: Verbs) -> None:
     finetune.add_argument(
         "--data", type=Path, metavar="DIR",
         help="folder in the format of COCO for detection, of Cityscapes for segmentation; for "
-        "classification, the data set of the supernet",
+        "classification, train/<class>/ and val/<class>/ (default: the data set of the supernet)",
     )  # fmt: skip
     defaults = ", ".join(f"{recipe} for {task}" for task, recipe in _RECIPES.items())
     finetune.add_argument("--recipe", help=f"name or .yaml of the recipe (default: {defaults})")
