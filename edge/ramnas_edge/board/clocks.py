@@ -9,9 +9,7 @@ import contextlib
 import logging
 import signal
 import subprocess
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Dict, Iterator, Optional
 
 import msgspec
@@ -20,6 +18,7 @@ from ramnas_edge.board import nvpmodel
 from ramnas_edge.board.sensors import clocks_locked, read
 from ramnas_models.errors import DeviceError, FileError
 from ramnas_models.files import lock, make_folder, write_file, writing
+from ramnas_models.signals import stoppable
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +40,9 @@ def board_settings(
 ) -> Iterator[None]:
     """Lock the clocks and set the power mode inside the block, then restore the old settings.
 
-    They are restored however the block ends. Inside it SIGTERM raises SystemExit(143), so that it
-    cleans up too. After kill -9 the next call restores what the killed process had found, with a
-    warning. Settings that are already as requested are not touched.
+    They are restored however the block ends: inside it SIGTERM and SIGHUP raise `Stopped`. After
+    kill -9 the next call restores what the killed process had found, with a warning. Settings that
+    are already as requested are not touched.
 
     Changing settings needs root. DeviceError for a power mode that the board does not have or that
     needs a reboot (this never reboots the board), and if the clocks cannot be set.
@@ -52,7 +51,7 @@ def board_settings(
     if not lock_clocks and power_mode is None and not state.exists():
         yield
         return
-    with _alone(state), _terminate_by_exit():
+    with _alone(state), stoppable():
         _restore_leftovers(root, state)
         old = _look(root, lock_clocks=lock_clocks, power_mode=power_mode)
         if old == _OldSettings():
@@ -232,27 +231,10 @@ def _alone(state: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminate_by_exit() -> Iterator[None]:
-    """SIGTERM raises SystemExit, unless the program handles it or this is not the main thread."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def leave(number: int, frame: Optional[FrameType]) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
 def _not_interrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the block has ended."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """SIGINT, SIGTERM and SIGHUP wait until the block has ended."""
+    asking = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -46,6 +47,7 @@ def add(verbs: Verbs) -> None:
         "--name in ~/.local/state/ramnas)",
     )  # fmt: skip
     agent.add_argument("--spool-patience-s", type=float, default=0.0, help=argparse.SUPPRESS)
+    agent.add_argument("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
     agent.add_argument(
         "--keys", type=Path, metavar="NAME.key_secret",
         help="this board's secret key, made by `ramnas-edge keys new`: encrypts the connection",
@@ -61,7 +63,10 @@ def add(verbs: Verbs) -> None:
 def _agent(args: argparse.Namespace) -> None:
     from ramnas_edge.board.clocks import board_settings
     from ramnas_edge.fleet import agent
+    from ramnas_models.signals import end_with_parent
 
+    if args.end_with_parent:
+        end_with_parent(signal.SIGTERM)
     client_keys = _client_keys(args.connect, args.keys, args.server_key)
     with board_settings(lock_clocks=args.lock_clocks, power_mode=args.power_mode):
         agent.serve(

@@ -25,13 +25,20 @@ A verb with verbs of its own (`keys new`) does the same one level down.
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
+import io
+import json
 import logging
+import os
+import signal
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Callable, Mapping, Sequence, Tuple
 
 from ramnas_models.errors import RamnasError
+from ramnas_models.signals import Ending, Stopped, stoppable
 
 if TYPE_CHECKING:  # what parser.add_subparsers() returns; not subscriptable in Python 3.8
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -97,20 +104,77 @@ def _overview_line(name: str, help: str) -> str:
 
 
 def guarded(call: Callable[[], None]) -> int:
-    """Run a verb and return the exit code: 0, 2 after a RamnasError, 130 after Ctrl-C.
+    """Run a verb and return the exit code: 0, or 2 after an error, which is printed as one line.
 
-    A RamnasError is printed as one line without its traceback.
+    128 + the signal if Ctrl-C (130), SIGTERM (143) or SIGHUP (129) ended the verb, and 141 if the
+    program that reads its output has ended. A mistake in ramnas itself keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _escape_what_cannot_be_printed()
+    with stoppable() as ending:
+        code = _code_of(call, ending)
+        if code:
+            _stdout_failure()  # so that Python does not print it after the reason
+            return code
+        # a verb that Ctrl-C ends well, as it ends a camera, has not failed
+        if ending.number in (None, signal.SIGINT):
+            return _stdout_failure()
+        return _said(str(Stopped(ending.number)), 128 + ending.number)
+
+
+def _code_of(call: Callable[[], None], ending: Ending) -> int:
     try:
         call()
     except RamnasError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _said(f"error: {error}", 128 + ending.number if ending.number else 2)
+    except KeyboardInterrupt as error:
+        return _said(str(error) or "interrupted", 128 + (ending.number or signal.SIGINT))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _stdout_failure() or _said(f"error: {where}{error.strerror or error}", 2)
+    except MemoryError:
+        return _said("error: out of memory; end other programs, or ask for less at a time", 2)
+    except Exception:
+        if ending.number is None:
+            raise
+        # what libraries make of a signal that comes while they import or wait
+        return _said(f"ended by {signal.Signals(ending.number).name}", 128 + ending.number)
     return 0
+
+
+def _said(line: str, code: int) -> int:
+    """Print a line on stderr, if there still is one, and return `code`."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
+    return code
+
+
+def _stdout_failure() -> int:
+    """The exit code if what was printed cannot be written, with the reason on stderr, or else 0."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # Python writes it once more at its end, and must not fail again
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # as with `| head`, where nothing is wrong
+            return 128 + signal.SIGPIPE
+        return _said(f"error: cannot write to stdout: {error.strerror}", 2)
+    return 0
+
+
+def _escape_what_cannot_be_printed() -> None:
+    """Print characters that the encoding of stdout lacks as JSON writes them: \\u00e4."""
+
+    def escaped(error: UnicodeError) -> Tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+    codecs.register_error("as json", escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="as json")
 
 
 class ProgressLine:

@@ -19,6 +19,7 @@ import msgspec
 from ramnas_edge.measuring import messages, profiler
 from ramnas_edge.measuring.record import Visit
 from ramnas_models.errors import OutOfMemoryError
+from ramnas_models.signals import end_with_parent
 from ramnas_models.space import Space
 
 KILLED_S = 5.0  # a process that is killed is gone by then, unless it waits in a driver
@@ -76,7 +77,9 @@ class Child:
 
 
 def _main(pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the parent handles them and ends this process
+    end_with_parent(signal.SIGKILL)
     try:
         _measure_jobs(pipe)
     except (MemoryError, OutOfMemoryError):

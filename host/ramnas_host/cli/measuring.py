@@ -136,8 +136,8 @@ def _door(args: argparse.Namespace) -> Door:
     from ramnas_host.fleet.authentication import Door
 
     endpoint = "tcp://127.0.0.1:*" if args.local_agent and args.bind == _BIND else args.bind
-    usual = config_folder() / "host.key_secret"
     own: Path | None = args.keys
-    if own is None and not args.insecure and keys.is_public(endpoint) and usual.exists():
-        own = usual
+    if own is None and not args.insecure and keys.is_public(endpoint):
+        usual = config_folder() / "host.key_secret"
+        own = usual if usual.exists() else None
     return Door(endpoint, own, args.authorized, args.insecure)

@@ -21,6 +21,7 @@ from ramnas_models.errors import FleetError
 from ramnas_models.files import writing
 
 log = logging.getLogger(__name__)
+_END_S = 10.0  # an agent that was asked to end has ended by then, unless it hangs
 LOOPBACK = Door("tcp://127.0.0.1:*")
 
 
@@ -53,7 +54,8 @@ def _local_agent(
         agent = subprocess.Popen(
             # the agent of a host that was killed keeps the spool until it gives up
             [sys.executable, "-m", "ramnas_edge", "agent", "--connect", endpoint, "--name", "local",
-             "--give-up-s", "15", "--spool", str(spool), "--spool-patience-s", "30"],
+             "--give-up-s", "15", "--spool", str(spool), "--spool-patience-s", "30",
+             "--end-with-parent"],
             stdout=output, stderr=output, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -74,4 +76,8 @@ def _local_agent(
             agent.wait(timeout=5 if sys.exc_info()[0] is None else 0)  # after the host's goodbye
         except subprocess.TimeoutExpired:
             agent.terminate()
-            agent.wait()
+            try:
+                agent.wait(timeout=_END_S)
+            except subprocess.TimeoutExpired:
+                agent.kill()
+                agent.wait()
