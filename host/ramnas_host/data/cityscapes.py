@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import codecs
+from collections.abc import Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
 
-import cv2
 import msgspec
-import numpy as np
 
-from ramnas_edge.vision import preprocessing
-from ramnas_host.data.augment import random_window
-from ramnas_host.data.findings import Finding
+from ramnas_edge.vision.picture_files import pictures_below
+from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
-from ramnas_models.errors import DataError, SourceError
-
-IGNORED = 255
+from ramnas_host.data.label_check import (
+    check_cityscapes_ids,
+    label_findings,
+    look_at_labels,
+)
+from ramnas_host.data.label_images import IDS, Colours
+from ramnas_host.data.same_pictures import same_pictures
+from ramnas_host.data.segmentation_data import (
+    IGNORED,
+    LabelTable,
+    SegmentationData,
+    SegmentationSplit,
+)
+from ramnas_models.errors import DataError
 
 # The label ids that Cityscapes evaluates, in the order of their train ids (from its labels.py).
 _CITYSCAPES = {
@@ -25,68 +35,21 @@ _CITYSCAPES = {
     "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32,
     "bicycle": 33,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentationSplit:
-    """Images and their label images.
-
-    `train_ids`, uint8 [256], maps a label id to its class, or to 255 if it is ignored.
-    """
-
-    images: Files
-    labels: tuple[Path, ...]
-    train_ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: np.ndarray) -> SegmentationSplit:
-        """The images at the positions `index`, in that order."""
-        images = Files(self.images.paths.take(index))
-        return SegmentationSplit(images, tuple(self.labels[i] for i in index), self.train_ids)
-
-    def read(self, index: int) -> tuple[preprocessing.Image, np.ndarray]:
-        """The image, uint8 [h, w, 3] in BGR, and the class of each pixel, uint8 [h, w].
-
-        SourceError if a file is broken or the two differ in size.
-        """
-        image, path = self.images[index], self.labels[index]
-        try:
-            data = np.fromfile(path, np.uint8)
-            found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-        except (OSError, cv2.error) as error:
-            raise SourceError(f"{path} cannot be read as an image: {error}") from error
-        if found is None or found.dtype != np.uint8 or found.ndim != 2:
-            raise SourceError(f"{path} is not an 8-bit image with one channel of label ids")
-        if found.shape != image.shape[:2]:
-            (h, w), (height, width) = found.shape, image.shape[:2]
-            name = self.images.name(index)
-            raise SourceError(f"{path} is {w}x{h}, but its image {name} is {width}x{height}")
-        return image, self.train_ids[found]
-
-
-@dataclass(frozen=True)
-class SegmentationData:
-    """A segmentation data set.
-
-    The best weights are chosen on `selection`. Nothing is chosen on `report`, which is read once,
-    at the end.
-    """
-
-    classes: tuple[str, ...]
-    licence: str
-    source: str
-    train: SegmentationSplit
-    selection: SegmentationSplit
-    report: SegmentationSplit
-    findings: tuple[Finding, ...] = ()
+_LABEL_IDS = range(34)  # all of them
+_PICTURE = "_leftImg8bit"
+# how the names of label images end, without the suffix
+_LABELS, _TRAIN_LABELS = "_gtFine_labelIds", "_gtFine_labelTrainIds"
 
 
 class _Label(msgspec.Struct):
-    name: str
     id: int
     trainId: int
+    name: str | None = None
+    color: object = None
+
+    @property
+    def ignored(self) -> bool:
+        return self.trainId < 0 or self.trainId == IGNORED
 
 
 class _ScenesFile(msgspec.Struct):
@@ -94,98 +57,208 @@ class _ScenesFile(msgspec.Struct):
 
 
 def load_cityscapes(folder: Path) -> SegmentationData:
-    """Read `leftImg8bit/<split>/<city>/*_leftImg8bit.png` and their `gtFine/..._labelIds.png`.
+    """Read `leftImg8bit/<split>/**/*_leftImg8bit.png` and their `gtFine/..._gtFine_labelIds.png`.
 
-    The classes are the 19 of Cityscapes, unless the folder has a `labels.json` that names others:
-    a list of entries with `name`, `id` and `trainId`, where 255 or -1 means ignored. val is the
-    selection split and test the report split. Cityscapes itself publishes its test split without
-    labels: if that is so, or if there is no test split, one half of val is the selection split and
-    the other half the report split. DataError names what is missing or wrong.
+    The suffixes may be those of other image formats. If no label image is named `_labelIds`, those
+    named `_labelTrainIds` are read, whose ids are the classes. The classes are the 19 of
+    Cityscapes, unless the folder has a `labels.json` that names others: a list of entries with
+    `name`, `id` and `trainId`, where 255 or a negative number means ignored. val is the selection
+    split and test the report split. Cityscapes itself publishes its test split without labels: if
+    that is so, or if there is no test split, one half of val is the selection split and the other
+    half the report split.
+
+    Some label images of each split are looked at, which shows whether their ids are those that are
+    known. DataError names what is missing or wrong.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")
     file = folder / "labels.json"
-    named = _labels(file) if file.exists() else list(_CITYSCAPES.items())
-    train_ids = np.full(256, IGNORED, np.uint8)
-    for train_id, (_, identity) in enumerate(named):
-        train_ids[identity] = train_id
-    splits = {part: _split(folder, part, train_ids) for part in ("train", "val", "test")}
-    train, val = splits["train"], splits["val"]
-    if train is None or val is None:
-        missing = "val" if train else "train"
-        raise DataError(
-            f"{folder} is not in the format of Cityscapes: it has no "
-            f"leftImg8bit/{missing}/<city>/*_leftImg8bit.png"
-        )
-    # the published labels of Cityscapes' own test split are blank
-    test = splits["test"] if file.exists() else None
-    if test is None:
+    own = file.exists()
+    labels = _own_labels(file) if own else _cityscapes_labels()
+    kept = sorted((x for x in labels if not x.ignored), key=lambda x: x.trainId)
+    classes = tuple(str(label.name) for label in kept)
+    parts = ("train", "val", "test") if own else ("train", "val")
+    truths = {part: _pictures(folder / "gtFine" / part) for part in parts}
+    train_ids = _only_train_ids(truths.values())
+    table = LabelTable.of(range(len(kept)), [IGNORED]) if train_ids else _table(kept, labels)
+    ending = _TRAIN_LABELS if train_ids else _LABELS
+    findings: list[Finding] = []
+    splits: dict[str, SegmentationSplit] = {}
+    for part in parts:
+        split, found = _split(folder, part, truths[part], ending, table)
+        findings += found
+        if split:
+            splits[part] = split
+        elif part != "test":
+            raise DataError(_no_pictures(folder, part))
+    seen = {part: look_at_labels(split) for part, split in splits.items()}
+    if not own:
+        check_cityscapes_ids(seen.values(), table, folder, train_ids=train_ids)
+    if "test" in seen and not seen["test"].present:
+        what = "label images without any class, as in Cityscapes' own test split: it is not used"
+        first = str(splits["test"].labels[0])
+        findings.append(Finding("gtFine/test", what, len(splits["test"]), first))
+        del splits["test"], seen["test"]
+    findings += label_findings(seen, table, classes, str(file) if own else "Cityscapes")
+    findings += _copies(splits)
+    val = splits["val"]
+    if "test" in splits:
+        selection, report = val, splits["test"]
+    else:
         names = [str(path) for path in val.images.paths]
         where = str(folder / "leftImg8bit/val")
         selection, report = map(val.take, halves(names, where, "a test split with labels"))
-    else:
-        selection, report = val, test
     return SegmentationData(
-        classes=tuple(name for name, _ in named),
+        classes=classes,
         licence=_licence(folder),
         source=f"images of {folder.resolve().name}",
-        train=train,
+        train=splits["train"],
         selection=selection,
         report=report,
+        findings=tuple(findings),
     )
 
 
-def random_view(
-    image: preprocessing.Image,
-    labels: np.ndarray,
-    crop: float,
-    flip: float,
-    rng: np.random.Generator,
-) -> tuple[preprocessing.Image, np.ndarray]:
-    """Cut the same random part out of image and labels, and mirror both with probability `flip`.
-
-    `crop`: the smallest share of the area that the part covers.
-    """
-    if crop < 1:
-        window = random_window(labels.shape[0], labels.shape[1], crop, rng)
-        image, labels = image[window], labels[window]
-    if flip and rng.random() < flip:
-        image, labels = np.ascontiguousarray(image[:, ::-1]), labels[:, ::-1]
-    return image, labels
+def _pictures(folder: Path) -> list[Path]:
+    return pictures_below(folder) if folder.is_dir() else []
 
 
-def resize_labels(labels: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-    """Resize labels [h, w] to `hw`: each new pixel takes the label of the nearest old one."""
-    contiguous = np.ascontiguousarray(labels)
-    size = (hw[1], hw[0])
-    return np.asarray(cv2.resize(contiguous, size, interpolation=cv2.INTER_NEAREST_EXACT))
+def _only_train_ids(truths: Iterable[list[Path]]) -> bool:
+    """Whether the label images come with train ids and without label ids."""
+    stems = [path.stem for paths in truths for path in paths]
+    has_ids, has_train_ids = (
+        any(stem.endswith(ending) for stem in stems) for ending in (_LABELS, _TRAIN_LABELS)
+    )
+    return has_train_ids and not has_ids
 
 
-def _split(folder: Path, part: str, train_ids: np.ndarray) -> SegmentationSplit | None:
-    images = sorted((folder / "leftImg8bit" / part).glob("*/*_leftImg8bit.png"))
-    labels = [
-        folder / "gtFine" / part / path.parent.name
-        / path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
-        for path in images
-    ]  # fmt: skip
-    for path in labels:
-        if not path.exists():
-            raise DataError(f"{path} is missing: every image of {part} needs a label image")
-    return SegmentationSplit(Files(images), tuple(labels), train_ids) if images else None
+def _split(
+    folder: Path, part: str, truths: list[Path], ending: str, table: LabelTable
+) -> tuple[SegmentationSplit | None, tuple[Finding, ...]]:
+    """The pictures of a part with their label images among `truths`, and what was left out."""
+    of_pictures, of_labels = folder / "leftImg8bit" / part, folder / "gtFine" / part
+    named, others = _by_name(_pictures(of_pictures), of_pictures, _PICTURE)
+    labels, _ = _by_name(truths, of_labels, ending)
+    for name in named:
+        if name not in labels:
+            path = of_labels / f"{name}{ending}.png"
+            beside = next((p for p in truths if str(p).startswith(f"{of_labels / name}_")), None)
+            hint = f"; {beside.name} is no such file" if beside else ""
+            raise DataError(
+                f"{path} is missing: every image of {part} needs a label image, which has the id "
+                f"of its class for each pixel{hint}"
+            )
+    notes, of_truths = Notes(f"leftImg8bit/{part}"), Notes(f"gtFine/{part}")
+    what = f"pictures that are not named *{_PICTURE}, or are there twice, left out"
+    for path in others if named else ():
+        notes.add(what, str(path))
+    for name, path in labels.items():
+        if name not in named:
+            of_truths.add("label images without a picture, left out", str(path))
+    split = SegmentationSplit(
+        Files(list(named.values())), tuple(labels[name] for name in named), table
+    )
+    return split if named else None, (*notes.findings(), *of_truths.findings())
 
 
-def _labels(file: Path) -> list[tuple[str, int]]:
-    """(name, label id) of each class, in the order of the train ids, which must be 0, 1, 2 ..."""
+def _by_name(paths: Iterable[Path], root: Path, ending: str) -> tuple[dict[str, Path], list[Path]]:
+    """The files whose stem has this ending, by their path below `root` without it; the others."""
+    found: dict[str, Path] = {}
+    others = []
+    for path in paths:
+        name = path.relative_to(root).with_name(path.stem).as_posix()
+        if not name.endswith(ending) or found.setdefault(name[: -len(ending)], path) is not path:
+            others.append(path)
+    return found, others
+
+
+def _no_pictures(folder: Path, part: str) -> str:
+    missing = f"leftImg8bit/{part}/<city>/*{_PICTURE}.png"
+    others = _pictures(folder / "leftImg8bit" / part)
+    if others:
+        return f"none of the {len(others)} pictures such as {others[0]} is named as in {missing}"
+    return f"{folder} is not in the format of Cityscapes: it has no {missing}"
+
+
+def _copies(splits: Mapping[str, SegmentationSplit]) -> Iterable[Finding]:
+    """Pictures that are in two splits."""
+    for first, second in combinations(splits, 2):
+        pairs = same_pictures(splits[first].images.paths, splits[second].images.paths)
+        if pairs:
+            one, other = pairs[0]
+            what = f"pictures that are in {first} too"
+            yield Finding(
+                f"leftImg8bit/{second}", what, len(pairs), f"{other}, which is {one}", wrong=True
+            )
+
+
+def _cityscapes_labels() -> list[_Label]:
+    places = {identity: (k, name) for k, (name, identity) in enumerate(_CITYSCAPES.items())}
+    return [_Label(i, *places.get(i, (IGNORED,))) for i in (*_LABEL_IDS, -1)]
+
+
+def _own_labels(file: Path) -> list[_Label]:
+    """The entries of a labels.json whose classes have the train ids 0, 1, 2 ..."""
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=list[_Label])
+        content = file.read_bytes()
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+        found = msgspec.json.decode(text, type=list[_Label])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not a list of labels: {error}") from error
-    kept = sorted((x for x in found if x.trainId not in (-1, IGNORED)), key=lambda x: x.trainId)
+    kept = sorted((x for x in found if not x.ignored), key=lambda x: x.trainId)
     if not kept or [x.trainId for x in kept] != list(range(len(kept))):
-        ids = ", ".join(str(label.trainId) for label in kept) or "missing"
+        ids = ", ".join(str(label.trainId) for label in kept[:20]) or "missing"
         raise DataError(f"{file}: the trainIds must be 0, 1, 2 and so on, but are {ids}")
+    names: dict[str, int] = {}
+    identities = {label.id: label for label in found if label.ignored}
     for label in kept:
-        if not 0 <= label.id <= 255:
-            raise DataError(f"{file}: id {label.id} of {label.name} is not between 0 and 255")
-    return [(label.name, label.id) for label in kept]
+        if not 0 <= label.id < IDS:
+            raise DataError(f"{file}: id {label.id} of {label.name} is not between 0 and {IDS - 1}")
+        if label.id in identities:
+            raise DataError(
+                f"{file}: id {label.id} is that of {identities[label.id].name} and of {label.name}"
+            )
+        if not label.name:
+            raise DataError(f"{file}: the label with id {label.id} has no name")
+        if label.name in names:
+            raise DataError(
+                f"{file}: {label.name} is the name of the ids {names[label.name]} and {label.id}"
+            )
+        identities[label.id], names[label.name] = label, label.id
+    return found
+
+
+def _table(kept: list[_Label], labels: list[_Label]) -> LabelTable:
+    """Which id stands for which class."""
+    ids = [label.id for label in kept]
+    ignored: set[int] = set()
+    for label in labels:
+        # a negative id is stored without its sign: -1 is 255 in 8 bits and 65535 in 16
+        ignored |= {label.id} if label.id >= 0 else {label.id % 256, label.id % IDS}
+    return LabelTable.of(ids, [i for i in ignored - {*ids} if i < IDS], _colours(kept, labels))
+
+
+def _colours(kept: list[_Label], labels: list[_Label]) -> Colours:
+    """The id of each colour; empty unless every class has a colour of its own."""
+    found: dict[tuple[int, int, int], int] = {}
+    for label in kept:
+        colour = _colour(label)
+        if colour is None or colour in found:
+            return {}
+        found[colour] = label.id
+    for label in labels:
+        colour = _colour(label)
+        if colour is not None:
+            found.setdefault(colour, label.id % IDS)
+    return found
+
+
+def _colour(label: _Label) -> tuple[int, int, int] | None:
+    try:
+        return msgspec.convert(label.color, tuple[int, int, int])
+    except msgspec.ValidationError:
+        return None
 
 
 def _licence(folder: Path) -> str:

@@ -19,7 +19,9 @@ def class_ious(matrix: np.ndarray) -> np.ndarray:
     """The IoU of each class, float64 [classes]; NaN if neither truth nor prediction have it."""
     hits = np.diag(matrix)
     union = matrix.sum(0) + matrix.sum(1) - hits
-    return np.divide(hits, union, out=np.full(len(matrix), np.nan), where=union > 0)
+    ious = np.full(len(matrix), np.nan)
+    np.divide(hits, union, out=ious, where=union > 0)
+    return ious
 
 
 def mean_iou(matrix: np.ndarray) -> float:

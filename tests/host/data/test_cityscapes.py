@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ramnas_host.data.cityscapes import IGNORED, load_cityscapes, random_view, resize_labels
+from ramnas_host.data.cityscapes import load_cityscapes
+from ramnas_host.data.segmentation_data import IGNORED, random_view, resize_labels
 from ramnas_models.errors import DataError, SourceError
 
 # label id -> train id, from the table that Cityscapes publishes (cityscapesscripts, labels.py)
@@ -77,7 +78,24 @@ def test_labels_json_names_other_classes(tmp_path: Path, every_id: np.ndarray) -
             [{"name": "a", "id": 0, "trainId": 0}] * 2,
             "trainIds must be 0, 1, 2 and so on, but are 0, 0",
         ),
-        ([{"name": "a", "id": 300, "trainId": 0}], "id 300 of a is not between 0 and 255"),
+        ([{"name": "a", "id": 70000, "trainId": 0}], "id 70000 of a is not between 0 and 65535"),
+        ([{"name": "a", "id": -3, "trainId": 0}], "id -3 of a is not between 0 and 65535"),
+        ([{"name": None, "id": 7, "trainId": 0}], "the label with id 7 has no name"),
+        ([{"id": 7, "trainId": 0}], "the label with id 7 has no name"),
+        (
+            [{"name": "a", "id": 7, "trainId": 0}, {"name": "a", "id": 8, "trainId": 1}],
+            "a is the name of the ids 7 and 8",
+        ),
+        (
+            [{"name": "a", "id": 7, "trainId": 0}, {"name": "b", "id": 7, "trainId": 1}],
+            "id 7 is that of a and of b",
+        ),
+        (
+            [{"name": "a", "id": 7, "trainId": 0}, {"name": "b", "id": 7, "trainId": -1}],
+            "id 7 is that of b and of a",
+        ),
+        ([{"name": "a", "id": 7, "trainId": 0}, {"name": "b", "id": 8, "trainId": 2}], "are 0, 2"),
+        ({"0": "a"}, "is not a list of labels: Expected `array`, got `object`"),
         ([{"name": "a", "id": 0}], "is not a list of labels"),
         ([], "trainIds must be 0, 1, 2 and so on, but are missing"),
     ],
@@ -107,9 +125,8 @@ def test_broken_label_images_are_named(tmp_path: Path, every_id: np.ndarray) -> 
     data = load_cityscapes(write(tmp_path, every_id))
     path = data.train.labels[0]
     for content, message in (
-        (b"", "is not an 8-bit image"),
-        (b"no image", "is not an 8-bit image"),
-        (cv2.imencode(".png", np.zeros((5, 7, 3), np.uint8))[1].tobytes(), "with one channel"),
+        (b"", "it is empty"),
+        (b"no image", "cannot be read as a label image"),
         (
             cv2.imencode(".png", np.zeros((4, 7), np.uint8))[1].tobytes(),
             "is 7x4, but its image .* is 7x5",
