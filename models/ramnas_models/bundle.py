@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import hashlib
 from pathlib import Path
-from typing import Iterator, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import msgspec
 
@@ -14,11 +16,16 @@ from ramnas_models.errors import BundleError
 from ramnas_models.files import new_folder, write_file
 from ramnas_models.head_plan import CLASSIFICATION, DETECTION, TASKS
 from ramnas_models.onnx_graph import Normalisation
+from ramnas_models.replaceable import check_replaceable
 from ramnas_models.space import Arch, Space
 
-FORMAT = 3
-READABLE = (2, FORMAT)  # in format 2 an accuracy lacks its images and its interval
+# In format 2 an accuracy lacks its images and its interval. Up to format 3 all models came from one
+# space, those of a task shared one preprocessing, and the arch id was the name.
+FORMAT = 4
+READABLE = (2, 3, FORMAT)
 MANIFEST = "manifest.json"
+_OWN = (MANIFEST, "models/*.onnx")  # the files of a bundle, which a new bundle may replace
+_LFS = b"version https://git-lfs"  # how a pointer of Git LFS begins
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,19 +55,40 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     corrected_ms: float
 
 
+class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a frame becomes the uint8 image that a graph of the bundle takes.
+
+    If `resize_short` is given, the short side is first scaled to that many pixels. If `crop` is
+    given, the central square of that many pixels is then cut out. What remains is resized to
+    `input_hw` by `interpolation` ("bilinear" or "bicubic"), without keeping the aspect ratio. The
+    `normalisation` and the order of the channels are built into the graph.
+    """
+
+    normalisation: Normalisation
+    interpolation: str = "bilinear"
+    resize_short: Optional[int] = None
+    crop: Optional[int] = None
+
+
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One network of a front: its ONNX file and what is known about it.
 
-    `file` is relative to the bundle, `input_hw` in pixels. The first of `accuracies` is the one
-    that orders the front, and by which a budget chooses. There may be a further one on the report
-    split, and none at all if no accuracy was measured. Only a detector has `anchors`.
+    `name` is short and unique within its task, because two models of a task may have the same
+    `arch_id`: the same arch with two input sizes, or trained twice. `space` is a key of the
+    manifest's `spaces`. `file` is relative to the bundle, `input_hw` in pixels. The first of
+    `accuracies` is the one that orders the front, and by which a budget chooses. There may be a
+    further one on the report split, and none at all if no accuracy was measured. Only a detector
+    has `anchors`.
     """
 
+    name: str
     arch_id: str
+    space: str
     arch: Arch
     file: str
     sha256: str
     input_hw: Tuple[int, int]
+    preprocessing: Preprocessing
     accuracies: Tuple[Accuracy, ...]
     cost: Cost
     latency: Tuple[Latency, ...]
@@ -77,23 +105,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((a for a in self.accuracies if a.split == "report"), self.accuracy)
 
 
-class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a frame becomes the uint8 image that a graph of the bundle takes.
-
-    If `resize_short` is given, the short side is first scaled to that many pixels. If `crop` is
-    given, the central square of that many pixels is then cut out. What remains is resized to
-    `input_hw` by `interpolation` ("bilinear" or "bicubic"), without keeping the aspect ratio. The
-    `normalisation` and the order of the channels are built into the graph.
-    """
-
-    normalisation: Normalisation
-    interpolation: str = "bilinear"
-    resize_short: Optional[int] = None
-    crop: Optional[int] = None
-
-
 class TaskFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The models of one task, from fast to slow, and what they share.
+    """The models of one task, from fast to slow, and their classes.
 
     `classes` has the order of the outputs: class k is value k of a class map and column k of a
     classifier's logits. In a detector's logits it is column k + 1, as column 0 is the background.
@@ -101,19 +114,19 @@ class TaskFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     task: str
     classes: Tuple[str, ...]
-    preprocessing: Preprocessing
     models: Tuple[Model, ...]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of `manifest.json`.
 
-    `licence` and `source` belong to the weights. `space` is stored whole, because the robot may
-    not have its YAML file.
+    `licence` and `source` belong to the weights. The `spaces` of the models are stored whole,
+    because the robot may not have their YAML files. Their keys are their names, which are made
+    unique if two of them have the same one.
     """
 
     format: int
-    space: Space
+    spaces: Dict[str, Space]
     licence: str
     source: str
     tasks: Tuple[TaskFront, ...]
@@ -121,6 +134,41 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Version(msgspec.Struct):
     format: int
+
+
+class _OldFront(msgspec.Struct, forbid_unknown_fields=True):
+    """A front of format 2 or 3."""
+
+    task: str
+    classes: List[str]
+    preprocessing: Dict[str, Any]
+    models: List[Dict[str, Any]]
+
+
+class _OldManifest(msgspec.Struct, forbid_unknown_fields=True):
+    """A manifest of format 2 or 3."""
+
+    format: int
+    space: Dict[str, Any]
+    licence: str
+    source: str
+    tasks: List[_OldFront]
+
+    def widened(self) -> Dict[str, Any]:
+        """The same content in today's format, not yet checked."""
+        space = str(self.space.get("name"))
+        tasks = []
+        for front in self.tasks:
+            own = {"space": space, "preprocessing": front.preprocessing}
+            models = [{"name": model.get("arch_id"), **own, **model} for model in front.models]
+            tasks.append({"task": front.task, "classes": front.classes, "models": models})
+        return {
+            "format": FORMAT,
+            "spaces": {space: self.space},
+            "licence": self.licence,
+            "source": self.source,
+            "tasks": tasks,
+        }
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -154,6 +202,7 @@ class Bundle(msgspec.Struct, frozen=True):
             raise BundleError(
                 f"{path} cannot be read ({error.strerror}); fetch the bundle again"
             ) from error
+        _check_fetched(path, data)
         found = hashlib.sha256(data).hexdigest()
         if found != model.sha256:
             raise BundleError(
@@ -173,20 +222,20 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
     file = folder / MANIFEST
     try:
         content = file.read_bytes()
-        version = msgspec.json.decode(content, type=_Version).format
-        if version not in READABLE:
-            readable = " and ".join(map(str, READABLE))
-            raise BundleError(
-                f"{file} has format {version}, and this ramnas reads {readable}; write the bundle "
-                "again, or install the version of ramnas that wrote it"
-            )
-        manifest = msgspec.json.decode(content, type=Manifest)
+    except NotADirectoryError as error:
+        raise BundleError(
+            f"{folder} is a file, and a bundle is a folder: unpack it if it is an archive, and "
+            f"name the folder that holds {MANIFEST}"
+        ) from error
     except OSError as error:
         raise BundleError(
-            f"{folder} is not a bundle: cannot read {file} ({error.strerror})"
+            f"{folder} is not a bundle: cannot read {file} ({error.strerror}){_hint(folder, error)}"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{file}: {error}") from error
+    _check_fetched(file, content)
+    try:
+        manifest = _decode(file, content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{file}: {error}; fetch or write the bundle again") from error
     for trouble in _troubles(manifest):
         raise BundleError(f"{file}: {trouble}")
     bundle = Bundle(folder, manifest)
@@ -194,6 +243,67 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
         for model in front.models:
             bundle.read_model(model)
     return bundle
+
+
+def _decode(file: Path, content: bytes) -> Manifest:
+    """The manifest in `content`, of any readable format; a MsgspecError says what is wrong."""
+    if content.startswith(codecs.BOM_UTF8):  # some editors on Windows add it
+        content = content[len(codecs.BOM_UTF8) :]
+    version = msgspec.json.decode(content, type=_Version).format
+    if version not in READABLE:
+        readable = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
+        raise BundleError(
+            f"{file} has format {version}, and this ramnas reads {readable}; write the bundle "
+            "again, or install the version of ramnas that wrote it"
+        )
+    if version == FORMAT:
+        return msgspec.json.decode(content, type=Manifest)
+    old = msgspec.json.decode(content, type=_OldManifest)
+    return msgspec.convert(old.widened(), Manifest)
+
+
+def _hint(folder: Path, error: OSError) -> str:
+    """The bundle that lies one folder deeper, as after unpacking an archive, as a clause."""
+    if error.errno == errno.ENOENT:
+        for inner in sorted(folder.glob(f"*/{MANIFEST}")):
+            return f"; name {inner.parent} if that is the bundle"
+    return ""
+
+
+def _check_fetched(path: Path, data: bytes) -> None:
+    """BundleError if Git has fetched only the pointer to a file."""
+    if data.startswith(_LFS):
+        raise BundleError(
+            f"{path} is only a pointer of Git LFS, and the file itself was not fetched: run git "
+            "lfs pull where you cloned the bundle"
+        )
+
+
+def check_out(path: Path) -> None:
+    """FileError if there is something at `path` that a new bundle may not replace.
+
+    `write_bundle` checks this too, but only after the work of making the models.
+    """
+    check_replaceable(path, _OWN)
+
+
+def unique_names(networks: Sequence[Tuple[str, Tuple[int, int]]]) -> List[str]:
+    """A name for each network of one task, which are given as (arch id, input size).
+
+    The name is the arch id if that is unique. Networks of one arch with several input sizes get
+    the size too, as in `9d56ae8d0d3a-224x224`. Of those with the same arch and size, the second and
+    later ones get a number, as in `9d56ae8d0d3a-2`.
+    """
+    sizes: Dict[str, Set[Tuple[int, int]]] = {}
+    for arch_id, input_hw in networks:
+        sizes.setdefault(arch_id, set()).add(input_hw)
+    names: List[str] = []
+    count: Dict[str, int] = {}
+    for arch_id, (height, width) in networks:
+        name = arch_id if len(sizes[arch_id]) == 1 else f"{arch_id}-{height}x{width}"
+        count[name] = count.get(name, 0) + 1
+        names.append(name if count[name] == 1 else f"{name}-{count[name]}")
+    return names
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
@@ -211,6 +321,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
     for trouble in _troubles(manifest):
         raise BundleError(f"{path} would not be a valid bundle: {trouble}")
+    check_out(path)
     with new_folder(path) as folder:
         fronts = tuple(
             msgspec.structs.replace(front, models=tuple(put(folder, m) for m in front.models))
@@ -267,23 +378,40 @@ def _troubles(manifest: Manifest) -> Iterator[str]:
         if tasks.count(task) > 1:
             yield f"task {task} appears twice"
     for front in manifest.tasks:
-        ids = [model.arch_id for model in front.models]
-        how = front.preprocessing
-        if len(set(ids)) < len(ids):
-            yield f"task {front.task} has two models with the same arch_id"
+        names = [model.name for model in front.models]
+        if len(set(names)) < len(names):
+            yield f"task {front.task} has two models with the same name"
         if not front.models:
             yield f"task {front.task} names no model"
-        if front.task != CLASSIFICATION and (how.resize_short or how.crop):
-            yield (
-                f"task {front.task}: its preprocessing crops the frame, but boxes and masks must "
-                "cover the whole frame"
-            )
-        if front.task == DETECTION and not all(model.anchors for model in front.models):
-            yield "task detection has a model without anchors"
+        if not front.classes:
+            yield f"task {front.task} names no class"
+        for model in front.models:
+            which, how = f"model {model.name} of task {front.task}", model.preprocessing
+            if not model.name:
+                yield f"task {front.task} has a model without a name"
+            if model.space not in manifest.spaces:
+                yield f"{which} comes from space '{model.space}', which is not among the spaces"
+            if min(model.input_hw) < 1:
+                yield f"{which} has an input of {model.input_hw[0]}x{model.input_hw[1]} pixels"
+            if front.task != CLASSIFICATION and (how.resize_short or how.crop):
+                yield (
+                    f"{which}: its preprocessing crops the frame, but boxes and masks must cover "
+                    "the whole frame"
+                )
+            if front.task == DETECTION and not model.anchors:
+                yield f"{which} has no anchors"
 
 
 def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if Path(name).is_absolute() or folder.resolve() not in path.resolve().parents:
-        raise BundleError(f"{folder / MANIFEST}: file '{name}' lies outside the bundle")
+    """The path of file `name` of the bundle; BundleError if it lies outside the folder."""
+    path, manifest = folder / name, folder / MANIFEST
+    try:
+        inside = folder.resolve() in path.resolve().parents
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a link to itself
+        raise BundleError(f"{manifest}: {name!r} is not a file of the bundle: {error}") from error
+    if Path(name).is_absolute() or not inside:
+        raise BundleError(
+            f"{manifest}: file '{name}' lies outside the bundle"
+            + ("; copy the bundle with cp -rL, which follows links" if path.is_symlink() else "")
+        )
     return path

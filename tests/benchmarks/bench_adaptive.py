@@ -94,12 +94,16 @@ def _bundle(path: Path) -> Path:
         files[file] = onnx_graph.build(layout, image_input=True).SerializeToString()
         cost = Cost(layout.macs, layout.macs_bn, layout.params)
         accuracy = (Accuracy("top1", top1, "ImageNet val, published"),)
-        models.append(Model(arch.id, arch, file, "", layout.input_hw, accuracy, cost, ()))
-    front = TaskFront(
-        "classification", tuple(map(str, range(1000))), Preprocessing(Normalisation()),
-        tuple(models),
-    )  # fmt: skip
-    write_bundle(path, Manifest(FORMAT, space, "none", "random weights", (front,)), files)
+        models.append(
+            Model(
+                arch.id, arch.id, space.name, arch, file, "", layout.input_hw,
+                Preprocessing(Normalisation()), accuracy, cost, (),
+            )
+        )  # fmt: skip
+    front = TaskFront("classification", tuple(map(str, range(1000))), tuple(models))
+    write_bundle(
+        path, Manifest(FORMAT, {space.name: space}, "none", "random weights", (front,)), files
+    )
     return path
 
 

@@ -49,10 +49,13 @@ def write_one_model(path: Path, task: str, space: Space, arch: Arch, layout: Any
     count = layout.num_classes if head else layout.classifier.c_out
     cost = Cost(layout.macs, layout.macs_bn, layout.params)
     file = "models/m.onnx"
-    entry = Model(arch.id, arch, file, "", layout.input_hw, (), cost, (), anchors)
+    entry = Model(
+        arch.id, arch.id, space.name, arch, file, "", layout.input_hw,
+        Preprocessing(Normalisation()), (), cost, (), anchors,
+    )  # fmt: skip
     classes = tuple(map(str, range(count)))
-    front = TaskFront(task, classes, Preprocessing(Normalisation()), (entry,))
-    manifest = Manifest(FORMAT, space, "none", "random weights", (front,))
+    front = TaskFront(task, classes, (entry,))
+    manifest = Manifest(FORMAT, {space.name: space}, "none", "random weights", (front,))
     write_bundle(path, manifest, {file: model.SerializeToString()})
 
 

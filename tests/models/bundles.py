@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
+import msgspec
 import numpy as np
 
 from ramnas_models import onnx_graph
@@ -43,45 +44,59 @@ def classifiers(latencies: Sequence[Tuple[Latency, ...]] = ((), (), ())) -> Tupl
         files[file] = onnx_graph.build(layout, image_input=True, batch=None).SerializeToString()
         models.append(
             Model(
-                arch.id, arch, file, "", layout.input_hw, (Accuracy("top1", value, "test"),),
+                arch.id, arch.id, "micro", arch, file, "", layout.input_hw, WHOLE,
+                (Accuracy("top1", value, "test"),),
                 Cost(layout.macs, layout.macs_bn, layout.params), latency,
             )
         )  # fmt: skip
-    return TaskFront("classification", CLASSES, WHOLE, tuple(models)), files
+    return TaskFront("classification", CLASSES, tuple(models)), files
 
 
 def heads(
-    task: str, input_hw: Tuple[int, int] = (64, 96), space: str = "micro"
-) -> Tuple[TaskFront, Dict[str, bytes]]:
-    """A front of two models, on the smallest and the largest backbone, and its files."""
+    task: str, input_hw: Tuple[int, int] = (64, 96), space: str = "micro",
+    name: Callable[[str], str] = lambda arch_id: arch_id,
+) -> Tuple[TaskFront, Dict[str, bytes]]:  # fmt: skip
+    """A front of two models, on the smallest and the largest backbone, and its files.
+
+    `name` makes the name of a model from the id of its arch.
+    """
     found = load_space(space)
     models, files = [], {}
     for arch, value in ((found.min(), 0.3), (found.max(), 0.4)):
         backbone = plan(found, arch, num_classes=len(CLASSES), input_hw=input_hw)
         layout = for_task(task, backbone)
-        file = f"models/{task}-{arch.id}.onnx"
+        file = f"models/{task}-{name(arch.id)}.onnx"
         files[file] = onnx_graph.build(layout, image_input=True, batch=None).SerializeToString()
         metric = "mAP50-95" if task == "detection" else "mIoU"
         models.append(
             Model(
-                arch.id, arch, file, "", input_hw, (Accuracy(metric, value, "test"),),
+                name(arch.id), arch.id, space, arch, file, "", input_hw, WHOLE,
+                (Accuracy(metric, value, "test"),),
                 Cost(layout.macs, layout.macs_bn, layout.params), (),
                 layout.anchors if isinstance(layout, SSDLitePlan) else None,
             )
         )  # fmt: skip
-    return TaskFront(task, CLASSES, WHOLE, tuple(models)), files
+    return TaskFront(task, CLASSES, tuple(models)), files
 
 
 def written(
     path: Path, *fronts: Tuple[TaskFront, Dict[str, bytes]], licence: str = "CC0-1.0"
 ) -> Bundle:
+    """Write the fronts, whose models come from spaces that ship, as a bundle."""
     files: Dict[str, bytes] = {}
     for _, own in fronts:
         files.update(own)
-    manifest = Manifest(
-        FORMAT, load_space("micro"), licence, "test", tuple(front for front, _ in fronts)
-    )
-    return write_bundle(path, manifest, files)
+    tasks = tuple(front for front, _ in fronts)
+    names = dict.fromkeys(model.space for front in tasks for model in front.models)
+    spaces = {name: load_space(name) for name in names}
+    return write_bundle(path, Manifest(FORMAT, spaces, licence, "test", tasks), files)
+
+
+def joined(*fronts: Tuple[TaskFront, Dict[str, bytes]]) -> Tuple[TaskFront, Dict[str, bytes]]:
+    """One front of all models of fronts of the same task, from few MACs to many."""
+    models = sorted((m for front, _ in fronts for m in front.models), key=lambda m: m.cost.macs)
+    files = {name: data for _, own in fronts for name, data in own.items()}
+    return msgspec.structs.replace(fronts[0][0], models=tuple(models)), files
 
 
 def figure(

@@ -1,14 +1,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from ramnas_models.bundle import MANIFEST, Bundle, TaskFront, open_bundle, write_bundle
-from ramnas_models.errors import BundleError
-from tests.models.bundles import ACCURACIES, classifiers, written
+from ramnas_models import ready
+from ramnas_models.bundle import (
+    MANIFEST,
+    Bundle,
+    Preprocessing,
+    TaskFront,
+    open_bundle,
+    unique_names,
+    write_bundle,
+)
+from ramnas_models.errors import BundleError, FileError
+from ramnas_models.onnx_graph import Normalisation
+from tests.models.bundles import ACCURACIES, WHOLE, classifiers, heads, joined, written
+
+SHARP = Preprocessing(Normalisation(), "bicubic")
 
 
 def new_bundle(path: Path) -> Bundle:
@@ -68,10 +81,13 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "has format 1, and this ramnas reads 2 and 3; write the bundle again"),
+        ({"format": 1}, "has format 1, and this ramnas reads 2, 3 and 4; write the bundle again"),
         ({"tasks": []}, "names no model"),
         ({"licence": 1}, "Expected `str`, got `int` - at `\\$.licence`"),
         ({"extra": 1}, "unknown field `extra`"),
+        ({"format": 5}, "has format 5, and this ramnas reads 2, 3 and 4; .* install the version"),
+        ({"format": "4"}, "Expected `int`, got `str` - at `\\$.format`; fetch or write the bundle"),
+        ({"spaces": {}}, "comes from space 'micro', which is not among the spaces"),
     ],
 )
 def test_a_bad_manifest_is_refused_with_the_reason(
@@ -88,11 +104,14 @@ def test_a_bad_manifest_is_refused_with_the_reason(
     ("change", "message"),
     [
         ({"task": "pose"}, "unknown task 'pose': known are classification, detection, segm"),
-        ({"task": "detection"}, "task detection has a model without anchors"),
+        ({"task": "detection"}, "model .* of task detection has no anchors"),
         ({"models": []}, "names no model"),
         ({"classes": "ab"}, "Expected `array`, got `str`"),
+        ({"classes": []}, "task classification names no class"),
         ({"task": "segmentation", "crop": 224}, "boxes and masks must cover the whole frame"),
-        ({"twice": True}, "task classification has two models with the same arch_id"),
+        ({"twice": True}, "task classification has two models with the same name"),
+        ({"input_hw": [0, 24]}, "model .* of task classification has an input of 0x24 pixels"),
+        ({"name": ""}, "task classification has a model without a name"),
     ],
 )
 def test_a_bad_front_is_refused_with_the_reason(
@@ -102,9 +121,11 @@ def test_a_bad_front_is_refused_with_the_reason(
     file = tmp_path / "bundle" / MANIFEST
     content = json.loads(file.read_text())
     front = content["tasks"][0]
-    front["preprocessing"]["crop"] = change.pop("crop", None)
+    first = front["models"][0]
+    first["preprocessing"]["crop"] = change.pop("crop", None)
+    first.update({key: change.pop(key) for key in ("input_hw", "name") if key in change})
     if change.pop("twice", False):
-        front["models"].append(front["models"][0])
+        front["models"].append(first)
     content["tasks"] = [{**front, **change}]
     file.write_text(json.dumps(content))
     with pytest.raises(BundleError, match=message):
@@ -129,8 +150,142 @@ def test_a_folder_without_a_whole_manifest_is_not_a_bundle(tmp_path: Path) -> No
     with pytest.raises(BundleError, match="is not a bundle"):
         open_bundle(tmp_path)
     (tmp_path / MANIFEST).write_text('{"format": 1,')
-    with pytest.raises(BundleError, match="truncated"):
+    with pytest.raises(BundleError, match="truncated; fetch or write the bundle again"):
         open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "truncated"),
+        (b"\x80\x81", "invalid"),
+        ("{}".encode("utf-16"), "invalid character"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"{}", "missing required field `format`"),
+        (b'{"format": 3}', "missing required field `space`"),
+        (b'{"format": 4}', "missing required field `spaces`"),
+        (b'{"x":' * 100_000, "recursion"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleError, match=reason) as refused:
+        open_bundle(tmp_path)
+    assert str(tmp_path / MANIFEST) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_manifest_that_an_editor_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path / "bundle")
+    file = tmp_path / "bundle" / MANIFEST
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert open_bundle(tmp_path / "bundle") == bundle
+
+
+def test_an_archive_is_to_be_unpacked_and_a_bundle_inside_a_folder_is_pointed_at(
+    tmp_path: Path,
+) -> None:
+    new_bundle(tmp_path / "unpacked/bundle")
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "unpacked")
+    for file in (archive, tmp_path / "unpacked/bundle" / MANIFEST):
+        with pytest.raises(BundleError, match=f"{file} is a file, .* unpack it if it is an arch"):
+            open_bundle(file)
+    with pytest.raises(BundleError, match=r"name .*unpacked/bundle if that is the bundle"):
+        open_bundle(tmp_path / "unpacked")
+
+
+def test_a_pointer_of_git_lfs_in_place_of_a_model_is_named(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path / "bundle")
+    file = tmp_path / "bundle" / bundle.front().models[0].file
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(BundleError, match=f"{file} is only a pointer of Git LFS.*git lfs pull"):
+        open_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("name", ["models/\0.onnx", "loop", "", ".", "models", "x" * 5000])
+def test_a_name_that_is_no_file_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    new_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle/loop").symlink_to("loop")
+    changed(tmp_path / "bundle", file=name)
+    with pytest.raises(BundleError) as refused:
+        open_bundle(tmp_path / "bundle")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def changed(bundle: Path, **fields: object) -> None:
+    """Change fields of the first model in the manifest."""
+    content = json.loads((bundle / MANIFEST).read_text())
+    content["tasks"][0]["models"][0].update(fields)
+    (bundle / MANIFEST).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("old_format", [2, 3])
+def test_a_bundle_of_an_older_format_is_widened(tmp_path: Path, old_format: int) -> None:
+    front, files = heads("segmentation")
+    front = msgspec.structs.replace(
+        front, models=tuple(msgspec.structs.replace(m, preprocessing=SHARP) for m in front.models)
+    )
+    new = written(tmp_path / "bundle", (front, files))
+    file = tmp_path / "bundle" / MANIFEST
+    content = json.loads(file.read_text())
+    content["format"], content["space"] = old_format, content.pop("spaces")["micro"]
+    for task in content["tasks"]:
+        for model in task["models"]:
+            assert model.pop("name") == model["arch_id"]
+            assert model.pop("space") == "micro"
+            task["preprocessing"] = model.pop("preprocessing")
+    file.write_text(json.dumps(content))
+    assert open_bundle(tmp_path / "bundle") == new
+    content["tasks"][0]["models"][0]["extra"] = 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="unknown field `extra`"):
+        open_bundle(tmp_path / "bundle")
+
+
+def test_the_bundle_that_ships_opens_and_serves_two_tasks() -> None:
+    bundle = open_bundle(ready.path())
+    for front in bundle.manifest.tasks:
+        assert [model.name for model in front.models] == [m.arch_id for m in front.models]
+        assert {model.space for model in front.models} == {"micro"} == {*bundle.manifest.spaces}
+        assert all(m.preprocessing.normalisation.mean == (0.3, 0.3, 0.3) for m in front.models)
+
+
+def test_the_same_arch_twice_two_spaces_and_two_preprocessings_are_kept(tmp_path: Path) -> None:
+    small = heads("detection", (64, 96), name=lambda arch_id: f"{arch_id}-64x96")
+    large = heads("detection", (96, 128), name=lambda arch_id: f"{arch_id}-96x128")
+    other = heads("detection", (64, 96), "ofa_mbv3")
+    front, files = joined(small, large, other)
+    first = msgspec.structs.replace(front.models[0], preprocessing=SHARP)
+    front = msgspec.structs.replace(front, models=(first, *front.models[1:]))
+    bundle = written(tmp_path / "bundle", (front, files))
+    assert open_bundle(tmp_path / "bundle") == bundle
+    models = bundle.front().models
+    assert len({model.arch_id for model in models}) == 4
+    assert len({model.name for model in models}) == len({m.sha256 for m in models}) == 6
+    assert {*bundle.manifest.spaces} == {"micro", "ofa_mbv3"}
+    assert {model.preprocessing for model in models} == {SHARP, WHOLE}
+
+
+def test_names_are_the_arch_id_and_what_tells_models_of_one_arch_apart() -> None:
+    small, large = (224, 224), (320, 256)
+    networks = [("a", small), ("b", small), ("a", large), ("b", small), ("c", small), ("a", large)]
+    assert unique_names(networks) == [
+        "a-224x224", "b", "a-320x256", "b-2", "c", "a-320x256-2",
+    ]  # fmt: skip
+    assert unique_names([]) == []
+
+
+def test_a_folder_with_other_files_than_those_of_a_bundle_is_not_replaced(tmp_path: Path) -> None:
+    new_bundle(tmp_path / "bundle")
+    new_bundle(tmp_path / "bundle")  # an older bundle is
+    note = tmp_path / "bundle/README.md"
+    note.write_text("of the user")
+    with pytest.raises(FileError, match=r"bundle holds README.md, which would be deleted"):
+        new_bundle(tmp_path / "bundle")
+    assert note.read_text() == "of the user"
 
 
 def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class Built(msgspec.Struct, frozen=True):
     """A model whose engine is in the cache and could be opened, and how many seconds it took."""
 
-    arch_id: str
+    name: str
     seconds: float
 
 
@@ -44,7 +44,7 @@ def add(verbs: Verbs) -> None:
 
 def _build(args: argparse.Namespace) -> None:
     for built in build_engines(args.bundle, engine=args.engine, precision=args.precision):
-        print(f"{built.arch_id}: ready after {built.seconds:.1f} s", flush=True)
+        print(f"{built.name}: ready after {built.seconds:.1f} s", flush=True)
 
 
 def build_engines(bundle: str, *, engine: str, precision: str) -> Iterator[Built]:
@@ -66,7 +66,7 @@ def build_engines(bundle: str, *, engine: str, precision: str) -> Iterator[Built
     options = backends.Options(precision=precision)
     models = [model for front in opened.manifest.tasks for model in front.models]
     for number, model in enumerate(models, 1):
-        log.info("model %d of %d: %s", number, len(models), model.arch_id)
+        log.info("model %d of %d: %s", number, len(models), model.name)
         start = time.monotonic()
         backend.open(graph(opened, model), options).close()
-        yield Built(model.arch_id, time.monotonic() - start)
+        yield Built(model.name, time.monotonic() - start)

@@ -63,7 +63,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     line.end()
     for model in found:
         record = model.record
-        text = f"{model.task} {record.arch_id} ({model.accuracy}): "
+        text = f"{model.task} {record.name} ({model.accuracy}): "
         if record.p90_ms is not None:
             text += f"p50 {record.p50_ms:.3f} ms, p90 {record.p90_ms:.3f} ms"
         print(text + ("" if record.validity == OK else f" {record.validity}: {record.reason}"))
@@ -74,6 +74,6 @@ def _calibrate(args: argparse.Namespace) -> None:
             print(f"  {explanation}")
     if args.into_manifest:
         print(f"wrote {into_manifest(args.bundle, found)} latencies into {args.bundle}")
-    failed = [model.record.arch_id for model in found if model.record.validity == FAILED]
+    failed = [model.record.name for model in found if model.record.validity == FAILED]
     if failed:
         raise BackendError(f"not measured: {', '.join(failed)}; the reasons are above")

@@ -169,7 +169,7 @@ class _Stream:
             self._refused += 1
             print(f"left out {name}: {error}", file=sys.stderr)
             return True
-        model = self._runtime.model.arch_id
+        model = self._runtime.model.name
         self._models[model] = self._models.get(model, 0) + 1
         self._unprinted.append((name, result, self._total_ms[-1]))
         if time.monotonic() - self._rate_s >= RATE_EVERY_S:
@@ -201,8 +201,9 @@ class _Stream:
         if budget is not None:
             within = float(np.mean(np.array(self._total_ms) <= budget))
         facts = {
-            "model": choice.model.arch_id,
+            "model": choice.model.name,
             "models": self._models,
+            "chosen": choice.why,
             "latency_budget_ms": budget,
             "within_budget": within,
             "expected_p90_ms": choice.p90_ms,
@@ -220,7 +221,7 @@ class _Stream:
         ran = ", ".join(f"model {model} on {count}" for model, count in self._models.items())
         print(
             f"{facts['frames']} frames ({ran}): p50 {p50:.3f} ms, p90 {p90:.3f} ms "
-            f"(expected {choice.expected})"
+            f"({choice.expected})"
             + (f"; {within:.1%} within {budget:g} ms" if within is not None else "")
             + (f"; broken frames left out: {facts['broken']}" if facts["broken"] else "")
         )
@@ -251,6 +252,6 @@ class _Stream:
         now, last = time.monotonic(), self._total_ms[self._rate_frame :]
         print(
             f"{len(last) / (now - self._rate_s):.1f} frames/s, p90 {np.percentile(last, 90):.2f} "
-            f"ms, model {self._runtime.model.arch_id}", file=sys.stderr, flush=True,
+            f"ms, model {self._runtime.model.name}", file=sys.stderr, flush=True,
         )  # fmt: skip
         self._rate_s, self._rate_frame = now, len(self._total_ms)

@@ -61,15 +61,23 @@ def measure(
             if measurement.must_reopen(number):
                 measurement.open()
             measurement.round(number)
-        for arch in block.archs:
-            measurement.sustain(arch.id)
+        for name in block.names:
+            measurement.sustain(name)
     measurement.close()
     scatter = spread([*measurement.visits, *measurement.anchor_visits])
-    return [measurement.record(arch, device_class, scatter) for arch in block.archs]
+    return [
+        measurement.record(name, arch, device_class, scatter)
+        for name, arch in zip(block.names, block.archs)
+    ]
 
 
-def failed(block: Block, arch: Arch, space: Space, device_class: str, reason: str) -> LatencyRecord:
-    """The record of an arch that could not be measured: it has the reason and no figures."""
+def failed(
+    block: Block, arch: Arch, space: Space, device_class: str, reason: str, model: str = ""
+) -> LatencyRecord:
+    """The record of an arch that could not be measured: it has the reason and no figures.
+
+    `model` is its name if it is a bundle's.
+    """
     return LatencyRecord(
         run=block.run,
         target=block.target,
@@ -82,6 +90,7 @@ def failed(block: Block, arch: Arch, space: Space, device_class: str, reason: st
         providers=(),
         validity=FAILED,
         reason=reason,
+        model=model,
     )
 
 
@@ -128,14 +137,15 @@ class _BlockMeasurement:
         """Close all sessions and open new ones, one for each network of the block."""
         self.close()
         start, block = self.clock(), self.block
-        for arch in {a.id: a for a in (*block.archs, *block.anchors)}.values():
-            if arch.id not in self.failures:
-                with self._failures_of(arch.id):
-                    self._runners[arch.id] = Runner(
-                        self._backend, arch, self.space, block.target, block.bundle
+        networks = {**dict(zip(block.names, block.archs)), **{a.id: a for a in block.anchors}}
+        for name, arch in networks.items():
+            if name not in self.failures:
+                with self._failures_of(name):
+                    self._runners[name] = Runner(
+                        self._backend, arch, self.space, block.target, block.bundle, name
                     )
-                    self._running = self._runners[arch.id].running
-                    self._outputs = self._runners[arch.id].outputs
+                    self._running = self._runners[name].running
+                    self._outputs = self._runners[name].outputs
         self._open_ns = self._open_ns or self.clock() - start
 
     def round(self, number: int) -> None:
@@ -145,57 +155,59 @@ class _BlockMeasurement:
         """
         start = self.clock()
         anchors = [a.id for a in self.block.anchors]
-        shuffled = self._rng.permutation([a.id for a in self.block.archs]).tolist()
+        shuffled = self._rng.permutation([*self.block.names]).tolist()
         order = [*anchors, *shuffled, *anchors[::-1]]
         of_archs = range(len(anchors), len(anchors) + len(shuffled))
-        for position, arch_id in enumerate(order):
-            if arch_id in self.failures:
+        for position, name in enumerate(order):
+            if name in self.failures:
                 continue
-            with self._failures_of(arch_id):
-                visit = self._visit(arch_id, number, position)
+            with self._failures_of(name):
+                visit = self._visit(name, number, position)
                 (self.visits if position in of_archs else self.anchor_visits).append(visit)
                 self.on_visit(visit)
         if number == 0:
             self._round_ns = self.clock() - start
 
-    def _visit(self, arch_id: str, number: int, position: int) -> Visit:
-        runner, block, clock = self._runners[arch_id], self.block, self.clock
+    def _visit(self, name: str, number: int, position: int) -> Visit:
+        runner, block, clock = self._runners[name], self.block, self.clock
         start = clock()
         runner.warm_up(block.warm_up_ms, clock)
         times = runner.time(block.runs, block.timed_ms, clock)
         end = clock()
         if position >= len(block.anchors):
-            self._stages[arch_id].append(runner.stages(clock))
-        return Visit(arch_id, block.id, number, position, tuple(times), start / 1e9, end / 1e9)
+            self._stages[name].append(runner.stages(clock))
+        return Visit(name, block.id, number, position, tuple(times), start / 1e9, end / 1e9)
 
-    def sustain(self, arch_id: str) -> None:
+    def sustain(self, name: str) -> None:
         """Run one arch without a pause for `block.sustained_s`, so that its power can be read."""
-        if not self.block.sustained_s or arch_id in self.failures:
+        if not self.block.sustained_s or name in self.failures:
             return
-        with self._failures_of(arch_id):
+        with self._failures_of(name):
             start = self.clock()
-            times = self._runners[arch_id].time(1, self.block.sustained_s * 1e3, self.clock)
+            times = self._runners[name].time(1, self.block.sustained_s * 1e3, self.clock)
             seconds = (self.clock() - start) / 1e9
-            self.sustained[arch_id] = Sustained(start / 1e9, seconds, len(times))
+            self.sustained[name] = Sustained(start / 1e9, seconds, len(times))
 
-    def record(self, arch: Arch, device_class: str, scatter: Dict[str, float]) -> LatencyRecord:
-        block = self.block
-        if arch.id in self.failures:
-            return failed(block, arch, self.space, device_class, self.failures[arch.id])
-        own = tuple(v for v in self.visits if v.arch_id == arch.id)
-        running, stages = self._running, self._stages[arch.id]
-        steady = scatter[arch.id] <= MAX_SPREAD
+    def record(
+        self, name: str, arch: Arch, device_class: str, scatter: Dict[str, float]
+    ) -> LatencyRecord:
+        block, model = self.block, name if self.block.models else ""
+        if name in self.failures:
+            return failed(block, arch, self.space, device_class, self.failures[name], model)
+        own = tuple(v for v in self.visits if v.arch_id == name)
+        running, stages = self._running, self._stages[name]
+        steady = scatter[name] <= MAX_SPREAD
         return msgspec.structs.replace(
-            failed(block, arch, self.space, device_class, ""),
+            failed(block, arch, self.space, device_class, "", model),
             engine_version=running.version,
             providers=running.providers,
             outputs=self._outputs,
             validity=OK if steady else INCONCLUSIVE,
-            reason="" if steady else f"the visits scatter by {scatter[arch.id]:.0%}",
+            reason="" if steady else f"the visits scatter by {scatter[name]:.0%}",
             visits=own,
             anchors=tuple(self.anchor_visits),
             stages_ms={k: float(np.median([s[k] for s in stages])) for k in stages[0]},
-            sustained=self.sustained.get(arch.id),
+            sustained=self.sustained.get(name),
             **statistics(own),
         )
 
@@ -205,14 +217,14 @@ class _BlockMeasurement:
         self._runners.clear()
 
     @contextlib.contextmanager
-    def _failures_of(self, arch_id: str) -> Iterator[None]:
+    def _failures_of(self, name: str) -> Iterator[None]:
         """Turn an error of ours into the reason why this arch failed, unless memory ran out."""
         try:
             yield
         except OutOfMemoryError:
             raise
         except RamnasError as error:
-            self.failures[arch_id] = str(error)
+            self.failures[name] = str(error)
 
 
 @contextlib.contextmanager

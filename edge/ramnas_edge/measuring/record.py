@@ -51,7 +51,8 @@ class Target(msgspec.Struct, frozen=True):
 class Visit(msgspec.Struct, frozen=True):
     """The timed runs (ms) of one network at one position in one round of a block.
 
-    `start_s` and `end_s` are on the board's monotonic clock and include the warm-up.
+    `arch_id` is what tells the network apart in its block: the arch's id, or the name of the model
+    of a bundle. `start_s` and `end_s` are on the board's monotonic clock and include the warm-up.
     """
 
     arch_id: str
@@ -79,7 +80,8 @@ class Block(msgspec.Struct, frozen=True):
     `rounds`; on a noisy one only more visits average the noise out, longer visits do not.
 
     Where power is read, each arch then runs for `sustained_s` without a pause. If `bundle` is the
-    path of a bundle, its models for the target's task are measured, not archs with random weights.
+    path of a bundle, its models for the target's task are measured, not archs with random weights:
+    `models` holds the name of each, in the order of `archs`. Two of them may have the same arch.
     """
 
     id: str
@@ -95,6 +97,22 @@ class Block(msgspec.Struct, frozen=True):
     sustained_s: float = 0.0
     seed: int = 0
     bundle: str = ""
+    models: Tuple[str, ...] = ()
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """What tells each of `archs` apart: the names of a bundle's models, or else arch ids."""
+        return self.models or tuple(arch.id for arch in self.archs)
+
+    def only(self, names: Sequence[str], *, block_id: str) -> Block:
+        """The part of this block that measures `names`, as a block of its own."""
+        kept = [self.names.index(name) for name in names]
+        return msgspec.structs.replace(
+            self,
+            id=block_id,
+            archs=tuple(self.archs[i] for i in kept),
+            models=tuple(self.models[i] for i in kept) if self.models else (),
+        )
 
 
 class Sustained(msgspec.Struct, frozen=True):
@@ -108,6 +126,7 @@ class Sustained(msgspec.Struct, frozen=True):
 class LatencyRecord(msgspec.Struct, frozen=True):
     """One measurement of one arch: on which device, with which engine, and every raw time (ms).
 
+    `model` is the name of the model if one of a bundle was measured, and else empty.
     `p50_ms` to `cv` are computed over the raw times of all visits and are None if the arch failed.
     p95 needs 90 runs and p99 459 runs, or else it is None: so many bound it with 99 % confidence
     (0.95^90 and 0.99^459 are below 1 %). `p90_bound_ms` is the upper end of the 95 % confidence
@@ -145,20 +164,31 @@ class LatencyRecord(msgspec.Struct, frozen=True):
     conditions: Optional[Conditions] = None
     sustained: Optional[Sustained] = None
     energy: Optional[Energy] = None
+    model: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells the network apart in its block, as in its visits: see `Block.names`."""
+        return self.model or self.arch_id
 
     @property
     def key(self) -> Tuple[str, ...]:
         """Identifies the measurement: a store keeps a record that is sent twice only once."""
-        return record_key(self.run, self.target, self.arch, self.device_class)
+        return record_key(self.run, self.target, self.arch, self.device_class, self.model)
 
 
-def record_key(run: str, target: Target, arch: Arch, device_class: str) -> Tuple[str, ...]:
-    """(run, task, arch id, input size, device class, engine, precision, threads, batch)."""
+def record_key(
+    run: str, target: Target, arch: Arch, device_class: str, model: str = ""
+) -> Tuple[str, ...]:
+    """(run, task, arch id, input size, device class, engine, precision, threads, batch).
+
+    The name of a bundle's `model` takes the place of the arch id.
+    """
     height, width = target.hw(arch)
     return (
         run,
         target.task,
-        arch.id,
+        model or arch.id,
         f"{height}x{width}",
         device_class,
         target.engine,

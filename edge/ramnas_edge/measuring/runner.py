@@ -40,15 +40,16 @@ class Runner:
     _stages: Callable[[Clock], Dict[str, float]]
 
     def __init__(
-        self, backend: Backend, arch: Arch, space: Space, target: Target, bundle: str = ""
-    ) -> None:
-        """Open `arch` with random weights, or the model of that arch in the bundle at `bundle`.
+        self, backend: Backend, arch: Arch, space: Space, target: Target, bundle: str = "",
+        model: str = "",
+    ) -> None:  # fmt: skip
+        """Open `arch` with random weights, or the model of that name in the bundle at `bundle`.
 
         BackendError if the engine refuses the graph.
         """
         options = Options(target.precision, target.threads)
         if bundle:
-            self._open_from_bundle(bundle, backend, arch, target, options)
+            self._open_from_bundle(bundle, backend, model, target, options)
             return
         backbone = plan(space, arch, num_classes=target.num_classes, input_hw=target.hw(arch))
         layout = for_task(target.task, backbone)
@@ -76,11 +77,11 @@ class Runner:
         return tuple(output.name for output in self._session.outputs)
 
     def _open_from_bundle(
-        self, path: str, backend: Backend, arch: Arch, target: Target, options: Options
+        self, path: str, backend: Backend, name: str, target: Target, options: Options
     ) -> None:
         bundle = _open_bundle_once(path)
         front = bundle.front(target.task)
-        model = next(model for model in front.models if model.arch_id == arch.id)
+        model = next(model for model in front.models if model.name == name)
         pipeline = open_pipeline(bundle, front, model, backend, options, batch=target.batch)
         self._session, self.running = pipeline.session, pipeline.session.running
         assert target.frame_hw is not None

@@ -25,7 +25,7 @@ from ramnas_edge.measuring.child import Child
 from ramnas_edge.measuring.energy import energy
 from ramnas_edge.measuring.record import INCONCLUSIVE, LatencyRecord
 from ramnas_models.errors import BackendError
-from ramnas_models.space import Arch, Space
+from ramnas_models.space import Space
 
 log = logging.getLogger(__name__)
 COOL_S = 120.0  # the longest wait for the end of a throttle before a second try
@@ -65,7 +65,7 @@ class Supervisor:
         self._child_is_ready = False
         self._current: Optional[messages.Job] = None  # the job that the child works on
         self._waiting: Deque[messages.Job] = deque()
-        self._doubtful: List[Arch] = []  # archs of the current job
+        self._doubtful: List[str] = []  # archs of the current job, by `Block.names`
         self._undisturbed: List[Sample] = []  # the board while it measures and all is well
         self._idle: Optional[List[Sample]] = None  # the board at rest, before the first job
         self._started_s = self._cool_until_s = self._stepped_s = clock()
@@ -188,8 +188,8 @@ class Supervisor:
         if record.visits:
             record = self._with_conditions(record)
         if record.validity == INCONCLUSIVE and not self._current.again:
-            log.info("arch %s is measured again: %s", record.arch_id, record.reason)
-            self._doubtful.append(record.arch)
+            log.info("arch %s is measured again: %s", record.name, record.reason)
+            self._doubtful.append(record.name)
             return []
         return [messages.Measured(record)]
 
@@ -226,10 +226,10 @@ class Supervisor:
             self._doubtful = []
             self._replace_child()
 
-    def _try_again(self, job: messages.Job, archs: Sequence[Arch]) -> None:
+    def _try_again(self, job: messages.Job, names: Sequence[str]) -> None:
         self._cool_until_s = self._clock() + COOL_S
-        block_id = f"{job.block.id}-{archs[0].id}"  # its rounds have a drift of their own
-        block = msgspec.structs.replace(job.block, id=block_id, archs=tuple(archs))
+        # its rounds have a drift of their own
+        block = job.block.only(names, block_id=f"{job.block.id}-{names[0]}")
         self._waiting.appendleft(msgspec.structs.replace(job, block=block, again=True))
 
     def _handle_death(self, how: str) -> List[News]:
@@ -246,12 +246,13 @@ class Supervisor:
         self._start_child()
         if job is None:  # it died between two jobs
             return []
-        archs = job.block.archs
-        if len(archs) > 1:
-            for arch in archs[::-1]:
-                self._try_again(job, [arch])
+        block = job.block
+        if len(block.archs) > 1:
+            for name in block.names[::-1]:
+                self._try_again(job, [name])
             return []
-        record = profiler.failed(job.block, archs[0], self._space, job.device_class, reason)
+        (arch,), model = block.archs, block.models[0] if block.models else ""
+        record = profiler.failed(block, arch, self._space, job.device_class, reason, model)
         return [messages.Measured(msgspec.structs.replace(record, device=self._device))]
 
 

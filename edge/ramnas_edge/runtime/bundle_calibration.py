@@ -18,7 +18,7 @@ from ramnas_edge.measuring.record import FAILED, MIN_VISITS, OK, Block, LatencyR
 from ramnas_edge.runtime import latency_file
 from ramnas_edge.runtime.latency_file import StoredLatency
 from ramnas_edge.vision.pipeline import graph
-from ramnas_models.bundle import Bundle, TaskFront, add_latencies, open_bundle
+from ramnas_models.bundle import Bundle, Model, TaskFront, add_latencies, open_bundle
 from ramnas_models.errors import DataError
 
 
@@ -59,9 +59,10 @@ def calibrate_bundle(
     for front in opened.manifest.tasks:
         done, inside = len(measured), 0.0
         device_class, block = _block(opened, front, target, rounds)
-        for _, news, source in measure_blocks([block], opened.manifest.space, device_class):
+        space = opened.manifest.spaces[front.models[0].space]  # each record then gets its own
+        for _, news, source in measure_blocks([block], space, device_class):
             if isinstance(news, messages.Measured):
-                measured.append(_model_record(front, news.record))
+                measured.append(_model_record(opened, front, news.record))
             else:  # when doubtful models are measured again, their visits count from 0 again
                 inside = max(inside, len(front.models) * news.done / news.total)
                 on_progress(Progress(done, total, inside, source))
@@ -84,11 +85,11 @@ def into_manifest(bundle: Union[str, Path], measured: Sequence[ModelRecord]) -> 
     for front in opened.manifest.tasks:
         records = [entry.record for entry in measured if entry.task == front.task]
         corrected = corrected_ms(records)
-        hashes = {model.arch_id: model.sha256 for model in front.models}
+        hashes = {model.name: model.sha256 for model in front.models}
         for record in records:
             if record.validity == OK and record.p90_ms is not None:
-                latencies[hashes[record.arch_id]] = latency_file.in_manifest(
-                    record.device_class, record.target, record.p90_ms, corrected[record.arch_id]
+                latencies[hashes[record.model]] = latency_file.in_manifest(
+                    record.device_class, record.target, record.p90_ms, corrected[record.name]
                 )
     add_latencies(opened, latencies)
     return len(latencies)
@@ -113,18 +114,24 @@ def _block(bundle: Bundle, front: TaskFront, target: Target, rounds: int) -> Tup
         rounds=rounds,
         most_rounds=rounds,  # more would refine the levels, but a budget is about the p90
         bundle=str(bundle.path),
+        models=tuple(model.name for model in front.models),
     )
 
 
-def _model_record(front: TaskFront, record: LatencyRecord) -> ModelRecord:
-    accuracy = next(m.reported for m in front.models if m.arch_id == record.arch_id)
-    words = str(accuracy) if accuracy else "unknown"
+def _model_record(bundle: Bundle, front: TaskFront, record: LatencyRecord) -> ModelRecord:
+    model = _model(front, record)
+    words = str(model.reported) if model.reported else "unknown"
+    space = bundle.manifest.spaces[model.space]
+    record = msgspec.structs.replace(record, space_hash=space.hash, input_hw=model.input_hw)
     return ModelRecord(front.task, words, record)
 
 
+def _model(front: TaskFront, record: LatencyRecord) -> Model:
+    return next(model for model in front.models if model.name == record.model)
+
+
 def _stored_latency(front: TaskFront, record: LatencyRecord) -> StoredLatency:
-    model = next(model for model in front.models if model.arch_id == record.arch_id)
-    target = record.target
+    model, target = _model(front, record), record.target
     assert record.p90_ms is not None
     assert target.frame_hw is not None
     return StoredLatency(

@@ -22,12 +22,15 @@ class Choice(msgspec.Struct, frozen=True):
     been measured before. `calibrated` means that the profiler measured the models, here or for the
     bundle. Otherwise the figure comes from a quick timing. Models of several tasks are calibrated
     one by one, but the figure for all of them together always comes from a quick timing.
+
+    `why` says in words why these models were chosen.
     """
 
     models: Tuple[Model, ...]
     p90_ms: Optional[float]
     source: str
     calibrated: bool
+    why: str
 
     @property
     def model(self) -> Model:
@@ -37,7 +40,14 @@ class Choice(msgspec.Struct, frozen=True):
     @property
     def expected(self) -> str:
         """The expected p90 and its source, as a phrase."""
-        return self.source if self.p90_ms is None else f"{self.p90_ms:.3g} ms, {self.source}"
+        figure = "" if self.p90_ms is None else f"{self.p90_ms:.3g} ms, "
+        return f"expected p90 {figure}{self.source}"
+
+    @property
+    def sentence(self) -> str:
+        """Which models were chosen and why, and the latency expected of them."""
+        names = " + ".join(model.name for model in self.models)
+        return f"model{'s' if len(self.models) > 1 else ''} {names} ({self.why}): {self.expected}"
 
 
 def eligible(
@@ -68,19 +78,20 @@ def choose(
     """Choose the best of `candidates` (fast to slow) whose p90 is within the budget.
 
     Where latencies are missing, it bisects, so that at most about log2(n) of n candidates are
-    timed. Without a budget the best candidate is chosen and nothing is timed. BudgetError if none
-    fits.
+    timed. A candidate that is no better than a faster one is not looked at then. Without a budget
+    the best candidate is chosen and nothing is timed. BudgetError if none fits.
     """
     if budget_ms is None:
         best = max(candidates, key=lambda candidate: candidate.value)
-        known = latencies.known(best)
+        why, known = _why(best, candidates, budget_ms), latencies.known(best)
         if known is None:
-            source = "unknown, as nothing is timed without a budget"
-            return Choice(best.models, None, source, False)
-        return Choice(best.models, known.p90_ms, known.source, known.calibrated)
+            source = "unknown, because nothing is timed without a latency budget"
+            return Choice(best.models, None, source, False, why)
+        return Choice(best.models, known.p90_ms, known.source, known.calibrated, why)
     considered = [candidate for candidate in candidates if latencies.known(candidate)]
     if len(considered) < len(candidates):
-        considered = _bisect(candidates, latencies, budget_ms)
+        better = staircase(candidates, range(len(candidates)))
+        considered = _bisect(better, latencies, budget_ms)
     p90_ms = [latencies.get(candidate).p90_ms for candidate in considered]
     fits = [i for i, ms in enumerate(p90_ms) if ms <= budget_ms]
     if not fits:
@@ -92,7 +103,18 @@ def choose(
         )
     chosen = considered[max(fits, key=lambda i: (considered[i].value, -p90_ms[i]))]
     latency = latencies.get(chosen)
-    return Choice(chosen.models, latency.p90_ms, latency.source, latency.calibrated)
+    why = _why(chosen, candidates, budget_ms)
+    return Choice(chosen.models, latency.p90_ms, latency.source, latency.calibrated, why)
+
+
+def _why(chosen: Combination, candidates: Sequence[Combination], budget_ms: Optional[float]) -> str:
+    """Why `chosen` was taken from `candidates`, as a phrase."""
+    within = "" if budget_ms is None else f" within {budget_ms:g} ms"
+    if len(candidates) == 1:
+        return f"the only choice{',' if within else ''}{within}"
+    if all(model.accuracy is None for model in chosen.models):
+        return f"the fastest{within}, because its accuracy is unknown"
+    return f"the most accurate{within or ', because no latency budget was given'}"
 
 
 def _bisect(

@@ -29,7 +29,7 @@ class Combination(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        return " + ".join(model.arch_id for model in self.models)
+        return " + ".join(model.name for model in self.models)
 
     @property
     def macs(self) -> int:

@@ -132,10 +132,8 @@ class ExpectedLatencies:
             return None
         parts = [self._of_one(model) for model in models]
         calibrated = all(part is not None and part.calibrated for part in parts)
-        source = (
-            f"{'each calibrated' if calibrated else 'uncalibrated'}, timed together at start-up on "
-            f"{stored.date}, {self._board}"
-        )
+        how = "each calibrated, all" if calibrated else "uncalibrated,"
+        source = f"{how} timed together at start-up on {stored.date}, {self._board}"
         return ExpectedLatency(stored.p90_ms, source, calibrated)
 
     def _key(self, models: Models) -> latency_file.Key:

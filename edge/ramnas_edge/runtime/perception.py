@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Collection, List, Optional, Sequence, Tuple, Union
@@ -214,12 +215,16 @@ class Perception:
         _check(policy, latency_budget_ms)
         candidates = eligible(self._combinations, self._latencies)
         choice = choose(candidates, self._latencies, latency_budget_ms)
-        names = " + ".join(model.arch_id for model in choice.models)
-        log.info("model %s: expected p90 %s", names, choice.expected)
         self.choice, self.latency_budget_ms, self.policy = choice, latency_budget_ms, policy
         if policy == "adaptive":
             steps = ladder(candidates, self._latencies, choice.models)
+            others = len(steps) - 1
+            log.info(
+                "%s; policy adaptive may change to %s other%s",
+                choice.sentence, others or "no", "" if others == 1 else "s",
+            )  # fmt: skip
         else:
+            log.info("%s", choice.sentence)
             steps = [(choice.models, choice.p90_ms or float("inf"))]
         models = tuple(models for models, _ in steps)
         budget_ms = float("inf") if latency_budget_ms is None else latency_budget_ms
@@ -234,13 +239,15 @@ class Perception:
 def _check(policy: str, latency_budget_ms: Optional[float]) -> None:
     if policy not in POLICIES:
         raise DataError(f"policy must be {' or '.join(POLICIES)}, not '{policy}'")
+    if latency_budget_ms is not None and not latency_budget_ms > 0:  # nan is not either
+        raise BudgetError(f"the latency budget must be above 0 ms, not {latency_budget_ms:g}")
     if policy == "adaptive" and latency_budget_ms is None:
         raise BudgetError("policy adaptive needs a latency budget to keep; set one, or use fixed")
 
 
 def _warn_of_licence(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    if "NC" in manifest.licence.upper().split("-"):
+    if "NC" in re.findall(r"\w+", manifest.licence.upper()):
         log.warning(
             "the weights of %s are for non-commercial use only: %s (%s)",
             bundle.path, manifest.licence, manifest.source,

@@ -112,7 +112,7 @@ class Switching:
                     else:
                         self._step(model, pipelines)
             except RamnasError as error:
-                names = " + ".join(model.arch_id for model in plan.ladder[model])
+                names = " + ".join(one.name for one in plan.ladder[model])
                 log.warning("%s cannot be opened and is left out: %s", names, error)
                 self._drop_next()
                 plan.policy.refuse(model)

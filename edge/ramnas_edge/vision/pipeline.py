@@ -146,7 +146,7 @@ def open_pipeline(
             "export the bundle again"
         )
     decode = decoder(front.task, front.classes, model.input_hw, model.anchors)
-    return Pipeline(session, model.input_hw, front.preprocessing, decode)
+    return Pipeline(session, model.input_hw, model.preprocessing, decode)
 
 
 def graph(bundle: Bundle, model: Model, *, channels: str = "bgr", batch: int = 1) -> bytes:

@@ -25,7 +25,7 @@ def add(verbs: Verbs) -> None:
     )
     source.add_argument(
         "--finetuned", type=Path, nargs="+", metavar="DIR",
-        help="one or more folders that ramnas finetune wrote, of any tasks",
+        help="one or more folders that ramnas finetune wrote, of any tasks, spaces and input sizes",
     )  # fmt: skip
     bundle.add_argument(
         "--supernet", type=Path, metavar="supernet.safetensors",
@@ -52,6 +52,10 @@ def add(verbs: Verbs) -> None:
 
 def _bundle(args: argparse.Namespace) -> None:
     if args.finetuned:
+        if args.data:
+            raise DataError(
+                f"the networks of --finetuned need no images: leave --data {args.data} out"
+            )
         _bundle_finetuned(args)
         return
     if not args.supernet:
@@ -61,7 +65,9 @@ def _bundle(args: argparse.Namespace) -> None:
     from ramnas_host.search import front, front_bundle
     from ramnas_host.training import checkpoint, distributed
     from ramnas_host.training.evaluate import recalibrated_subnets
+    from ramnas_models.bundle import check_out
 
+    check_out(args.out)
     verified, loaded = front.load(args.front), checkpoint.load(args.supernet)
     chosen = (
         front_bundle.pick(verified, args.arch) if args.arch

@@ -53,7 +53,9 @@ def _export(args: argparse.Namespace) -> None:
     from ramnas_host.training import checkpoint, distributed
     from ramnas_host.training.evaluate import recalibrated_subnet, score
     from ramnas_models.accuracy import Accuracy, share
+    from ramnas_models.bundle import check_out
 
+    check_out(args.out)
     loaded = checkpoint.load(args.weights)
     arch = arch_of(loaded.net.space, args.arch, args.front, loaded.about.source)
     how, classes = loaded.about.preprocessing, loaded.about.classes

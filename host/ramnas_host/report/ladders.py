@@ -70,15 +70,15 @@ def of_front(front: Front) -> list[Ladder]:
         chosen = front_bundle.choose(front)
     except DataError:  # no candidate has both top-1 and the cost
         return []
+    preprocessing = Preprocessing(Normalisation())  # the ladders do not look at it
     models = tuple(
         Model(
-            entry.arch.id, entry.arch, "", "", (entry.arch.resolution,) * 2,
-            entry.accuracies, Cost(candidate.macs, 0, 0), entry.latency,
+            entry.arch.id, entry.arch.id, "", entry.arch, "", "", (entry.arch.resolution,) * 2,
+            preprocessing, entry.accuracies, Cost(candidate.macs, 0, 0), entry.latency,
         )
         for candidate, entry in zip(chosen, front_bundle.entries(front, chosen), strict=True)
     )  # fmt: skip
-    preprocessing = Preprocessing(Normalisation())
-    made = bundles.TaskFront("classification", (), preprocessing, models)
+    made = bundles.TaskFront("classification", (), models)
     return _ladders((made,), front, source)
 
 
@@ -130,13 +130,18 @@ def _rungs(task: bundles.TaskFront, front: Front, setup: tuple[object, ...]) -> 
             if bundles.setup_of(latency) == setup:
                 rungs.append(
                     Rung(
-                        model.arch_id, names.get(model.arch_id, ""),
+                        model.arch_id, names.get(model.arch_id) or _own_name(model),
                         model.reported, one.value,
                         latency.p90_ms, latency.corrected_ms, model.cost.macs,
                         energy.get(model.arch_id),
                     )
                 )  # fmt: skip
     return tuple(rungs)
+
+
+def _own_name(model: Model) -> str:
+    """The name of a model that shares its arch with another one in the bundle, or else nothing."""
+    return "" if model.name == model.arch_id else model.name
 
 
 def _energy(front: Front, task: str, device_class: str) -> dict[str, float]:

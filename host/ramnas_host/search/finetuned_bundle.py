@@ -4,59 +4,89 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.prepare import FINETUNED
 from ramnas_host.finetuning.saved_network import Finetuned
+from ramnas_host.training.run_folder import STATE
+from ramnas_models import bundle as bundles
 from ramnas_models import onnx_graph
-from ramnas_models.bundle import FORMAT, Bundle, Cost, Manifest, Model, TaskFront, write_bundle
+from ramnas_models.bundle import Bundle, Cost, Manifest, Model, TaskFront
 from ramnas_models.errors import DataError
 from ramnas_models.head_plan import SSDLitePlan
+from ramnas_models.space import Space
 
 log = logging.getLogger(__name__)
 
 
-def write(path: Path, runs: Sequence[Path]) -> Bundle:
-    """Write the networks in the folders `runs` of `ramnas finetune` as one bundle to `path`.
+@dataclass(frozen=True)
+class _Run:
+    """The folder of a run of `ramnas finetune`, or its file, and the network in it."""
 
-    The networks of a task make its front, from few to many MACs. Nothing is written, and a
-    DataError raised, if a run has not ended or if the networks do not belong together: all must
-    come from the same space, and those of one task must have the same classes, the same
-    preprocessing and different archs.
+    path: Path
+    network: Finetuned
+
+
+def write(path: Path, paths: Sequence[Path]) -> Bundle:
+    """Write the networks in the folders `paths` of `ramnas finetune` as one bundle to `path`.
+
+    The networks of a task make its front, from few to many MACs. They may have the same arch, come
+    from different spaces and have different preprocessing, but must have the same classes. Nothing
+    is written, and a DataError raised, if they do not, if a run has not ended, or if it is named
+    twice. FileError if `path` holds something else than a bundle.
     """
-    networks = [_load(run) for run in runs]
-    spaces = {network.space.hash: network.space for network in networks}
-    if len(spaces) > 1:
-        names = ", ".join(space.name for space in spaces.values())
-        raise DataError(
-            f"the networks of a bundle must come from one space, and these come from {names}"
-        )
+    bundles.check_out(path)
+    _check_named_once(paths)
+    runs = [_Run(path, _load(path)) for path in paths]
+    keys = _space_keys([run.network.space for run in runs])
     files: dict[str, bytes] = {}
     fronts = []
-    for task in dict.fromkeys(network.about.task for network in networks):
-        for_task = [network for network in networks if network.about.task == task]
-        shared = {(network.about.classes, network.about.preprocessing) for network in for_task}
-        if len(shared) > 1:
-            raise DataError(
-                f"the networks for {task} differ in classes or preprocessing; write one bundle for "
-                "each kind"
-            )
-        models = [_model(network, files) for network in for_task]
-        models.sort(key=lambda model: model.cost.macs)
-        ((classes, preprocessing),) = shared
-        fronts.append(TaskFront(task, classes, preprocessing, tuple(models)))
+    for task in dict.fromkeys(run.network.about.task for run in runs):
+        for_task = [run for run in runs if run.network.about.task == task]
+        for run in for_task[1:]:
+            _check_same_classes(for_task[0], run)
+        networks = [run.network for run in for_task]
+        plans = [network.net.plan for network in networks]
+        names = bundles.unique_names([(plan.arch_id, plan.input_hw) for plan in plans])
+        models = [
+            _model(network, name, keys[network.space.hash], files)
+            for network, name in zip(networks, names, strict=True)
+        ]
+        models.sort(key=lambda model: (model.cost.macs, -_value(model)))
+        fronts.append(TaskFront(task, networks[0].about.classes, tuple(models)))
     licence, source = (
-        "; ".join(dict.fromkeys(getattr(network.about, name) for network in networks))
+        "; ".join(dict.fromkeys(getattr(run.network.about, name) for run in runs))
         for name in ("licence", "source")
     )
-    space = next(iter(spaces.values()))
-    return write_bundle(path, Manifest(FORMAT, space, licence, source, tuple(fronts)), files)
+    spaces: dict[str, Space] = {}
+    for run in runs:
+        spaces.setdefault(keys[run.network.space.hash], run.network.space)
+    manifest = Manifest(bundles.FORMAT, spaces, licence, source, tuple(fronts))
+    return bundles.write_bundle(path, manifest, files)
+
+
+def _check_named_once(paths: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        file = (path / FINETUNED if path.is_dir() else path).resolve()
+        if file in seen:
+            raise DataError(f"{path} and {seen[file]} are the same run; name it once")
+        seen[file] = path
 
 
 def _load(run: Path) -> Finetuned:
     file = run / FINETUNED if run.is_dir() else run
-    if run.is_dir() and not file.exists():
+    if not run.exists():
+        raise DataError(f"{run} does not exist; name a folder that ramnas finetune wrote")
+    if not file.exists() and not (run / STATE).exists():
+        raise DataError(
+            f"{run} is not a folder of ramnas finetune: it has neither {FINETUNED} nor {STATE}"
+            + _hint(run)
+        )
+    if not file.exists():
         raise DataError(
             f"{run} has no {FINETUNED}, which ramnas finetune writes when a run has ended; run the "
             "same ramnas finetune command again to resume it"
@@ -71,14 +101,51 @@ def _load(run: Path) -> Finetuned:
     return network
 
 
-def _model(network: Finetuned, files: dict[str, bytes]) -> Model:
+def _hint(folder: Path) -> str:
+    """The runs that lie one folder deeper, as a clause."""
+    inner = sorted(file.parent for file in folder.glob(f"*/{FINETUNED}"))
+    return f"; name the runs in it: {' '.join(map(str, inner))}" if inner else ""
+
+
+def _check_same_classes(one: _Run, other: _Run) -> None:
+    """DataError, naming the first difference, unless both runs have the same list of classes."""
+    ours, theirs = one.network.about.classes, other.network.about.classes
+    pairs = enumerate(zip_longest(ours, theirs), 1)
+    differing = next(((i, a, b) for i, (a, b) in pairs if a != b), None)
+    if differing is None:
+        return
+    number, a, b = differing
+    what = "the same classes in another order" if set(ours) == set(theirs) else "other classes"
+    if a is None:
+        difference = f"it has '{b}' too"
+    elif b is None:
+        difference = f"it lacks '{a}'"
+    else:
+        difference = f"its class {number} of {len(theirs)} is '{b}' instead of '{a}'"
+    raise DataError(
+        f"{other.path} has {what} than {one.path}: {difference}; the models of a task share one "
+        "list of classes, so write two bundles"
+    )
+
+
+def _space_keys(spaces: Sequence[Space]) -> dict[str, str]:
+    """The hash of each space -> its key in the manifest: its name, made unique."""
+    keys: dict[str, str] = {}
+    for space in spaces:
+        if space.hash not in keys:
+            names = [space.name, *(f"{space.name}-{n}" for n in range(2, len(spaces) + 1))]
+            keys[space.hash] = next(name for name in names if name not in keys.values())
+    return keys
+
+
+def _value(model: Model) -> float:
+    return model.accuracy.value if model.accuracy else 0.0
+
+
+def _model(network: Finetuned, name: str, space: str, files: dict[str, bytes]) -> Model:
     """The manifest's entry for one network, whose ONNX graph is added to `files`."""
     about, plan = network.about, network.net.plan
-    file = f"models/{about.task}-{plan.arch_id}.onnx"
-    if file in files:
-        raise DataError(
-            f"two of the networks for {about.task} have the arch {plan.arch_id}; keep one of them"
-        )
+    file = f"models/{about.task}-{name}.onnx"
     files[file] = onnx_graph.build(
         plan,
         network.net.numpy_weights(),
@@ -87,11 +154,14 @@ def _model(network: Finetuned, files: dict[str, bytes]) -> Model:
         normalisation=about.preprocessing.normalisation,
     ).SerializeToString()
     return Model(
+        name=name,
         arch_id=plan.arch_id,
+        space=space,
         arch=about.arch,
         file=file,
         sha256="",  # write_bundle fills it in
         input_hw=plan.input_hw,
+        preprocessing=about.preprocessing,
         accuracies=about.accuracies,
         cost=Cost(plan.macs, plan.macs_bn, plan.params),
         latency=(),

@@ -138,18 +138,22 @@ def write(
         ).SerializeToString()
         models.append(
             Model(
+                name=plan.arch_id,
                 arch_id=plan.arch_id,
+                space=net.space.name,
                 arch=entry.arch,
                 file=file,
                 sha256="",  # write_bundle fills it in
                 input_hw=plan.input_hw,
+                preprocessing=about.preprocessing,
                 accuracies=entry.accuracies,
                 cost=Cost(plan.macs, plan.macs_bn, plan.params),
                 latency=entry.latency,
             )
         )
-    front = bundles.TaskFront("classification", about.classes, about.preprocessing, tuple(models))
-    manifest = Manifest(bundles.FORMAT, net.space, about.licence, about.source, (front,))
+    front = bundles.TaskFront("classification", about.classes, tuple(models))
+    spaces = {net.space.name: net.space}
+    manifest = Manifest(bundles.FORMAT, spaces, about.licence, about.source, (front,))
     return write_bundle(path, manifest, files)
 
 

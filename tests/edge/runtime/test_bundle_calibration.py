@@ -110,9 +110,11 @@ def test_batches_are_measured_and_their_latencies_kept_for_that_batch_size(
         assert {entry.record.target.batch for entry in measured} == {batch}
     p90_ms = {(f.sha256, f.batch): f.p90_ms for f in latency_file.known(path.stem)}
     assert len(p90_ms) == 4
-    arch, backend = bundle.front().models[0].arch, backends.load("onnxruntime-cpu")
+    model, backend = bundle.front().models[0], backends.load("onnxruntime-cpu")
     target = msgspec.structs.replace(target, task="segmentation", batch=3)
-    runner = Runner(backend, arch, bundle.manifest.space, target, str(bundle.path))
+    runner = Runner(
+        backend, model.arch, bundle.manifest.spaces["micro"], target, str(bundle.path), model.name
+    )
     assert [type(result) for result in runner.call()] == [Mask] * 3  # type: ignore[attr-defined]
     runner.close()
     with Perception.open(

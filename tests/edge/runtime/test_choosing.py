@@ -36,13 +36,13 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def front(task: str, macs: List[int], accuracies: List[Optional[float]]) -> TaskFront:
     models = tuple(
         Model(
-            f"{task[0]}{i}", ARCH, f"models/{task}{i}.onnx", f"{task}-{i}", (8, 8),
-            () if accuracy is None else (Accuracy("mAP50-95", accuracy, "test"),),
+            f"{task[0]}{i}", ARCH.id, "micro", ARCH, f"models/{task}{i}.onnx", f"{task}-{i}",
+            (8, 8), WHOLE, () if accuracy is None else (Accuracy("mAP50-95", accuracy, "test"),),
             Cost(n, n, n), (),
         )
         for i, (n, accuracy) in enumerate(zip(macs, accuracies))
     )  # fmt: skip
-    return TaskFront(task, CLASSES, WHOLE, models)
+    return TaskFront(task, CLASSES, models)
 
 
 def two_fronts(rng: np.random.Generator, sizes: Tuple[int, int] = (5, 4)) -> List[TaskFront]:
@@ -84,7 +84,7 @@ class Board:
         monkeypatch.setattr(expected_latency, "quick_p90", lambda opened, hw, batch: (opened, 44))
 
     def start(self, models: Models) -> float:
-        name = " + ".join(model.arch_id for model in models)
+        name = " + ".join(model.name for model in models)
         self.timed.append(name)
         return self.cost[name]
 
@@ -98,22 +98,20 @@ def test_with_all_latencies_known_the_choice_is_that_of_brute_force(seed: int) -
     rng = np.random.default_rng(seed)
     fronts = two_fronts(rng)
     pairs = [*itertools.product(*(f.models for f in fronts))]
-    ms = dict(
-        zip(((a.arch_id, b.arch_id) for a, b in pairs), rng.uniform(1, 100, len(pairs)).tolist())
-    )
+    ms = dict(zip(((a.name, b.name) for a, b in pairs), rng.uniform(1, 100, len(pairs)).tolist()))
     for a, b in pairs:
-        keep((a, b), ms[a.arch_id, b.arch_id])
+        keep((a, b), ms[a.name, b.name])
     known = ExpectedLatencies("board", backends.Options(), FRAME, never)
     candidates = eligible(combinations(fronts), known)
     for budget in rng.uniform(0, 110, 20):
-        fits = [pair for pair in pairs if ms[pair[0].arch_id, pair[1].arch_id] <= budget]
+        fits = [pair for pair in pairs if ms[pair[0].name, pair[1].name] <= budget]
         if not fits:
             with pytest.raises(BudgetError, match=r"the fastest, d\d \+ s\d, has a p90 of"):
                 choose(candidates, known, budget)
             continue
         choice = choose(candidates, known, budget)
         assert choice.models == max(fits, key=lambda pair: mean_share(pair, fronts))
-        assert choice.p90_ms == ms[choice.models[0].arch_id, choice.models[1].arch_id]
+        assert choice.p90_ms == ms[choice.models[0].name, choice.models[1].name]
 
 
 @pytest.mark.parametrize("parts_known", [True, False])
@@ -124,14 +122,14 @@ def test_a_few_timings_find_what_brute_force_finds_and_are_remembered(
     """Pairs take 0.9 of the sum of their parts; this sum is known or follows the MACs."""
     rng = np.random.default_rng(seed)
     fronts = two_fronts(rng, (8, 8))
-    own = {m.arch_id: m.cost.macs / 1e3 for f in fronts for m in f.models}
+    own = {m.name: m.cost.macs / 1e3 for f in fronts for m in f.models}
     if parts_known:
         own = {arch: ms * float(rng.uniform(0.5, 2)) for arch, ms in own.items()}
         for f in fronts:
             for model in f.models:
-                keep((model,), own[model.arch_id], calibrated=True)
+                keep((model,), own[model.name], calibrated=True)
     every = combinations(fronts)
-    cost = {pair.name: 0.9 * sum(own[m.arch_id] for m in pair.models) for pair in every}
+    cost = {pair.name: 0.9 * sum(own[m.name] for m in pair.models) for pair in every}
     board = Board(cost, monkeypatch)
     for budget in np.quantile([*cost.values()], [0.05, 0.3, 0.6, 0.95]):
         candidates = eligible(every, board.latencies())
@@ -161,7 +159,7 @@ def test_a_pair_is_timed_together_even_if_the_sum_of_its_parts_fits(
     board = Board(cost, monkeypatch)
     every = combinations(fronts)
     choice = choose(eligible(every, board.latencies()), board.latencies(), 10.0)
-    assert [model.arch_id for model in choice.models] == ["d1", "s0"]
+    assert [model.name for model in choice.models] == ["d1", "s0"]
     assert choice.p90_ms == 9.5
 
 
@@ -199,6 +197,6 @@ def test_models_of_unknown_accuracy_come_last() -> None:
     every = combinations(fronts)
     assert [candidate.value for candidate in every] == [-1.0, 1.0, -1.0]
     known = ExpectedLatencies("board", backends.Options(), FRAME, never)
-    assert choose(eligible(every, known), known, None).model.arch_id == "d1"
+    assert choose(eligible(every, known), known, None).model.name == "d1"
     unknown = [msgspec.structs.replace(fronts[0], models=fronts[0].models[::2])]
     assert {candidate.value for candidate in combinations(unknown)} == {-1.0}

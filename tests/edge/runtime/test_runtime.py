@@ -118,7 +118,9 @@ def test_without_a_budget_nothing_is_timed(tmp_path: Path) -> None:
     ids = a_bundle(tmp_path / "b", device_class="another-board")
     with Runtime.open(tmp_path / "b", frame_hw=FRAME) as runtime:
         assert (runtime.model.arch_id, runtime.choice.p90_ms) == (ids[2], None)
-        assert runtime.choice.expected == "unknown, as nothing is timed without a budget"
+        assert runtime.choice.expected == (
+            "expected p90 unknown, because nothing is timed without a latency budget"
+        )
     assert not latency_file.path_of(this_class()).exists()
 
 

@@ -72,13 +72,15 @@ def bundle(path: Path, figures: dict[str, list[tuple[float, float]]]) -> Bundle:
             )
             models.append(
                 Model(
-                    arch.id, arch, file, "", (32, 32), (Accuracy("top1", accuracy, "test"),),
-                    Cost(10**6, 10**6, 10**5), latency,
+                    arch.id, arch.id, SPACE.name, arch, file, "", (32, 32), WHOLE,
+                    (Accuracy("top1", accuracy, "test"),), Cost(10**6, 10**6, 10**5), latency,
                 )
             )  # fmt: skip
-        tasks.append(bundles.TaskFront(task, ("a", "b"), WHOLE, tuple(models)))
+        tasks.append(bundles.TaskFront(task, ("a", "b"), tuple(models)))
     return bundles.write_bundle(
-        path, Manifest(bundles.FORMAT, SPACE, "CC0-1.0", "test", tuple(tasks)), files
+        path,
+        Manifest(bundles.FORMAT, {SPACE.name: SPACE}, "CC0-1.0", "test", tuple(tasks)),
+        files,
     )
 
 
