@@ -126,6 +126,11 @@ def list_classes(folder: Path, notes: Notes) -> dict[str, ClassFolder]:
                 f"{folder} has two folders for the class '{class_name(name)}', '{other}' and "
                 f"'{name}': put their pictures into one of them"
             )
+    in_lower_case: dict[str, str] = {}
+    for name in sorted(classes):
+        other = in_lower_case.setdefault(name.lower(), name)
+        if other != name:
+            notes.add("classes that differ from another one only in case", f"{name} and {other}")
     return {
         name: ClassFolder(os.fsencode(folder / classes[name]), found[classes[name]].names)
         for name in sorted(classes)

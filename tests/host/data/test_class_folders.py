@@ -168,6 +168,16 @@ def test_the_same_class_of_macos_and_linux_is_one_class(tmp_path: Path) -> None:
         load_class_folders(tmp_path)
 
 
+def test_classes_that_differ_only_in_case_are_two_and_are_noticed(tmp_path: Path) -> None:
+    class_folders(tmp_path, "train", {"cat": 5, "Cat": 5})
+    found = load_class_folders(tmp_path)
+    assert found.classes == ("Cat", "cat")
+    assert (
+        "classes that differ from another one only in case: 1, such as cat and Cat"
+        in said(found)[0]
+    )
+
+
 def test_a_folder_name_that_is_not_utf8_is_refused_before_the_training(tmp_path: Path) -> None:
     os.makedirs(os.path.join(os.fsencode(tmp_path), b"train/caf\xe9"))
     with pytest.raises(DataError, match=r"caf\\xe9' is not in UTF-8: rename it"):
