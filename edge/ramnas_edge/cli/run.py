@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_models.errors import SourceError
+from ramnas_models.errors import FileError, SourceError
 
 if TYPE_CHECKING:
     from ramnas_edge.runtime.runtime import Runtime
@@ -50,8 +51,9 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     run.add_argument(
         "--source", metavar="SOURCE",
-        help="`camera`, a camera's index or /dev/videoN, a video file, an image, or a folder of "
-        "images (default, without --bundle: some images that ship with ramnas)",
+        help="`camera`, a camera's index or /dev/videoN, a video file, an image, a folder of "
+        "images, or a pattern such as 'images/*.jpg' (default, without --bundle: some images that "
+        "ship with ramnas); a path comes before an index, and ./camera is a folder of that name",
     )  # fmt: skip
     run.add_argument(
         "--repeat", type=count, default=1, metavar="N",
@@ -100,19 +102,28 @@ def count(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
+    # The reasons are in our own messages. OpenCV and its FFmpeg read this when they are imported.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from ramnas_edge.runtime.runtime import Runtime
     from ramnas_edge.vision.detection import Limits
+    from ramnas_edge.vision.sinks import check_window
     from ramnas_edge.vision.sources import Source
     from ramnas_models import ready
 
     if not args.bundle:
         args.task = args.task or "detection"
-        args.source = args.source or str(ready.frames())
-    elif not args.source:
+        args.source = str(ready.frames()) if args.source is None else args.source
+    elif args.source is None:
         raise SourceError(
             "--bundle needs a --source: name a camera, a video, an image or a folder of images"
         )
     source = Source(args.source, args.repeat)
+    in_place = args.save and os.path.isfile(args.source) and os.path.exists(args.save)
+    if in_place and os.path.samefile(args.source, args.save):
+        raise FileError(f"{args.save} is the source itself; save elsewhere")
+    if args.show:
+        check_window()
     frames = iter(source)
     first = next(frames)
     with Runtime.open(
@@ -149,8 +160,7 @@ class _Stream:
         if args.show:
             self._sinks.append(sinks.Window(f"ramnas: {runtime.bundle.path.name}"))
         if args.save:
-            to_video = args.save.suffix.lower() in sinks.VIDEO_CODECS
-            self._sinks.append((sinks.Video if to_video else sinks.ImageFolder)(args.save))
+            self._sinks.append(sinks.saving(args.save))
         self._total_ms: List[float] = []
         self._models: Dict[str, int] = {}
         self._refused = 0
@@ -183,9 +193,11 @@ class _Stream:
         return all(wants_more)
 
     def close(self) -> None:
-        self._print_results()
-        for sink in self._sinks:
-            sink.close()
+        try:
+            self._print_results()
+        finally:
+            for sink in self._sinks:
+                sink.close()
 
     def summary(self, source: Source) -> None:
         import msgspec
@@ -241,8 +253,14 @@ class _Stream:
 
     def _print_results(self) -> None:
         if self._unprinted:
-            print("\n".join(self._line(*result) for result in self._unprinted), flush=True)
+            lines = "\n".join(self._line(*result) for result in self._unprinted)
             self._unprinted.clear()
+            try:
+                print(lines, flush=True)
+            except BrokenPipeError:  # nobody reads any more
+                raise
+            except OSError as error:
+                raise FileError(f"cannot write to stdout: {error.strerror}") from error
 
     def _print_rate(self) -> None:
         """Print the rate and the p90 of the last second on stderr."""

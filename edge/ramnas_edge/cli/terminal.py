@@ -31,6 +31,7 @@ import io
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import textwrap
@@ -130,6 +131,8 @@ def _code_of(call: Callable[[], None], ending: Ending) -> int:
     except KeyboardInterrupt as error:
         return _said(str(error) or "interrupted", 128 + (ending.number or signal.SIGINT))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 128 + signal.SIGPIPE
         where = f"{error.filename}: " if error.filename else ""
         return _stdout_failure() or _said(f"error: {where}{error.strerror or error}", 2)
     except MemoryError:
@@ -163,6 +166,14 @@ def _stdout_failure() -> int:
             return 128 + signal.SIGPIPE
         return _said(f"error: cannot write to stdout: {error.strerror}", 2)
     return 0
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more; flushing it again need not fail."""
+    poll = select.poll()
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be no stdout
+        poll.register(sys.stdout.fileno(), 0)
+    return any(what & select.POLLERR for _, what in poll.poll(0))
 
 
 def _escape_what_cannot_be_printed() -> None:

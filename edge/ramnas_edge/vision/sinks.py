@@ -2,20 +2,78 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 import cv2
 
+from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES
 from ramnas_models.errors import FileError, SourceError
-from ramnas_models.files import make_folder, write_file, writing
+from ramnas_models.files import flush, make_folder, write_file, writing
 
 if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
 
+log = logging.getLogger(__name__)
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
+# suffixes that are written by other tools; a folder of such a name is hardly what was meant
+_NOT_WRITTEN = (
+    ".mov", ".webm", ".m4v", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".ogv", ".3gp", ".gif",
+    *IMAGE_SUFFIXES,
+)  # fmt: skip
 VIDEO_RATE = 30.0  # frames per second of a saved video
+NAME_BYTES = 100  # of a frame's own name in the name of its file; file systems take 255 in all
+_SPARE_BYTES, _INDEX_BYTES = 2**17, 100  # kept free for a video's end, and for each of its frames
+_TRY_A_WINDOW = (
+    "import cv2, numpy; cv2.imshow('ramnas', numpy.zeros((2, 2, 3), 'uint8')); cv2.waitKey(1)"
+)
+_WINDOW_S = 30.0  # a display at the other end of a network may not answer at all
+
+
+def check_window() -> None:
+    """Open and close a small window in another process; SourceError if that fails.
+
+    Without a display the toolkit behind OpenCV ends the process, and raises no error.
+    """
+    argv = [sys.executable, "-c", _TRY_A_WINDOW]
+    try:
+        tried = subprocess.run(argv, capture_output=True, timeout=_WINDOW_S)
+        if tried.returncode == 0:
+            return
+        said = tried.stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        said = f"the display did not answer within {_WINDOW_S:g} s"
+    except OSError as error:
+        said = str(error)
+    if "not implemented" in said:
+        reason = "this OpenCV has none; install opencv-python in place of opencv-python-headless"
+    elif sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        reason = "neither DISPLAY nor WAYLAND_DISPLAY is set"
+    else:
+        reason = next((line for line in said.splitlines() if line.strip()), "no reason was given")
+    raise SourceError(f"a window needs a display and an OpenCV with a GUI: {reason}; use --save")
+
+
+def saving(path: Path) -> Union[Video, ImageFolder]:
+    """A video if the suffix is in VIDEO_CODECS, else a folder; FileError for suffixes of others."""
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_CODECS:
+        return Video(path)
+    if suffix in _NOT_WRITTEN and not path.is_dir():
+        raise FileError(
+            f"cannot write {path}: frames are saved into a video ({', '.join(VIDEO_CODECS)}) or "
+            f"into a folder, and {suffix} is neither"
+        )
+    return ImageFolder(path)
 
 
 class Window:
@@ -38,7 +96,8 @@ class Window:
 
     def close(self) -> None:
         if self._shown:
-            cv2.destroyWindow(self._title)
+            with suppress(cv2.error):  # somebody may have closed it
+                cv2.destroyWindow(self._title)
 
 
 class ImageFolder:
@@ -48,9 +107,20 @@ class ImageFolder:
         self._folder, self._count = make_folder(folder), 0
 
     def put(self, name: str, frame: Image) -> bool:
-        _, data = cv2.imencode(".jpg", frame)
         stem = Path(name).stem if "#" not in name else "frame"
-        write_file(self._folder / f"{self._count:06d}_{stem}.jpg", data.tobytes())
+        short = stem.encode()[:NAME_BYTES].decode(errors="ignore")
+        path = self._folder / f"{self._count:06d}_{short}.jpg"
+        try:
+            done, data = cv2.imencode(".jpg", frame)
+        except cv2.error:
+            done = False
+        if not done:
+            size = f"{frame.shape[1]}x{frame.shape[0]}"
+            raise FileError(
+                f"cannot write {path}: this OpenCV cannot encode a frame of {size} pixels as JPEG, "
+                "which has room for 65,500 in each direction"
+            )
+        write_file(path, data.tobytes())
         self._count += 1
         return True
 
@@ -61,14 +131,22 @@ class ImageFolder:
 class Video:
     """Writes frames of one size into a video file.
 
-    The file gets its name when it is closed. Until then it is a hidden file in the same folder.
+    The file gets its name when it is closed, and only if all its frames can be read back. Until
+    then it is a hidden file in the same folder. OpenCV does not say whether it could write a frame.
+    So `put` looks for room on the disk, and `close` counts the frames. If the disk becomes full,
+    `put` raises FileError, and the frames until then are kept as <name>.partial.<suffix>.
     """
 
     def __init__(self, path: Path) -> None:
         make_folder(path.parent)
-        self._path, self._aside = path, path.with_name(f".partial.{os.getpid()}.{path.name}")
+        self._path = path
+        self._aside = path.with_name(f".partial.{os.getpid()}.{path.stem[:32]}{path.suffix}")
         self._writer: Optional[cv2.VideoWriter] = None
-        self._hw = (0, 0)
+        self._hw, self._count, self._full = (0, 0), 0, False
+        with writing(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self._aside.touch()  # OpenCV would not say why it cannot
 
     def put(self, name: str, frame: Image) -> bool:
         hw = (frame.shape[0], frame.shape[1])
@@ -84,11 +162,66 @@ class Video:
                 f"{name} is {hw[1]}x{hw[0]}, but the video is {self._hw[1]}x{self._hw[0]}; "
                 "save into a folder instead"
             )
+        with writing(self._path):
+            self._check_room(frame.nbytes)
         self._writer.write(frame)
+        self._count += 1
         return True
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        """Give the file its name; FileError, and no file, if not all its frames are in it."""
+        if self._writer is None or not self._count:
+            self._aside.unlink(missing_ok=True)
+            return
+        self._writer.release()
+        try:
             with writing(self._path):
+                handle = os.open(self._aside, os.O_RDWR | os.O_APPEND)
+                try:
+                    flush(handle)  # a network file system may only now say that it is full
+                    self._check_frames(handle)
+                finally:
+                    os.close(handle)
+                if self._full:
+                    part = self._path.with_suffix(f".partial{self._path.suffix}")
+                    log.warning("the first %d frames are kept in %s", self._count, part)
+                    self._path = part
                 os.replace(self._aside, self._path)
+        except BaseException:
+            self._aside.unlink(missing_ok=True)
+            raise
+
+    def _check_room(self, frame_bytes: int) -> None:
+        disk = shutil.disk_usage(self._path.parent)
+        # some file systems of a network do not know their size and say 0
+        needed = _SPARE_BYTES + _INDEX_BYTES * self._count + frame_bytes // 2
+        if disk.total and disk.free < needed:
+            self._full = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _check_frames(self, handle: int) -> None:
+        kept = _frames_in(self._aside, self._count)
+        if kept < self._count:
+            os.write(handle, bytes(2**16))  # raises the reason, if it still holds
+            flush(handle)
+            raise FileError(
+                f"cannot write {self._path}: only {kept} of its {self._count} frames can be read "
+                "back; look at the disk, or save into a folder"
+            )
+
+
+def _frames_in(path: Path, expected: int) -> int:
+    """How many frames a video has: by its index and its last frame, else by reading all of them."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) >= expected:
+            capture.set(cv2.CAP_PROP_POS_FRAMES, expected - 1)
+            if capture.grab():
+                return expected
+            capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        count = 0
+        while capture.grab():
+            count += 1
+        return count
+    finally:
+        capture.release()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import cv2
 import msgspec
@@ -15,8 +16,10 @@ import pytest
 
 from ramnas_edge.__main__ import main
 from ramnas_edge.cli import run as run_verb
+from ramnas_edge.vision import sinks
 from ramnas_edge.vision.sources import Source
 from tests.edge.runtime.test_runtime import FRAME, P90_MS, a_bundle
+from tests.edge.vision.test_damaged_videos import without
 from tests.edge.vision.test_sources import a_video, an_image
 from tests.models.bundles import heads, written
 
@@ -28,10 +31,10 @@ def nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def run(*argv: object) -> subprocess.CompletedProcess[str]:
+def run(*argv: object, env: Optional[Dict[str, str]] = None) -> subprocess.CompletedProcess[str]:
     """The verb as a process of its own."""
     command = [sys.executable, "-m", "ramnas_edge", "run", *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 def run_here(*argv: object) -> int:
@@ -134,12 +137,28 @@ def test_rate_and_p90_are_printed_while_it_runs(
     assert said[0].endswith(f"model {ids[2]}")
 
 
-def test_a_window_without_a_display_is_an_error_with_a_way_out(
+def test_a_window_without_a_display_is_an_error_with_a_way_out_before_a_model_is_opened(
+    tmp_path: Path,
+) -> None:
+    """Qt ends the process where it finds no display, so this needs a process of its own."""
+    an_image(tmp_path / "x.png")
+    argv = ("--bundle", tmp_path / "no bundle", "--source", tmp_path / "x.png", "--show", *CPU)
+    for display in ("", ":77"):
+        without = {**os.environ, "DISPLAY": display, "WAYLAND_DISPLAY": ""}
+        ran = run(*argv, env=without)
+        assert ran.returncode == 2
+        (line,) = ran.stderr.splitlines()
+        assert line.startswith("error: a window needs a display and an OpenCV with a GUI: ")
+        assert line.endswith("; use --save")
+
+
+def test_an_opencv_without_windows_is_an_error_with_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def headless(*arguments: object) -> None:
         raise cv2.error("The function is not implemented")
 
+    monkeypatch.setattr(sinks, "check_window", lambda: None)
     monkeypatch.setattr(cv2, "imshow", headless)
     monkeypatch.setattr(cv2, "destroyWindow", headless)
     a_bundle(tmp_path / "b")
@@ -147,6 +166,77 @@ def test_a_window_without_a_display_is_an_error_with_a_way_out(
     argv = ("--bundle", tmp_path / "b", "--source", tmp_path / "x.png", "--show", *CPU)
     assert run_here(*argv) == 2
     assert "a window needs a display" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_damaged_frame_costs_only_itself_and_the_summary_counts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    a_bundle(tmp_path / "b")
+    a_video(tmp_path / "v.avi", 9)
+    without(tmp_path / "v.avi", 3)
+    argv = ("--bundle", tmp_path / "b", "--source", tmp_path / "v.avi", "--json", *CPU)
+    assert run_here(*argv) == 0
+    frames, summary = lines(capsys.readouterr().out)
+    assert [int(f["image"].rpartition("#")[2]) for f in frames] == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert (summary["frames"], summary["broken"]) == (8, 1)
+    assert f"left out: {tmp_path}/v.avi#3 cannot be decoded" in caplog.text
+
+
+def test_a_folder_with_a_number_as_its_name_is_no_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_bundle(tmp_path / "b")
+    images(tmp_path / "00", 0, 80)
+    monkeypatch.chdir(tmp_path)
+    for source in ("00", "0*/?.png"):
+        assert run_here("--bundle", "b", "--source", source, "--json", *CPU) == 0
+        frames, _ = lines(capsys.readouterr().out)
+        assert [frame["image"] for frame in frames] == ["00/0.png", "00/1.png"]
+
+
+def test_results_that_cannot_be_written_are_an_error_and_a_reader_may_leave(
+    tmp_path: Path,
+) -> None:
+    a_bundle(tmp_path / "b")
+    source = images(tmp_path / "in", 0, 80)
+    command = [
+        sys.executable, "-m", "ramnas_edge", "run", "--bundle", str(tmp_path / "b"), "--source",
+        str(source), "--json", *CPU,
+    ]  # fmt: skip
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == "error: cannot write to stdout: No space left on device"
+    video = str(tmp_path / "o.avi")
+    with subprocess.Popen(
+        [*command, "--repeat", "2000", "--save", video],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as head:  # fmt: skip
+        assert head.stdout and head.stderr
+        assert head.stdout.readline().startswith("{")
+        head.stdout.close()
+        said = head.stderr.read()
+    assert head.returncode == 141
+    assert "Traceback" not in said
+    assert "error" not in said
+    assert len(list(Source(video))) > 0
+
+
+def test_a_video_is_not_saved_over_itself_and_an_empty_source_is_not_the_default_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_video(tmp_path / "v.avi")
+    before = (tmp_path / "v.avi").read_bytes()
+    (tmp_path / "link.avi").symlink_to("v.avi")
+    source = ("--source", tmp_path / "v.avi")
+    for argv, message in (
+        ((*source, "--save", tmp_path / "link.avi"), "link.avi is the source itself"),
+        ((*source, "--save", tmp_path / "o.mov"), "and .mov is neither"),
+        (("--source", ""), "the name of the source is empty"),
+    ):
+        assert run_here(*argv, *CPU) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "v.avi").read_bytes() == before
 
 
 def test_bad_input_is_one_line_and_code_2(
