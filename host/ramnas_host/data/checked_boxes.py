@@ -58,8 +58,8 @@ def checked_split(
             f"{listed.names[0]!r}, looked for in {where.places}"
         )
     picture = place[listed.picture]
-    reach = _reach(picture, listed.boxes, len(paths))
-    sizes, stored = true_sizes(paths, _said(listed.sizes, place, len(paths)), reach, notes)
+    said = _said(listed.sizes, place, len(paths))
+    sizes, stored = true_sizes(paths, said, _reach(picture, listed.boxes, said), notes)
     usable = np.array([size is not None for size in sizes])
     for i in np.flatnonzero(~usable):
         notes.add("pictures of unknown size that cannot be read, left out", paths[i], wrong=True)
@@ -152,11 +152,17 @@ def _said(sizes: Sequence[Size | None], place: np.ndarray, count: int) -> list[S
     return said
 
 
-def _reach(picture: np.ndarray, boxes: np.ndarray, count: int) -> np.ndarray:
-    """How far down and to the right the boxes of each picture reach."""
-    reach = np.zeros((count, 2))
-    ends = np.nan_to_num(boxes[:, [1, 0]] + boxes[:, [3, 2]], posinf=0, neginf=0)
-    np.maximum.at(reach, picture, ends)
+def _reach(picture: np.ndarray, boxes: np.ndarray, said: Sequence[Size | None]) -> np.ndarray:
+    """How far down and to the right the boxes of each picture reach, float [n, 2].
+
+    Boxes that do not fit the picture, whichever way it is turned, tell nothing and do not count.
+    """
+    longest = np.array([*(max(size) if size else np.inf for size in said), 0.0])
+    with np.errstate(invalid="ignore", over="ignore"):
+        ends = boxes[:, [1, 0]] + boxes[:, [3, 2]]
+        fitting = (ends <= longest[picture][:, None] + 2).all(1)
+    reach = np.zeros((len(said), 2))
+    np.maximum.at(reach, picture[fitting], ends[fitting])
     return reach
 
 

@@ -56,7 +56,8 @@ def true_sizes(
             sizes[i] = header.stored if stored else header.upright
             notes.add("pictures without a usable width and height, measured instead", paths[i])
     swapped = [i for i, header in known.items() if _swapped(header, said[i])]
-    if all(_fits(reach[i], known[i].stored) for i in swapped):
+    gain = sum(_fits(reach[i], known[i].stored) - _fits(reach[i], said[i]) for i in swapped)
+    if gain >= 0:  # otherwise the boxes were drawn before the pictures were turned
         for i in swapped:
             sizes[i] = known[i].stored
             notes.add("pictures whose width and height were exchanged, put right", paths[i])
@@ -129,8 +130,8 @@ def _swapped(header: _Header | None, said: Size | None) -> bool:
     return bool(header and said and not header.turned and said != header.stored == said[::-1])
 
 
-def _fits(reach: np.ndarray, size: Size) -> bool:
-    return bool((reach <= np.array(size) + _ROUNDED).all())
+def _fits(reach: np.ndarray, size: Size | None) -> bool:
+    return size is None or bool((reach <= np.array(size) + _ROUNDED).all())
 
 
 def _header(path: str) -> _Header | None:

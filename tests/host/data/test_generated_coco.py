@@ -1,0 +1,109 @@
+"""Whatever COCO files are accepted, the kept objects are the right ones and score 1; what is
+refused is refused in one line.
+
+RAMNAS_GENERATED_MINUTES=10 makes a run of ten minutes, of data sets that are new each time:
+
+    RAMNAS_GENERATED_MINUTES=10 pytest -s tests/host/data/test_generated_coco.py
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+pytest.importorskip("pycocotools")
+
+from ramnas_host.data.coco import load_coco
+from ramnas_host.data.detection_data import DetectionSplit
+from ramnas_host.finetuning.detection_metrics import coco_scores
+from ramnas_models.errors import DataError
+from tests.host.data import generated_coco
+from tests.host.data.generated_coco import Made, Truth
+
+MINUTES = float(os.environ.get("RAMNAS_GENERATED_MINUTES", "0"))
+seen: Counter[str] = Counter()
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=not MINUTES,
+    suppress_health_check=list(HealthCheck), database=None, print_blob=True,
+    phases=[Phase.generate, *([] if MINUTES else [Phase.shrink])],
+)  # fmt: skip
+@given(st.data())
+def check(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        made = generated_coco.write(Path(place) / "set", data.draw)
+        try:
+            found = load_coco(made.folder)
+        except DataError as error:
+            assert_one_line(str(error), made)
+            seen["refused: " + (made.broken[0] if made.broken else "one picture in val")] += 1
+            return
+        assert not made.broken
+        seen["accepted"] += 1
+        seen.update(f"noted: {finding.what}" for finding in found.findings)
+        splits = {"train": [found.train]}
+        if "test" in made.expected:
+            splits |= {"val": [found.selection], "test": [found.report]}
+        else:
+            splits["val"] = [found.selection, found.report]
+        for part, halves in splits.items():
+            assert kept(halves, found.classes) == expected(made.expected[part]), part
+            for split in halves:
+                assert_perfect_detections_score_1(split)
+
+
+def assert_one_line(error: str, made: Made) -> None:
+    assert made.broken or "has one image" in error, error
+    assert "\n" not in error
+    assert str(made.folder) in error
+
+
+def kept(halves: list[DetectionSplit], classes: tuple[str, ...]) -> dict[str, list[Truth]]:
+    """The objects by file. Each picture is read, which fails if its size is not as expected."""
+    found = {}
+    for split in halves:
+        for i, objects in enumerate(split.objects):
+            split.read(i)
+            found[split.images.paths[i].name] = sorted(
+                (classes[k], tuple(box), bool(crowd))
+                for box, k, crowd in zip(
+                    objects.boxes.tolist(), objects.classes.tolist(), objects.crowd, strict=True
+                )
+            )
+    return found  # type: ignore[return-value]
+
+
+def expected(truths: dict[str, list[Truth]]) -> dict[str, list[Truth]]:
+    return {name: sorted(rows) for name, rows in truths.items()}
+
+
+def assert_perfect_detections_score_1(split: DetectionSplit) -> None:
+    examples = [objects.take(~objects.crowd) for objects in split.objects]
+    found = [(o.boxes, np.ones(len(o.classes)), o.classes) for o in examples]
+    scores = coco_scores(split.objects, found)
+    if any(len(o.classes) for o in examples):
+        assert scores == pytest.approx({"mAP50-95": 1, "mAP50": 1})
+    else:
+        assert all(np.isnan(value) for value in scores.values())
+
+
+@pytest.mark.timeout(60 * MINUTES + 1200)
+def test_generated_data_sets_are_read_rightly_or_refused_in_one_line() -> None:
+    end = time.monotonic() + 60 * MINUTES
+    while True:
+        check()
+        if time.monotonic() >= end:
+            break
+    if MINUTES:
+        for what, count in sorted(seen.items()):
+            print(f"{count:7d}  {what}")
