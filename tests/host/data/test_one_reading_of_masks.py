@@ -20,6 +20,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from ramnas_host.data import label_check
 from ramnas_host.data.cityscapes import load_cityscapes
 from ramnas_host.data.label_check import look_at_labels
 from ramnas_host.data.segmentation_data import IGNORED
@@ -179,7 +180,10 @@ def test_masks_without_any_class_are_refused(tmp_path: Path) -> None:
     assert "every pixel of the 2 label images of train is ignored: they have the ids 255" in text
 
 
-def test_a_few_masks_with_classes_among_many_without_are_found(tmp_path: Path) -> None:
+def test_a_few_masks_with_classes_among_many_without_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_check, "SOON", 0)
     masks = [np.full((2, 3), 255, np.uint8) for _ in range(250)]
     masks[1][0] = (0, 1, 1)
     write_set(tmp_path, {"train": masks, "val": masks[:3]}, labels=named("floor", "wall"))
@@ -195,24 +199,28 @@ def test_masks_of_one_single_class_make_training_wrong(tmp_path: Path) -> None:
     assert single.startswith("wrong: ")
     assert "background (" in single
     assert "% of the pixels are ignored)" in single
-    assert any("classes that are in none of all 2 label images: 1, such as crack" in text
-               for text in found)  # fmt: skip
+    assert "gtFine/train: classes that no label image has: 1, such as crack" in found
 
 
 def test_a_class_that_only_val_has_is_said(tmp_path: Path) -> None:
     masks = {"train": [drawn([0, 1], [1, 1])] * 2, "val": [drawn([0, 1, 2], [1, 1, 1])] * 2}
     write_set(tmp_path, masks, labels=named("floor", "wall", "door", "lift"))
     found = texts(tmp_path)
-    assert any(
-        "none of all 2 label images, though val has them: 1, such as door" in t for t in found
-    )
-    assert any("none of all 2 label images: 1, such as lift" in text for text in found)
+    missing = "gtFine/train: classes that no label image has"
+    assert f"{missing}, though those of val do: 1, such as door" in found
+    assert f"{missing}: 1, such as lift" in found
 
 
-def test_only_a_sample_of_many_label_images_is_looked_at(tmp_path: Path) -> None:
+def test_only_a_sample_of_many_large_label_images_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     masks = [drawn([0, 1], [1, 1])[:2, :3] for _ in range(300)]
-    data = load_cityscapes(write_set(tmp_path, {"train": masks, "val": masks[:2]},
-                                     labels=named("floor", "wall")))  # fmt: skip
+    write_set(tmp_path, {"train": masks, "val": masks[:2]}, labels=named("floor", "wall", "door"))
+    said = "gtFine/train: classes that no label image has: 1, such as door"
+    assert said in texts(tmp_path)
+    monkeypatch.setattr(label_check, "SOON", 300 * 6 - 1)
+    data = load_cityscapes(tmp_path)
+    assert said not in map(str, data.findings)  # the others may have it
     seen = look_at_labels(data.train)
     assert (seen.looked, seen.count, seen.sample) == (100, 300, "100 of 300")
     assert look_at_labels(data.train, 300).pixels.sum() == 300 * 6
