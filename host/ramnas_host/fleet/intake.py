@@ -65,6 +65,7 @@ class Intake:
             and record.run == self.request.run
             and record.target == self.request.target
             and record.space_hash == self._space_hash
+            and not record.model  # a board with a bundle measures for itself
         )
 
 

@@ -283,6 +283,7 @@ def test_a_record_for_a_job_that_was_never_given_is_refused(
         replace(good, run="another run"),
         replace(good, device_class="another class"),
         replace(good, space_hash="0" * 12),
+        replace(good, model="of a bundle"),
         replace(good, target=replace(TARGET, batch=2)),
         replace(good, arch=unknown, arch_id=unknown.id),
         replace(good, arch=unknown),  # under the id of one that was asked for
