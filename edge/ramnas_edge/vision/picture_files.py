@@ -26,6 +26,11 @@ def is_by_product(name: str) -> bool:
     return name.startswith(".") or name.lower() in _BY_PRODUCTS
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link that leads nowhere or to itself is not."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
 def is_picture(name: str) -> bool:
     """Whether a file of this name is a picture in a format that is read."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_by_product(name)
@@ -60,7 +65,7 @@ def _below(folder: str, above: Tuple[str, ...]) -> Iterator[Path]:
     except OSError as error:
         raise SourceError(f"cannot list the images in {folder}: {error.strerror}") from error
     for entry in listed:
-        if entry.is_dir():
+        if is_folder(entry):
             if not is_by_product(entry.name):
                 yield from _below(entry.path, (*above, real))
         elif is_picture(entry.name):

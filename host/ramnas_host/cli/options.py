@@ -52,7 +52,7 @@ def data_option(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--data", type=Path, metavar="DIR",
         help="folder of the data set: train/ and val/ for imagenet, the IDX files for fashion; "
-        "digits need none",
+        "digits take none",
     )  # fmt: skip
 
 

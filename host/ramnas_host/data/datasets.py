@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
+from ramnas_edge.vision.picture_files import is_by_product, is_picture
 from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data.about import About
 from ramnas_host.data.findings import Finding, Notes
@@ -123,8 +124,12 @@ def load_class_folders(
     one each. Without `val` every fifth image of each class of `train` is held out in its place.
     Up to `calibration` images of `train` are for BatchNorm. DataError says what is missing.
     """
-    val = _val_folder(folder)
-    there = [part for part in (val, folder / "test") if part.is_dir()]
+    val, test, notes = _val_folder(folder), folder / "test", Notes("test")
+    there = [val] if val.is_dir() else []
+    if test.is_dir() and any(p.is_dir() and not is_by_product(p.name) for p in test.iterdir()):
+        there.append(test)
+    elif pictures := [path.name for path in test.glob("*") if is_picture(path.name)]:
+        notes.add("images without a class folder, left out", min(pictures), count=len(pictures))
     found = _read_class_folders(folder, there, preprocessing)
     train = found.splits["train"]
     if val.is_dir():
@@ -155,7 +160,7 @@ def load_class_folders(
         calibration=train.take(order[:calibration]),
         selection=selection,
         report=report,
-        findings=found.findings,
+        findings=(*found.findings, *notes.findings()),
     )
 
 
@@ -398,6 +403,11 @@ def _read_class_folders(
         found[part.name] = list_classes(part, notes)
         findings += notes.findings()
     classes = tuple(found["train"])
+    if len(classes) < 2:
+        raise DataError(
+            f"{folder / 'train'} has images of one class only, '{classes[0]}': a classifier needs "
+            "two or more, each in a folder of its own"
+        )
     splits = {}
     for name, of_part in found.items():
         if unknown := set(of_part) - set(classes):

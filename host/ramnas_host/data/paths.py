@@ -15,7 +15,12 @@ import msgspec
 import numpy as np
 
 from ramnas_edge.board.folders import cache_folder
-from ramnas_edge.vision.picture_files import counted_suffixes, is_by_product, is_picture
+from ramnas_edge.vision.picture_files import (
+    counted_suffixes,
+    is_by_product,
+    is_folder,
+    is_picture,
+)
 from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES
 from ramnas_host.data.class_names import class_name
 from ramnas_host.data.findings import Notes
@@ -173,7 +178,7 @@ def _subfolders(folder: Path, notes: Notes) -> list[str]:
         raise DataError(f"cannot list {folder}: {error.strerror}") from error
     found = []
     for entry in listed:
-        if entry.is_dir():
+        if is_folder(entry):
             if is_by_product(entry.name):
                 what = "folders that a system or tool keeps for itself, which are not classes"
                 notes.add(what, _text(entry.name))
@@ -207,7 +212,7 @@ def _listed(folder: Path, known: _Listing | None) -> _Listing:
             for entry in entries:
                 if is_by_product(entry.name):
                     continue
-                if entry.is_dir():
+                if is_folder(entry):
                     folders.append(entry.name)
                 else:
                     (pictures if is_picture(entry.name) else others).append(entry.name)

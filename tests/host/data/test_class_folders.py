@@ -116,9 +116,11 @@ def test_linked_class_folders_are_classes(
     touch(away, "1.jpg", "2.jpg")
     (folder / "train/cat").symlink_to(away)
     (folder / "train/gone").symlink_to(away / "absent")
+    for name in ("train/loop", "train/ant/loop"):
+        (folder / name).symlink_to(folder / name)
     found = load_dataset("imagenet", SIZES, folder)
     assert found.classes == ("ant", "bee", "cat")
-    assert said(found) == ["train: links that lead nowhere, left out: 1, such as gone"]
+    assert said(found)[0] == "train: links that lead nowhere, left out: 2, such as gone"
 
 
 def test_pictures_that_no_class_has_are_counted(folder: Path) -> None:
@@ -277,6 +279,25 @@ def test_without_val_a_fifth_of_each_class_is_held_out(test: bool, tmp_path: Pat
         assert paths(found.selection) | paths(found.report) == held_out
     assert paths(found.train) == set(map(str, tmp_path.glob("train/*/*"))) - held_out
     assert paths(found.calibration) <= paths(found.train)
+
+
+def test_a_test_split_without_labels_is_left_out(folder: Path) -> None:
+    """As competitions publish it."""
+    touch(folder / "test", "1.jpg", "2.jpg", "sample.csv")
+    found = load_class_folders(folder)
+    assert (len(found.selection), len(found.report)) == (4, 4)
+    assert said(found) == ["test: images without a class folder, left out: 2, such as 1.jpg"]
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    """As in the layout of YOLO, train/images/ and train/labels/."""
+    class_folders(tmp_path, "train", {"images": 9})
+    touch(tmp_path / "train/labels", "000.txt")
+    for load in (load_class_folders, lambda folder: load_dataset("imagenet", SIZES, folder)):
+        (tmp_path / "val/images").mkdir(parents=True, exist_ok=True)
+        touch(tmp_path / "val/images", "1.jpg")
+        with pytest.raises(DataError, match="train has images of one class only, 'images'"):
+            load(tmp_path)
 
 
 def test_too_few_pictures_to_hold_some_out_are_refused(tmp_path: Path) -> None:
