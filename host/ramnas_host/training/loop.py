@@ -18,6 +18,7 @@ from ramnas_host.training import cuda, optimizer
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.resume import State
 from ramnas_host.training.run_folder import RunFolder
+from ramnas_models import signals
 from ramnas_models.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def run(
     `batches_from` gives the batches from a step to the end, `recipe.accumulate` for each step.
     `per_epoch` is the number of steps in an epoch. `networks` names the networks of a step, in the
     order of their losses, for that error. With `ema` the net ends with the average of the weights.
+    A signal to end, such as Ctrl-C, is obeyed after the current step, whose state is then saved.
     """
     cuda.set_up(ranks.device, recipe.precision)
     net, sgd = state.net, state.sgd
@@ -63,7 +65,7 @@ def run(
     batches = batches_from(first)
     broken: set[str] = set()
     since = time.monotonic()
-    for step in range(first, steps):
+    for step in _whole_steps(range(first, steps), folder):
         sgd.zero_grad()
         parts: list[Tensor] = []
         new: list[str] = []
@@ -96,6 +98,18 @@ def run(
         state.average.swap()
     if folder:
         folder.finish()
+
+
+def _whole_steps(steps: range, folder: RunFolder | None) -> Iterator[int]:
+    """Each of `steps`. A signal that comes during one ends the training after it, and saves it."""
+    for step in steps:
+        try:
+            with signals.whole():  # until the body of the loop asks for the next step
+                yield step
+        except KeyboardInterrupt:
+            if folder:
+                folder.stop(step + 1)
+            raise
 
 
 def _seed(recipe: Schedule, step: int, ranks: Ranks, part: int) -> None:

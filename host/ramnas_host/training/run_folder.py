@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from ramnas_host.training import resume
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.metrics import Metrics
 from ramnas_models.files import make_folder, write_file
+
+log = logging.getLogger(__name__)
 
 STATE, BEST = "state.safetensors", "best.safetensors"
 
@@ -91,11 +94,21 @@ class RunFolder:
         if self._metrics:
             self._metrics.write(step, epoch, lr, images_per_s, wait_s, losses, scores)
         if step < self._steps and (scores or step % recipe.save_every == 0):
-            self.progress = resume.TrainingProgress(step, self.progress.best)
-            if self._ranks.leads:
-                state = self._folder / STATE
-                resume.save(state, self._state, self.progress, self._contents.identity)
+            self._save(step)
         return scores
+
+    def stop(self, step: int) -> None:
+        """Save the state after `step`, with which the training was stopped.
+
+        The last step is done again, because nobody has seen the scores that belong to it.
+        """
+        if self.progress.next_step < step < self._steps:
+            self._save(step)
+        if self._ranks.leads:
+            log.warning(
+                "stopped after step %d of %d; the same command goes on after step %d", step,
+                self._steps, self.progress.next_step,
+            )  # fmt: skip
 
     def finish(self) -> None:
         """Save the last weights and delete the state: the training is done."""
@@ -104,6 +117,12 @@ class RunFolder:
         if self._ranks.leads:
             self._contents.save(self._folder / self._contents.last)
             (self._folder / STATE).unlink(missing_ok=True)
+
+    def _save(self, step: int) -> None:
+        self.progress = resume.TrainingProgress(step, self.progress.best)
+        if self._ranks.leads:
+            state = self._folder / STATE
+            resume.save(state, self._state, self.progress, self._contents.identity)
 
     def _evaluate(self) -> dict[str, float]:
         average = self._state.average
