@@ -192,6 +192,26 @@ def test_a_pair_that_another_one_beats_is_not_eligible() -> None:
     assert {pair.name for pair in candidates} == {pair.name for pair in every if not beaten(pair)}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_model_that_a_faster_one_beats_is_never_chosen(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with two trainings of one arch: which of them are timed depends on the bisection."""
+    rng = np.random.default_rng(seed)
+    macs = sorted(rng.integers(1, 6, 9).tolist())
+    accuracies = rng.uniform(0.1, 0.9, 9).tolist()
+    pairs = sorted(zip(macs, accuracies), key=lambda pair: (pair[0], -pair[1]))
+    every = combinations([front("detection", [*macs], [accuracy for _, accuracy in pairs])])
+    board = Board({one.name: float(one.macs) for one in every}, monkeypatch)
+    for budget in (1.0, 2.5, 3.0, 9.0):
+        fits = [one for one in every if one.macs <= budget]
+        if fits:
+            choice = choose(eligible(every, board.latencies()), board.latencies(), budget)
+            (model,) = choice.models
+            assert model == max(fits, key=lambda one: one.value).models[0]
+    assert len(board.timed) < len(every)
+
+
 def test_models_of_unknown_accuracy_come_last() -> None:
     fronts = [front("detection", [1, 2, 3], [None, 0.5, None])]
     every = combinations(fronts)
