@@ -38,6 +38,7 @@ class StandIn:
     """
 
     arch_s = 0.1
+    waits_for = ""
     journal: BinaryIO
 
     def __init__(self, space: Space, device: Device, telemetry: Telemetry) -> None:

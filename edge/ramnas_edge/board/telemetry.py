@@ -25,6 +25,7 @@ from typing import (
 
 import msgspec
 
+from ramnas_edge.board.cores import Quota, Throttling
 from ramnas_edge.board.readers import Jtop, Reader, without_jtop
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Sample(msgspec.Struct, frozen=True):
 
     In `clock_mhz`, `cpu` is the fastest core. `power_mw` has the rails as the board names them, and
     `total` if jtop knows it. `limits` is what holds the clocks back now, as the kernel says.
+    `quota` counts the periods of this process's CPU quota, and those in which it was stopped.
     """
 
     time_s: float  # time.monotonic() of this board
@@ -51,12 +53,14 @@ class Sample(msgspec.Struct, frozen=True):
     power_mode: Optional[str] = None
     limits: Tuple[str, ...] = ()
     clocks_locked: Optional[bool] = None
+    quota: Optional[Throttling] = None
 
 
 class Conditions(msgspec.Struct, frozen=True):
     """Samples summed up: hottest temperatures, median clocks, mean loads, memory and power.
 
     `power_mode` and `clocks_locked` are the last known ones; `limits` are all that were seen.
+    `quota` counts from the first sample to the last.
     """
 
     source: str
@@ -69,6 +73,7 @@ class Conditions(msgspec.Struct, frozen=True):
     power_mode: Optional[str] = None
     limits: Tuple[str, ...] = ()
     clocks_locked: Optional[bool] = None
+    quota: Optional[Throttling] = None
 
 
 def conditions(samples: Sequence[Sample], source: str) -> Optional[Conditions]:
@@ -87,6 +92,7 @@ def conditions(samples: Sequence[Sample], source: str) -> Optional[Conditions]:
         power_mode=_last(s.power_mode for s in samples),
         limits=tuple(dict.fromkeys(limit for s in samples for limit in s.limits)),
         clocks_locked=_last(s.clocks_locked for s in samples),
+        quota=_increase([s.quota for s in samples if s.quota]),
     )
 
 
@@ -153,7 +159,7 @@ class Telemetry:
     """
 
     def __init__(self, root: Path, interval_s: float) -> None:
-        self._root, self._interval_s = root, interval_s
+        self._root, self._interval_s, self._quota = root, interval_s, Quota(root)
         self._samples: Deque[Sample] = deque(maxlen=_KEPT)
         self._due_s = 0.0
         jetson = (root / "etc/nv_tegra_release").exists() or (root / "run/jtop.sock").exists()
@@ -202,7 +208,8 @@ class Telemetry:
 
     def _take(self) -> None:
         if self._reader:
-            self._samples.extend(Sample(**fields) for fields in self._reader.read())
+            quota = self._quota.throttling()
+            self._samples.extend(Sample(**fields, quota=quota) for fields in self._reader.read())
 
 
 def _by_name(
@@ -213,6 +220,13 @@ def _by_name(
         for name, value in look.items():
             values.setdefault(name, []).append(value)
     return {name: sum_up(found) for name, found in values.items()}
+
+
+def _increase(counts: Sequence[Throttling]) -> Optional[Throttling]:
+    if not counts:
+        return None
+    first, last = counts[0], counts[-1]
+    return Throttling(last.periods - first.periods, last.throttled - first.throttled)
 
 
 def _distinct(values: Iterable[Optional[Value]]) -> List[Value]:

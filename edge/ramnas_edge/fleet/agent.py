@@ -157,13 +157,15 @@ class _Agent:
         now = time.monotonic()
         samples = self.telemetry.between(now - 10.0, now)
         hottest_c = [max(s.temperature_c.values()) for s in samples if s.temperature_c]
+        waits_for = self.supervisor.waits_for if self.supervisor else ""
         return wire.Heartbeat(
             self._room(),
             tuple(self.holding),
             len(self.records),
             hottest_c[-1] if hottest_c else None,
             samples[-1].power_mode if samples else None,
-            self.spool.trouble,
+            self.spool.trouble or waits_for,
+            bool(waits_for),
         )
 
     # -- from the host -----------------------------------------------------------------------------

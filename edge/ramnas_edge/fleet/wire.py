@@ -117,6 +117,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     temperature_c: Optional[float] = None  # of the hottest sensor
     power_mode: Optional[str] = None
     error: str = ""  # what is wrong with the board now; empty if nothing is
+    waits: bool = False  # another process measures there: its next block cannot begin yet
 
 
 class Bye(msgspec.Struct, frozen=True, tag=True):

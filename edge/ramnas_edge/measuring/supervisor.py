@@ -4,6 +4,8 @@ A record is doubtful if its visits scatter, or if the board was throttled or cha
 meanwhile. The arch is measured once more in a fresh process, after the throttle has ended, and that
 second record is kept whatever it says.
 
+It holds the lock of the board while a job is measured, and waits while another process has it.
+
 A child that says nothing for much longer than its next message should take is taken to hang, in an
 engine or a driver, and is killed. The limits are wide, because killing a healthy child costs more.
 """
@@ -19,8 +21,9 @@ from typing import Callable, Deque, List, Optional, Sequence, Union
 import msgspec
 
 from ramnas_edge.board.device import Device
-from ramnas_edge.board.telemetry import Sample, Telemetry, conditions, disturbance
+from ramnas_edge.board.telemetry import Conditions, Sample, Telemetry, conditions, disturbance
 from ramnas_edge.measuring import messages, profiler
+from ramnas_edge.measuring.board_lock import BoardLock, holder
 from ramnas_edge.measuring.child import Child
 from ramnas_edge.measuring.energy import energy
 from ramnas_edge.measuring.record import INCONCLUSIVE, LatencyRecord
@@ -63,6 +66,10 @@ class Supervisor:
         self._clock = clock
         self._child = Child(space)
         self._child_is_ready = False
+        self._lock = BoardLock()
+        self.waits_for = ""  # in words, while another process has the lock of this board
+        self._said = ""  # whom it waited for when that was logged
+        self._warned_of_quota = False
         self._current: Optional[messages.Job] = None  # the job that the child works on
         self._waiting: Deque[messages.Job] = deque()
         self._doubtful: List[str] = []  # archs of the current job, by `Block.names`
@@ -120,14 +127,38 @@ class Supervisor:
         if self._silent_s > self._patience_s():
             how = self._child.close(patience_s=0.0)
             news += self._handle_death(f"said nothing for {self._silent_s:.0f} s: {how}")
-        if self._child_is_ready and self._waiting and self._may_start(self._waiting[0]):
-            self._start(self._waiting.popleft())
+        if self._child_is_ready and self._waiting:
+            if self._has_board() and self._may_start(self._waiting[0]):
+                self._start(self._waiting.popleft())
+        elif self.idle:
+            self._release_board()
         return news
 
     def close(self) -> None:
         self._child.close()
+        self._lock.release()
 
     # -- starting ----------------------------------------------------------------------------------
+
+    def _has_board(self) -> bool:
+        """Take the lock of the board; False while another process has it, which is said once."""
+        if self._lock.take():
+            if self.waits_for:
+                self.waits_for = ""
+                if self._idle is None:  # until now the other process was at work
+                    self._started_s = self._clock()
+            return True
+        if not self.waits_for:
+            other = holder() or "another process"
+            self.waits_for = f"waiting for {other}, which measures on this board"
+            if self.waits_for != self._said:  # the two may take turns for hours
+                self._said = self.waits_for
+                log.warning("%s", self.waits_for)
+        return False
+
+    def _release_board(self) -> None:
+        self._lock.release()
+        self.waits_for = ""
 
     def _may_start(self, job: messages.Job) -> bool:
         """True once the board's power at rest is known and, for a second try, the board is cool."""
@@ -202,6 +233,8 @@ class Supervisor:
             start_s, start_s + (end_s - start_s) / 4
         )
         trouble = disturbance(samples, before, _unit(self._current))
+        state = conditions(samples, self._telemetry.source)
+        trouble = trouble or self._stopped_by_quota(state, self._current.block.target.threads)
         if trouble and not self._undisturbed:
             self._undisturbed = list(before)
         if trouble:  # it is the likely cause of any scatter, so it is named first
@@ -215,12 +248,34 @@ class Supervisor:
             start_s, seconds = record.sustained.start_s, record.sustained.seconds
             loaded = self._telemetry.between(start_s, start_s + seconds)
             used = energy(loaded, self._idle or (), seconds=seconds, runs=record.sustained.runs)
-        state = conditions(samples, self._telemetry.source)
         return msgspec.structs.replace(record, conditions=state, energy=used)
+
+    def _stopped_by_quota(self, state: Optional[Conditions], threads: int) -> str:
+        """One sentence if the CPU quota spoils a measurement; empty if all was well.
+
+        A quota that leaves a core for the rest of this process does not stop the threads that are
+        timed, unless something else in the container works too. Where it is smaller, being stopped
+        is what a user of this device class gets as well, and that is said once.
+        """
+        quota = self._device.cpu_quota
+        if quota is None or state is None or not state.quota or not state.quota.throttled:
+            return ""
+        found = (
+            f"the CPU quota of {quota:.3g} cores stopped this process in {state.quota.throttled} "
+            f"of {state.quota.periods} periods"
+        )
+        if quota >= threads + 1:
+            return f"throttled: {found}, because something else in this container works too"
+        if not self._warned_of_quota:
+            self._warned_of_quota = True
+            log.warning("%s: the p90 is that of this quota, which the device class names", found)
+        return ""
 
     def _finish_job(self) -> None:
         self._child_is_ready = True
         done, self._current = self._current, None
+        if done and not self._doubtful:
+            self._release_board()  # others may have their turn between two jobs
         if done and self._doubtful:
             self._try_again(done, self._doubtful)
             self._doubtful = []

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from ramnas_edge.board.short_names import short_names
+from ramnas_edge.measuring.board_lock import BoardLock, holder
 from ramnas_edge.measuring.record import MIN_RUNS
 from ramnas_edge.runtime import latency_file
 from ramnas_edge.vision.pipeline import noise_frames
@@ -91,7 +92,16 @@ class ExpectedLatencies:
             if len(combination.models) == 1 else "",
         )  # fmt: skip
         pipelines = self._start(combination.models)
-        p90_ms, runs = quick_p90(pipelines, self._frame_hw, self._batch)
+        lock = BoardLock()
+        if not lock.take():  # a robot that starts does not wait for it
+            log.warning(
+                "%s measures on this board meanwhile, so this timing may be too high",
+                holder() or "another process",
+            )
+        try:
+            p90_ms, runs = quick_p90(pipelines, self._frame_hw, self._batch)
+        finally:
+            lock.release()
         sha256, frame_hw, precision, threads, batch = self._key(combination.models)
         stored = latency_file.StoredLatency(
             sha256, frame_hw, precision, threads, p90_ms, runs, False, batch, latency_file.today()

@@ -184,6 +184,17 @@ class Queue:
             self._suspect(lease)
         return late
 
+    def postpone(self, board: Holder, now: float) -> None:
+        """Start the time of a board's blocks again, because it cannot begin with them yet.
+
+        Its leases still end at their `last_s`, however long it says so.
+        """
+        archs = 0
+        for lease in board.leases.values():
+            archs += len(lease.unrecorded)
+            lease.start_s = now
+            lease.extend(self._allowed_s(archs), now)
+
     def end(self) -> list[Lease]:
         """Give no more blocks, since enough is measured; returns the leases that this ends."""
         self.ended = True

@@ -131,6 +131,8 @@ class Host:
             board.shown.inside = board.queue.progressed(board, message.visit.block, part, self.now)
         elif isinstance(message, wire.Heartbeat):
             board.beat(message)
+            if message.waits:
+                board.queue.postpone(board, self.now)
             again, unknown = board.queue.compare(board, message.holding, self.now)
             for block in again:
                 self.router.send(board.name, messages.Job(block, board.queue.name))

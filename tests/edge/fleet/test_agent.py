@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Type
 
@@ -19,6 +20,7 @@ import zmq
 
 from ramnas_edge.fleet import agent, wire
 from ramnas_edge.measuring import messages, supervisor
+from ramnas_edge.measuring.board_lock import BoardLock
 from ramnas_edge.measuring.record import FAILED, INCONCLUSIVE, OK, Block, LatencyRecord, Target
 from ramnas_models.errors import FleetError
 from ramnas_models.space import load_space
@@ -137,6 +139,26 @@ def test_agent_greets_pulls_measures_and_leaves(host: AgentHost) -> None:
         host.send(wire.Ack((record.key,)))
     host.until(messages.Ready)
     assert host.end() == 0
+
+
+def test_an_agent_that_waits_for_another_process_says_so_and_measures_then(host: AgentHost) -> None:
+    lock = BoardLock()
+    deadline_s = time.monotonic() + HANG_S
+    while not lock.take():  # another test may measure just now
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    try:
+        host.until(wire.Hello)
+        host.welcome()
+        host.send(job(SPACE.min()))
+        while not (beat := host.until(wire.Heartbeat)).waits:
+            pass
+        assert f"waiting for process {os.getpid()}" in beat.error
+        assert not any(isinstance(message, messages.Visited) for message in host.seen)
+    finally:
+        lock.release()
+    host.records(1)
+    assert not host.until(wire.Heartbeat).waits
 
 
 def test_unacknowledged_records_come_again_after_a_new_welcome(host: AgentHost) -> None:

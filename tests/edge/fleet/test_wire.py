@@ -31,7 +31,7 @@ FROM_BOARD: List[Any] = [
         wire.PROTOCOL, this_device(), (), "id", "session", "run", (wire.Holding("b", (ARCH.id,)),)
     ),
     messages.Ready(2), messages.Visited(VISIT, 1, 9), messages.Measured(RECORD), wire.Heartbeat(),
-    wire.Heartbeat(1, ("b",), 3, 45.5, "MAXN", "the disk is full"), wire.Bye("done"),
+    wire.Heartbeat(1, ("b",), 3, 45.5, "MAXN", "the disk is full", True), wire.Bye("done"),
 ]  # fmt: skip
 FROM_HOST: List[Any] = [
     wire.Welcome(wire.PROTOCOL, SPACE, Target(), "run"), wire.Refused("no"), wire.Greet(),

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from ramnas_edge.board.cores import Throttling
 from ramnas_edge.board.device import Device
 from ramnas_edge.board.telemetry import Sample
 from ramnas_edge.measuring import child, messages, supervisor
@@ -93,10 +94,12 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     started: List[Supervisor] = []
 
     def make(
-        sample: Callable[[float], Sample] = cool, clock: Callable[[], float] = time.monotonic
+        sample: Callable[[float], Sample] = cool,
+        clock: Callable[[], float] = time.monotonic,
+        device: Device = DEVICE,
     ) -> Supervisor:
         script = Script(sample)
-        started.append(Supervisor(SPACE, DEVICE, script, clock=clock))  # type: ignore[arg-type]
+        started.append(Supervisor(SPACE, device, script, clock=clock))  # type: ignore[arg-type]
         return started[-1]
 
     yield make
@@ -142,6 +145,34 @@ def test_records_hold_the_conditions_of_the_board(start: Start) -> None:
         assert record.conditions.source == "script"
         assert record.conditions.temperature_c == {"cpu": 50.0}
         assert record.energy is None  # there is no power sensor
+
+
+def throttled(time_s: float) -> Sample:
+    """The CPU quota stops this process in every second period of 0.1 s."""
+    periods = int(10 * time_s)
+    return Sample(time_s, quota=Throttling(periods, periods // 2))
+
+
+def test_a_quota_smaller_than_what_is_timed_belongs_to_the_device_class(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start(throttled, device=msgspec.structs.replace(DEVICE, cpu_quota=0.5))
+    running.submit(job(ARCHS[:2]))
+    for record in until_idle(running):
+        assert record.conditions is not None
+        assert record.conditions.quota is not None
+        assert record.conditions.quota.throttled >= record.conditions.quota.periods // 2 - 1
+        assert "quota" not in record.reason
+    (warning,) = [m for m in caplog.messages if "quota" in m]
+    assert "the CPU quota of 0.5 cores stopped this process in" in warning
+
+
+def test_a_record_that_a_wide_quota_stopped_is_doubtful(start: Start) -> None:
+    running = start(throttled, device=msgspec.structs.replace(DEVICE, cpu_quota=2.0))
+    running.submit(job(ARCHS[:1], rounds=40))
+    (record,) = until_idle(running)
+    assert record.validity == INCONCLUSIVE
+    assert "something else in this container works too" in record.reason
 
 
 def test_energy_is_what_sustained_runs_draw_above_idle(start: Start) -> None:

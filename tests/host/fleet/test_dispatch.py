@@ -137,6 +137,19 @@ def test_whatever_a_board_claims_it_loses_a_block_that_it_never_records() -> Non
     assert set(ids(given(queue, b, now))) < set(ids(block))
 
 
+def test_a_board_that_waits_for_another_process_keeps_its_block_but_not_for_ever() -> None:
+    queue, a, _ = opened()
+    block, second = given(queue, a), given(queue, a)
+    for now in range(0, 9000, 600):
+        assert not queue.expired(now)
+        queue.postpone(a, now)
+    record(queue, block, now=9600.0)  # measured in 20 minutes, after 2 hours of waiting
+    (lease,) = queue.leases
+    assert (lease.block.id, lease.start_s) == (second.id, 9600.0)
+    queue.postpone(a, LONGEST_S - 1)
+    assert queue.expired(LONGEST_S + 1) == [lease]
+
+
 def test_only_the_holder_moves_a_deadline() -> None:
     queue, a, b = opened()
     block = given(queue, a)
@@ -151,7 +164,10 @@ def test_only_the_holder_moves_a_deadline() -> None:
 _STEPS = st.one_of(
     st.tuples(st.just("claim"), st.floats() | st.sampled_from([1e-12, 1e-3, 0.1, 1.0])),
     st.tuples(st.just("wait"), st.sampled_from([60.0, 600.0, 2000.0, 8000.0])),
-    st.tuples(st.sampled_from(["ask", "hello", "silence", "restart", "one record"]), st.just(0.0)),
+    st.tuples(
+        st.sampled_from(["ask", "hello", "silence", "restart", "one record", "postpone"]),
+        st.just(0.0),
+    ),
 )
 
 
@@ -177,6 +193,8 @@ def test_no_sequence_of_messages_moves_a_deadline_beyond_the_bound(
         elif what == "hello":
             for holding in held.values():
                 queue.adopt(board, holding, now)
+        elif what == "postpone":
+            queue.postpone(board, now)
         elif what == "one record" and queue.leases:
             queue.record(queue.leases[0].unrecorded[0], now)
         queue.expired(now)
