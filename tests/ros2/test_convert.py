@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from array import array
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,19 @@ def test_only_the_upper_byte_of_16_bits_is_used(encoding: str, big: int, padding
     np.testing.assert_array_equal(found, to_bgr(message(upper, encoding[:-2] + "8")))
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_bytes_behind_the_last_row_are_ignored(encoding: str) -> None:
+    """A driver of V4L2 gives whole pages of memory."""
+    fields = {"height": 6, "width": 8, "encoding": encoding, "is_bigendian": 0, "step": 72}
+    data = RNG.integers(0, 256, 72 * 9, np.uint8).tobytes()
+    whole, padded = (SimpleNamespace(**fields, data=d) for d in (data, data.ljust(4096, b"\7")))
+    np.testing.assert_array_equal(to_bgr(padded), to_bgr(whole))
+    rows = 9 if encoding in ("nv12", "nv21") else 6
+    short = SimpleNamespace(**fields, data=data[: 72 * rows - 1])
+    with pytest.raises(SourceError, match=f"with step 72 does not fit its {72 * rows - 1} bytes"):
+        to_bgr(short)
+
+
 def test_bgr8_is_not_copied() -> None:
     source = message(BGR, "bgr8", padding=4)
     assert np.shares_memory(to_bgr(source), np.frombuffer(source.data, np.uint8))
@@ -157,6 +171,40 @@ def test_compressed_images_are_decoded() -> None:
     )
     np.testing.assert_array_equal(png, cv2.resize(BGR, (64, 48), interpolation=cv2.INTER_CUBIC))
     assert np.abs(jpeg.astype(int) - png).mean() < 8
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+@pytest.mark.parametrize("padding", [1, 4096, 2 * 640 * 480])
+def test_the_rest_of_a_cameras_buffer_behind_a_compressed_image_is_ignored(
+    suffix: str, padding: int
+) -> None:
+    """Every frame of such a camera was refused as cut off."""
+    data = compressed(suffix)
+    found, expected = (
+        compressed_to_bgr(SimpleNamespace(format="jpeg", data=array("B", d)))
+        for d in (data + bytes(padding), data)
+    )
+    np.testing.assert_array_equal(found, expected)
+    # zeros in place of the end are found where a kind has an end marker
+    filled = data[:-60] + bytes(padding if suffix in (".jpg", ".png") else 0)
+    with pytest.raises(SourceError, match=r"compressed image 'jpeg' of .* cut off|damaged"):
+        compressed_to_bgr(SimpleNamespace(format="jpeg", data=filled))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"\0" * 16, "all of its 16 bytes are zero"),
+        (b"\0\0\0\1\x67\x42\0\x1e", "it begins with the bytes 000000016742001e"),
+        (bytes(12) + b"\x89PNG\r\n\x1a\n", "it begins with the bytes 0000000000000000"),
+    ],
+)
+def test_a_compressed_image_of_another_kind_is_refused_with_its_reason(
+    data: bytes, reason: str
+) -> None:
+    with pytest.raises(SourceError, match=reason):
+        compressed_to_bgr(SimpleNamespace(format="16UC1; compressedDepth png", data=data))
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 16, compressed(".jpg")[:-60]])
