@@ -207,9 +207,14 @@ def _own_labels(file: Path) -> list[_Label]:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not a list of labels: {error}") from error
     kept = sorted((x for x in found if not x.ignored), key=lambda x: x.trainId)
-    if not kept or [x.trainId for x in kept] != list(range(len(kept))):
-        ids = ", ".join(str(label.trainId) for label in kept[:20]) or "missing"
-        raise DataError(f"{file}: the trainIds must be 0, 1, 2 and so on, but are {ids}")
+    ids = [label.trainId for label in kept]
+    if not kept or ids != list(range(len(kept))):
+        at = next((k for k, train_id in enumerate(ids) if k != train_id), 0)
+        shown = ", ".join(map(str, ids[max(0, at - 2) : at + 3])) or "missing"
+        raise DataError(
+            f"{file}: the trainIds must be 0, 1, 2 and so on, but are {'..., ' if at > 2 else ''}"
+            f"{shown} ({IGNORED} and negative ones mean ignored)"
+        )
     names: dict[str, int] = {}
     identities = {label.id: label for label in found if label.ignored}
     for label in kept:

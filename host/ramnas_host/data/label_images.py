@@ -26,9 +26,10 @@ def read_ids(path: Path, colours: Colours) -> np.ndarray:
 
     The number that is stored for a pixel is its id: the index of a palette and not its colour, and
     0 or 1 in an image of one bit. Grey may be stored as three equal channels, and transparency does
-    not count. If the channels differ, `colours` says which id each colour has. SourceError says why
-    the file has no ids.
+    not count. An image that is painted in `colours` has the ids of these. SourceError says why the
+    file has no ids.
     """
+    palette = None
     try:
         with Image.open(path) as image:
             mode = image.mode
@@ -37,15 +38,19 @@ def read_ids(path: Path, colours: Colours) -> np.ndarray:
                     f"{path} is a {_LOSSY[image.format]} image, whose compression changes label "
                     "ids: make the label images anew, as PNG files"
                 )
-            stored = str(image.tile[0][3]) if image.tile else mode
+            stored = _stored(image)
             pixels = np.asarray(image)
-        if stored.endswith("16B") and pixels.dtype == np.uint8:  # Pillow keeps upper halves only
+            if mode == "P" and colours:
+                palette = np.reshape(image.getpalette() or [], (-1, 3))
+        if ";16" in stored and pixels.dtype == np.uint8:  # Pillow keeps the upper halves only
             whole = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
             pixels = np.asarray(whole)[..., 2::-1]
     except SourceError:
         raise
     except Exception as error:  # Pillow's readers of many formats raise many kinds
         raise SourceError(f"{path} cannot be read as a label image: {_why(path, error)}") from error
+    if palette is not None:
+        _check_palette(pixels, palette, colours, path)
     if mode in ("LA", "PA"):
         pixels = pixels[..., 0]
     if mode in ("RGB", "RGBA", "RGBX"):
@@ -60,8 +65,33 @@ def read_ids(path: Path, colours: Colours) -> np.ndarray:
     return pixels.astype(np.uint8 if pixels.dtype.itemsize == 1 else np.uint16, copy=False)
 
 
+def _stored(image: Image.Image) -> str:
+    """How the file stores its pixels, in Pillow's words, such as `L;4` or `RGB;16B`."""
+    how = image.tile[0][3] if image.tile else image.mode
+    return str(how[0] if isinstance(how, tuple) else how)
+
+
+def _check_palette(pixels: np.ndarray, palette: np.ndarray, colours: Colours, path: Path) -> None:
+    """SourceError if the palette has the colours of ids, but at places that are not these ids.
+
+    Programs that save a painted image with a palette put the colours in any order, often in another
+    one for each image.
+    """
+    used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
+    meant = {i: colours.get(tuple(palette[i].tolist())) for i in used if i < len(palette)}
+    wrong = [i for i in meant if meant[i] != i]
+    if wrong and None not in meant.values():
+        raise SourceError(
+            f"{path} has palette index {wrong[0]} in the color of id {meant[wrong[0]]}: save it "
+            "without a palette, in label ids or in colors"
+        )
+
+
 def _of_channels(pixels: np.ndarray, path: Path, mode: str, colours: Colours) -> np.ndarray:
-    """The ids of pixels [h, w, 3] whose channels are equal, or that have the colours of ids."""
+    """The ids of pixels [h, w, 3] that have the colours of ids, or whose channels are equal."""
+    ids = _of_colours(pixels, colours) if colours else np.full(pixels.shape[:2], -1)
+    if (ids >= 0).all():
+        return ids
     first = pixels[..., 0]
     if (pixels == first[..., None]).all():
         return first
@@ -71,17 +101,19 @@ def _of_channels(pixels: np.ndarray, path: Path, mode: str, colours: Colours) ->
             'the id of each pixel, or give every entry of labels.json a "color" of its own, such '
             'as "color": [128, 64, 128]'
         )
-    known = np.array(sorted((_packed(np.array(colour)), i) for colour, i in colours.items()))
-    packed = _packed(pixels)
-    place = np.searchsorted(known[:, 0], packed).clip(max=len(known) - 1)
-    unknown = known[place, 0] != packed
-    if unknown.any():
-        row, column = np.argwhere(unknown)[0]
-        raise SourceError(
-            f"{path} has the color {pixels[row, column].tolist()} in row {row}, column {column}, "
-            f"and labels.json does not list it ({unknown.sum()} pixels have such colors)"
-        )
-    return np.asarray(known[place, 1], np.uint16)
+    row, column = np.argwhere(ids < 0)[0]
+    raise SourceError(
+        f"{path} has the color {pixels[row, column].tolist()} in row {row}, column {column}, "
+        f"and labels.json does not list it ({(ids < 0).sum()} pixels have such colors)"
+    )
+
+
+def _of_colours(pixels: np.ndarray, colours: Colours) -> np.ndarray:
+    """The id of each pixel's colour, int64 [h, w]; -1 where the colour has none."""
+    known = np.array(sorted((*colour, label) for colour, label in colours.items()), np.int64)
+    keys, wanted = _packed(known[:, :3]), _packed(pixels)
+    place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return np.where(keys[place] == wanted, known[place, 3], -1)
 
 
 def _packed(rgb: np.ndarray) -> np.ndarray:

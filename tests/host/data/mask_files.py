@@ -32,6 +32,20 @@ def png(pixels: np.ndarray, depth: int, colour_type: int) -> bytes:
     )
 
 
+def tiff(pixels: np.ndarray, depth: int) -> bytes:
+    """A TIFF of grey samples [h, w] with few bits, black at 0."""
+    bits = (pixels[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+    data = np.packbits(bits.reshape(len(pixels), -1).astype(np.uint8), axis=1).tobytes()
+    height, width = pixels.shape
+    # width, height, bits, no compression, black is 0, place of the data, rows in it, its length
+    tags = ((256, width), (257, height), (258, depth), (259, 1), (262, 1), (273, 8),
+            (278, height), (279, len(data)))  # fmt: skip
+    place = 8 + len(data) + len(data) % 2
+    head = b"II*\0" + struct.pack("<I", place) + data.ljust(place - 8, b"\0")
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return head + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def _pillow(mode: str, kind: str = "PNG") -> Save:
     def save(ids: np.ndarray, path: Path) -> None:
         Image.fromarray(ids).convert(mode).save(path, kind)

@@ -97,6 +97,10 @@ def test_labels_json_names_other_classes(tmp_path: Path, every_id: np.ndarray) -
         ([{"name": "a", "id": 7, "trainId": 0}, {"name": "b", "id": 8, "trainId": 2}], "are 0, 2"),
         ({"0": "a"}, "is not a list of labels: Expected `array`, got `object`"),
         ([{"name": "a", "id": 0}], "is not a list of labels"),
+        (
+            [{"name": str(i), "id": i, "trainId": i} for i in range(300)],
+            r"but are \.\.\., 253, 254, 256, 257, 258 \(255 and negative ones mean ignored\)",
+        ),
         ([], "trainIds must be 0, 1, 2 and so on, but are missing"),
     ],
 )

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ramnas_host.data.label_images import read_ids
 from ramnas_models.errors import SourceError
-from tests.host.data.mask_files import FORMS, png
+from tests.host.data.mask_files import FORMS, png, tiff
 
 IDS = np.arange(256, dtype=np.uint8).reshape(8, 32)
 
@@ -41,14 +41,16 @@ def test_no_id_is_lost(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-@pytest.mark.parametrize("colour_type", [0, 3])
+@pytest.mark.parametrize("kind", ["grey", "palette", "tiff"])
 def test_numbers_of_few_bits_are_ids_and_no_shades_of_grey(
-    tmp_path: Path, depth: int, colour_type: int
+    tmp_path: Path, depth: int, kind: str
 ) -> None:
     ids = np.arange(2**depth, dtype=np.uint8).reshape(2, -1)
     path = tmp_path / "label.png"
-    if colour_type == 0:
+    if kind == "grey":
         path.write_bytes(png(ids, depth, 0))
+    elif kind == "tiff":
+        path.write_bytes(tiff(ids, depth))
     else:
         image = Image.fromarray(ids, "P")
         image.putpalette([9, 8, 7] * 2**depth)
@@ -93,6 +95,32 @@ def test_a_colour_that_is_not_listed_is_named_with_its_place(tmp_path: Path) -> 
     Image.fromarray(pixels).save(tmp_path / "label.png")
     with pytest.raises(SourceError, match=r"color \[1, 2, 3\] in row 4, column 2.*\(1 pixels"):
         read_ids(tmp_path / "label.png", COLOURS)
+
+
+def test_grey_colours_are_colours_if_they_are_listed(tmp_path: Path) -> None:
+    """White for a crack and black for the rest, saved in three channels."""
+    ids = np.random.default_rng(0).integers(0, 2, (6, 5))
+    Image.fromarray(np.repeat(ids[..., None] * 255, 3, 2).astype(np.uint8)).save(tmp_path / "a.png")
+    assert read_ids(tmp_path / "a.png", {(0, 0, 0): 0, (255,) * 3: 1}).tolist() == ids.tolist()
+    assert read_ids(tmp_path / "a.png", COLOURS).tolist() == (255 * ids).tolist()
+
+
+def test_a_palette_with_listed_colours_in_another_order_is_refused(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 3, (6, 5)).astype(np.uint8)
+    colours = {(0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2}
+    image = Image.fromarray(ids, "P")
+    for palette, message in (
+        ([0, 0, 0, 128, 0, 0, 0, 128, 0], ""),
+        ([9, 9, 9, 128, 0, 0, 0, 0, 0], ""),  # not the colours that are listed
+        ([0, 128, 0, 128, 0, 0, 0, 0, 0], "palette index 0 in the color of id 2"),
+    ):
+        image.putpalette(palette)
+        image.save(tmp_path / "label.png")
+        if message:
+            with pytest.raises(SourceError, match=message):
+                read_ids(tmp_path / "label.png", colours)
+        else:
+            assert read_ids(tmp_path / "label.png", colours).tolist() == ids.tolist()
 
 
 def _save(kind: str, mode: str = "RGB", **options: object) -> bytes:
