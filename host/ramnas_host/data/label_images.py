@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ramnas_edge.vision.formats import unreadable
 from ramnas_models.errors import SourceError
@@ -65,7 +65,7 @@ def read_ids(path: Path, colours: Colours) -> np.ndarray:
     return pixels.astype(np.uint8 if pixels.dtype.itemsize == 1 else np.uint16, copy=False)
 
 
-def _stored(image: Image.Image) -> str:
+def _stored(image: ImageFile.ImageFile) -> str:
     """How the file stores its pixels, in Pillow's words, such as `L;4` or `RGB;16B`."""
     how = image.tile[0][3] if image.tile else image.mode
     return str(how[0] if isinstance(how, tuple) else how)
