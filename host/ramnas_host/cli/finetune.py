@@ -15,6 +15,7 @@ from ramnas_host.cli.options import (
 )
 
 _RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "inherited"}
+_TRANSFER = "transfer"
 
 
 def add(verbs: Verbs) -> None:
@@ -42,7 +43,11 @@ def add(verbs: Verbs) -> None:
         "classification, train/<class>/ and val/<class>/ (default: the data set of the supernet)",
     )  # fmt: skip
     defaults = ", ".join(f"{recipe} for {task}" for task, recipe in _RECIPES.items())
-    finetune.add_argument("--recipe", help=f"name or .yaml of the recipe (default: {defaults})")
+    finetune.add_argument(
+        "--recipe",
+        help=f"name or .yaml of the recipe (default: {defaults}, or {_TRANSFER} if the supernet "
+        "was trained on other images than those in --data)",
+    )
     finetune.add_argument(
         "--from-scratch", action="store_true",
         help="start from random weights instead of the supernet's",
@@ -60,6 +65,7 @@ def _finetune(args: argparse.Namespace) -> None:
     from ramnas_host.cli.progress import bar
     from ramnas_host.config import load_finetuning
     from ramnas_host.data import loader
+    from ramnas_host.data.datasets import trained_on
     from ramnas_host.finetuning import finetune
     from ramnas_host.finetuning.prepare import FINETUNED, prepare
     from ramnas_host.search.front import arch_of
@@ -67,10 +73,13 @@ def _finetune(args: argparse.Namespace) -> None:
     from ramnas_models.errors import DataError
     from ramnas_models.files import make_folder
 
-    recipe = load_finetuning(args.recipe or _RECIPES[args.task])
+    supernet = checkpoint.load(args.supernet)
+    name = args.recipe or _RECIPES[args.task]
+    if not args.recipe and args.task == "classification" and args.data:
+        name = name if trained_on(supernet.about, args.data) else _TRANSFER
+    recipe = load_finetuning(name)
     if recipe.task != args.task:
         raise DataError(f"the recipe is for {recipe.task}, not for {args.task}")
-    supernet = checkpoint.load(args.supernet)
     arch = arch_of(supernet.net.space, args.arch, args.front, supernet.about.source)
     run = prepare(supernet, arch, recipe, args.data, from_scratch=args.from_scratch)
     out, state = args.out / FINETUNED, args.out / run_folder.STATE

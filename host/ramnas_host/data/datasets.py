@@ -89,7 +89,7 @@ def dataset_to_finetune(about: About, folder: Path | None) -> Dataset:
     That is the data set of the supernet, in the same splits, if `folder` is None or holds it. Any
     other folder is read by `load_class_folders`, with the supernet's preprocessing.
     """
-    if folder is None or _trained_on(about, folder):
+    if folder is None or trained_on(about, folder):
         return dataset_of(about, folder)
     recipe = recipe_of(about)
     if recipe.dataset == "imagenet" and not _val_folder(folder).is_dir():
@@ -102,8 +102,8 @@ def dataset_to_finetune(about: About, folder: Path | None) -> Dataset:
     return load_class_folders(folder, about.preprocessing, recipe.images.calibration)
 
 
-def _trained_on(about: About, folder: Path) -> bool:
-    """Whether `folder` holds the data set that a supernet was trained on."""
+def trained_on(about: About, folder: Path) -> bool:
+    """Whether `folder` holds the data set that a supernet was trained on, with the same images."""
     name = recipe_of(about).dataset
     if name == "imagenet":
         found = list_classes(_train_folder(folder), Notes(""))

@@ -195,6 +195,20 @@ def test_what_was_noticed_is_logged_once_when_training_starts(
     assert "data check" not in caplog.text  # nothing of it is wrong
 
 
+def test_a_folder_of_other_images_has_a_recipe_of_its_own(
+    supernet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/ant/1.jpg", "train/bee/1.jpg", "val/ant/1.jpg", "val/bee/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    argv = command(short(), tmp_path / "out", "--supernet", supernet, "--data", tmp_path)
+    at = argv.index("--recipe")
+    assert main.main(argv[:at] + argv[at + 2 :]) == 2
+    size = load_finetuning("transfer").batch_size
+    message = f"batch_size {size} is more than the 2 training images: lower it with --batch-size"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
