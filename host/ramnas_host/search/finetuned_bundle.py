@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -57,15 +57,18 @@ def write(path: Path, paths: Sequence[Path]) -> Bundle:
         ]
         models.sort(key=lambda model: (model.cost.macs, -_value(model)))
         fronts.append(TaskFront(task, networks[0].about.classes, tuple(models)))
-    licence, source = (
-        "; ".join(dict.fromkeys(getattr(run.network.about, name) for run in runs))
-        for name in ("licence", "source")
-    )
+    licence = _joined(run.network.about.licence for run in runs)
+    source = _joined(run.network.about.source for run in runs)
     spaces: dict[str, Space] = {}
     for run in runs:
         spaces.setdefault(keys[run.network.space.hash], run.network.space)
     manifest = Manifest(bundles.FORMAT, spaces, licence, source, tuple(fronts))
     return bundles.write_bundle(path, manifest, files)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """The parts of all texts, which "; " separates, each once."""
+    return "; ".join(dict.fromkeys(part for text in texts for part in text.split("; ")))
 
 
 def _check_named_once(paths: Sequence[Path]) -> None:
