@@ -111,7 +111,7 @@ def check_cityscapes_ids(
     if not train_ids and _PERHAPS_TRAIN_ID <= highest <= _LAST_TRAIN_ID:
         hint = "; or, if they are Cityscapes' train ids, name the files *_gtFine_labelTrainIds.png"
     raise DataError(
-        f"{folder / 'gtFine'}: the label images have the ids {_ranges(numbers)}. These are not the "
+        f"{folder / 'gtFine'}: the label images have {_ids(numbers)}. These are not the "
         f"{'train' if train_ids else 'label'} ids of Cityscapes: {100 * (1 - covered):.0f} % of "
         f"the pixels in {both.sample} label images would be ignored. Name the classes in "
         f'{folder / "labels.json"}, such as [{{"name": "road", "id": {numbers[0]}, "trainId": 0}}, '
@@ -141,7 +141,7 @@ def label_findings(
             numbers = np.flatnonzero(labels.pixels)
             raise DataError(
                 f"every pixel of the {labels.count} label images of {part} is ignored: they have "
-                f"the ids {_ranges(numbers)}, and {origin} has a class for none of them"
+                f"{_ids(numbers)}, and {origin} has a class for none of them"
             )
         _note_strays(notes, labels, table, origin)
         if len(labels.present) == 1:
@@ -164,8 +164,8 @@ def _note_strays(notes: Notes, labels: LabelsSeen, table: LabelTable, origin: st
         share = labels.share(ids)
         first = int(np.flatnonzero(ids)[0])
         notes.add(
-            f"pixels that are ignored, because {origin} does not list their ids "
-            f"{_ranges(np.flatnonzero(ids))} ({_percent(share)} of the pixels in {labels.sample} "
+            f"pixels that are ignored, because {origin} does not list "
+            f"{_ids(np.flatnonzero(ids))} ({_percent(share)} of the pixels in {labels.sample} "
             "label images)",
             str(labels.first[first]), wrong=not usual and share > SMALL,
             count=int(labels.pixels[ids].sum()),
@@ -180,7 +180,7 @@ def _coverage(seen: Mapping[str, LabelsSeen], classes: Sequence[str]) -> Iterabl
         judged = [part for part in others if k in seen[part].present]
         if seen[train].looked == seen[train].count and k not in seen[train].present:
             though = f", though those of {' and '.join(judged)} do" if judged else ""
-            notes.add(f"classes that no label image has{though}", name)
+            notes.add(f"classes that no label image has{though}", name, wrong=bool(judged))
     return notes.findings()
 
 
@@ -188,8 +188,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.001 else "less than 0.1 %"
 
 
-def _ranges(numbers: np.ndarray) -> str:
-    """`0 to 11, 255`, from ascending numbers."""
+def _ids(numbers: np.ndarray) -> str:
+    """`id 7` or `ids 0 to 11, 255`, from ascending numbers."""
     groups = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
     words = [str(g[0]) if len(g) == 1 else f"{g[0]} to {g[-1]}" for g in groups]
-    return ", ".join(words if len(words) <= _SHOWN else [*words[: _SHOWN - 1], "...", words[-1]])
+    if len(words) > _SHOWN:
+        words[_SHOWN - 1 : -1] = ["..."]
+    return f"{'id' if len(numbers) == 1 else 'ids'} {', '.join(words)}"

@@ -62,7 +62,7 @@ def refusal(folder: Path) -> str:
 def test_ids_of_camvid_are_not_taken_for_classes_of_cityscapes(tmp_path: Path) -> None:
     write_set(tmp_path, both(drawn(range(12), CAMVID), drawn(range(12), CAMVID, 1)))
     text = refusal(tmp_path)
-    assert "the label images have the ids 0 to 11" in text
+    assert "the label images have ids 0 to 11" in text
     assert re.search("8[5-8] % of the pixels in all 4 label images would be ignored", text)
     assert '[{"name": "road", "id": 0, "trainId": 0}, ...]' in text
     assert str(tmp_path / "labels.json") in text
@@ -76,17 +76,17 @@ def test_ids_of_camvid_are_not_taken_for_classes_of_cityscapes(tmp_path: Path) -
 OTHERS = {
     "train ids": (
         drawn([*range(19), 255], [37, 6, 23, 1, 1, 1, 1, 1, 16, 1, 4, *[1] * 8, 10]),
-        "0 to 18, 255",
+        "ids 0 to 18, 255",
     ),
-    "a forest in train ids": (drawn([0, 2, 8, 255], [20, 5, 60, 10]), "0, 2, 8, 255"),
-    "Pascal VOC": (drawn([*range(21), 255], [69, *[1] * 20, 5]), "0 to 20, 255"),
-    "two classes": (drawn([0, 1], [80, 20]), "0 to 1"),
-    "white on black": (drawn([0, 255], [80, 20]), "0, 255"),
-    "ADE20K": (drawn(range(151), [1] * 151), "0 to 150"),
-    "smooth edges": (np.arange(512).reshape(16, 32).astype(np.uint8), "0 to 255"),
-    "nothing": (np.zeros((4, 6), np.uint8), "0"),
+    "a forest in train ids": (drawn([0, 2, 8, 255], [20, 5, 60, 10]), "ids 0, 2, 8, 255"),
+    "Pascal VOC": (drawn([*range(21), 255], [69, *[1] * 20, 5]), "ids 0 to 20, 255"),
+    "two classes": (drawn([0, 1], [80, 20]), "ids 0 to 1"),
+    "white on black": (drawn([0, 255], [80, 20]), "ids 0, 255"),
+    "ADE20K": (drawn(range(151), [1] * 151), "ids 0 to 150"),
+    "smooth edges": (np.arange(512).reshape(16, 32).astype(np.uint8), "ids 0 to 255"),
+    "nothing": (np.zeros((4, 6), np.uint8), "id 0"),
     "instance ids": (
-        drawn([7, 8, 11, 26001, 26002], [3, 1, 2, 1, 1]), "7 to 8, 11, 26001 to 26002"
+        drawn([7, 8, 11, 26001, 26002], [3, 1, 2, 1, 1]), "ids 7 to 8, 11, 26001 to 26002"
     ),
 }  # fmt: skip
 
@@ -96,7 +96,7 @@ def test_ids_that_are_not_those_of_cityscapes_are_refused(tmp_path: Path, name: 
     mask, ids = OTHERS[name]
     form = "grey" if mask.dtype == np.uint8 else "16 bit"
     text = refusal(write_set(tmp_path, both(mask, mask), save=FORMS[form]))
-    assert f"the label images have the ids {ids}. These are not" in text
+    assert f"the label images have {ids}. These are not" in text
     assert "Name the classes in" in text
     assert ("if they are Cityscapes' train ids" in text) == name.startswith("train ids")
 
@@ -145,11 +145,11 @@ def test_ids_that_are_not_listed_are_counted_and_shown(tmp_path: Path) -> None:
     found = texts(tmp_path)
     (stray,) = [text for text in found if "gtFine/train" in text and "7 to 8" in text]
     assert stray.startswith("wrong: gtFine/train: pixels that are ignored, because")
-    assert "labels.json does not list their ids 7 to 8 (2.0 % of the pixels in all 2 label" in stray
+    assert "labels.json does not list ids 7 to 8 (2.0 % of the pixels in all 2 label" in stray
     assert ": 4, such as" in stray
     assert stray.endswith("town_000000_000000_gtFine_labelIds.png")
     # 255 means void in most sets, so it is said but is not wrong
-    (void,) = [text for text in found if "gtFine/train" in text and "ids 255 (1.0 %" in text]
+    (void,) = [text for text in found if "gtFine/train" in text and "id 255 (1.0 %" in text]
     assert not void.startswith("wrong")
 
 
@@ -170,14 +170,14 @@ def test_a_few_pixels_of_other_ids_do_not_make_training_wrong(tmp_path: Path) ->
     write_set(tmp_path, both(mask, drawn([0, 1], [1, 1], 1)), labels=named("floor", "wall"))
     (text,) = [text for text in texts(tmp_path) if "gtFine/train" in text]
     assert text.startswith("gtFine/train: pixels that are ignored")
-    assert re.search(r"ids 9 \((0.1|less than 0.1) % of", text)
+    assert re.search(r"id 9 \((0.1|less than 0.1) % of", text)
 
 
 def test_masks_without_any_class_are_refused(tmp_path: Path) -> None:
     labels = [{"name": "floor", "id": 7, "trainId": 0}, {"name": "wall", "id": 8, "trainId": 1}]
     void = np.full((4, 6), 255, np.uint8)
     text = refusal(write_set(tmp_path, both(void, void), labels=labels))
-    assert "every pixel of the 2 label images of train is ignored: they have the ids 255" in text
+    assert "every pixel of the 2 label images of train is ignored: they have id 255" in text
 
 
 def test_a_few_masks_with_classes_among_many_without_are_found(
@@ -207,7 +207,7 @@ def test_a_class_that_only_val_has_is_said(tmp_path: Path) -> None:
     write_set(tmp_path, masks, labels=named("floor", "wall", "door", "lift"))
     found = texts(tmp_path)
     missing = "gtFine/train: classes that no label image has"
-    assert f"{missing}, though those of val do: 1, such as door" in found
+    assert f"wrong: {missing}, though those of val do: 1, such as door" in found
     assert f"{missing}: 1, such as lift" in found
 
 
