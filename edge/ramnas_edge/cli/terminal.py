@@ -133,8 +133,8 @@ def _code_of(call: Callable[[], None], ending: Ending) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return 128 + signal.SIGPIPE
-        where = f"{error.filename}: " if error.filename else ""
-        return _stdout_failure() or _said(f"error: {where}{error.strerror or error}", 2)
+        where = error.filename or "reading or writing failed"
+        return _stdout_failure() or _said(f"error: {where}: {error.strerror or error}", 2)
     except MemoryError:
         return _said("error: out of memory; end other programs, or ask for less at a time", 2)
     except Exception:

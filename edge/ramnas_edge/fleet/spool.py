@@ -84,10 +84,14 @@ class Spool:
     def waiting(self, run: str) -> Dict[wire.Key, bytes]:
         """The messages of `run` that wait for an Ack, by key."""
         query = "SELECT key, message FROM records WHERE run = ?"
-        found = {
-            tuple(msgspec.json.decode(key)): bytes(message)
-            for key, message in self._db.execute(query, [run])
-        }
+        try:
+            rows = self._db.execute(query, [run]).fetchall()
+        except sqlite3.Error as error:
+            raise FileError(
+                f"cannot read the spool {self.path}: {error}; move it away, and name another file "
+                "with --spool"
+            ) from error
+        found = {tuple(msgspec.json.decode(key)): bytes(message) for key, message in rows}
         for key, record in self._unwritten.items():
             if record.run == run:
                 found[key] = wire.encode(messages.Measured(record))

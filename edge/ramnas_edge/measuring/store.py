@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 import msgspec
 
@@ -50,7 +50,10 @@ class Store:
             self._db.execute(_SCHEMA)
             self._db.commit()
         except sqlite3.Error as error:
-            raise FileError(f"cannot open the store {path}: {error}") from error
+            raise FileError(
+                f"cannot open the store {path}: {error}; name a file of ramnas or a new one, on a "
+                "local disk, as SQLite needs locks that many network file systems lack"
+            ) from error
 
     def add(self, record: LatencyRecord) -> bool:
         """Commit `record`; return False if its key was there already."""
@@ -77,13 +80,13 @@ class Store:
 
     def runs(self) -> List[str]:
         """The names of all runs, sorted."""
-        rows = self._db.execute("SELECT DISTINCT run FROM records ORDER BY run")
+        rows = self._read("SELECT DISTINCT run FROM records ORDER BY run")
         return [row[0] for row in rows]
 
     def keys(self, run: str, device_class: Optional[str] = None) -> Set[Tuple[str, ...]]:
         """The keys of the records of `run`, of all device classes or one."""
         query = f"SELECT {', '.join(_KEY)} FROM records WHERE run = ?"
-        rows = self._db.execute(query, [run])
+        rows = self._read(query, run)
         return {row for row in rows if device_class in (None, row[_KEY.index("device_class")])}
 
     def records(self, run: str, device_class: Optional[str] = None) -> List[LatencyRecord]:
@@ -91,8 +94,14 @@ class Store:
         query, values = "SELECT record FROM records WHERE run = ?", [run]
         if device_class is not None:
             query, values = f"{query} AND device_class = ?", [run, device_class]
-        rows = self._db.execute(f"{query} ORDER BY arch_id", values)
-        return [msgspec.json.decode(row[0], type=LatencyRecord) for row in rows]
+        rows = self._read(f"{query} ORDER BY arch_id", *values)
+        try:
+            return [msgspec.json.decode(row[0], type=LatencyRecord) for row in rows]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise FileError(
+                f"{self.path} holds a record that this version of ramnas cannot read ({error}): "
+                "use the version that wrote it, or measure into a new file"
+            ) from error
 
     def count(self, run: str, device_class: str) -> Dict[str, int]:
         """Validity -> number of records of `run` and `device_class`."""
@@ -100,7 +109,16 @@ class Store:
             "SELECT validity, COUNT(*) FROM records "
             "WHERE run = ? AND device_class = ? GROUP BY validity"
         )
-        return dict(self._db.execute(query, [run, device_class]).fetchall())
+        return dict(self._read(query, run, device_class))
+
+    def _read(self, query: str, *values: str) -> List[Tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise FileError(
+                f"cannot read {self.path}: {error}; it is damaged, or its disk cannot be read: "
+                "copy it to another disk, or take an earlier copy"
+            ) from error
 
     def close(self) -> None:
         self._db.close()

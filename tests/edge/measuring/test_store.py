@@ -79,3 +79,28 @@ def test_a_full_disk_keeps_what_was_committed(small_disk: Path) -> None:
     store.close()
     with sqlite3.connect(small_disk / "store.sqlite") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_store_that_is_damaged_is_an_error_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = Store(path)
+    store.add_all((r.key, r, as_text(r)) for r in map(record, range(5)))
+    store.close()
+    page = 4096
+    with path.open("r+b") as file:  # all but the first page, which has the schema
+        file.seek(page)
+        file.write(b"\xff" * (path.stat().st_size - page))
+    damaged = Store(path)
+    for read in (damaged.runs, lambda: damaged.records("run"), lambda: damaged.keys("run")):
+        with pytest.raises(FileError, match=r"cannot read .*store.sqlite: .*it is damaged"):
+            read()
+    damaged.close()
+
+
+def test_a_record_of_another_version_is_an_error_that_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite")
+    store.add(record(0))
+    store._db.execute("UPDATE records SET record = '{}'")
+    with pytest.raises(FileError, match=r"store.sqlite holds a record that this version .* cannot"):
+        store.records("run")
+    store.close()

@@ -55,6 +55,7 @@ def signalled_in(step: int, number: signal.Signals) -> Callable[..., Any]:
     return record
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize(
     ("number", "code", "step"),
     [
