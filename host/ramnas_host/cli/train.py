@@ -46,6 +46,7 @@ def _train(args: argparse.Namespace) -> None:
     from ramnas_host.config import load_recipe
     from ramnas_host.data import loader
     from ramnas_host.data.datasets import load_dataset, recipe_of
+    from ramnas_host.data.findings import log_findings
     from ramnas_host.training import checkpoint, distributed, loop, run_folder, train
     from ramnas_models.accuracy import share
     from ramnas_models.files import make_folder
@@ -71,6 +72,8 @@ def _train(args: argparse.Namespace) -> None:
         return
     with distributed.started(args.device) as ranks:
         make_folder(args.out)  # so that a bad --out fails now, not after the training
+        if ranks.leads:
+            log_findings(dataset.findings)
         if ranks.leads and state.exists():
             print(f"going on from {state}", flush=True)
         workers = args.workers

@@ -360,7 +360,7 @@ def test_a_file_that_is_not_a_supernet_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like ImageNet: 25 JPEG crops of two photographs in 5 classes, and a broken file."""
+    """Like ImageNet: 25 crops of two photographs in 5 classes, a broken file, an empty class."""
     root = tmp_path_factory.mktemp("imagenet")
     rng = np.random.default_rng(0)
     for i in range(25):
@@ -372,6 +372,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
         crop = photograph[top : top + height, left : left + width, ::-1]
         cv2.imwrite(str(part / f"{i}.JPEG"), crop)
     (root / "train/n00000001/broken.JPEG").write_bytes(b"\xff\xd8\xff no JPEG")
+    (root / "train/empty").mkdir()
     return root
 
 
@@ -401,6 +402,8 @@ def test_table1_trains_on_a_folder_like_imagenet(
     losses = [float(row["loss_max"]) for row in rows]
     assert np.isfinite(losses).all()
     assert caplog.text.count("broken image 1:") == 1
+    text = "train: class folders without a picture, which are not classes: 1, such as empty"
+    assert caplog.text.count(text) == 1
     loaded = checkpoint.load(tmp_path / "out/supernet.safetensors")
     assert loaded.about.preprocessing.crop == 224
 
