@@ -37,6 +37,7 @@ _OTHERS = (
     (b"RIFF", "a video or a sound (RIFF)"),
     (b"\0\5\x16\7", "AppleDouble, which macOS writes beside the file itself"),
 )
+_OR_OTHER = "damaged, or of a kind that OpenCV does not read"
 # brands of ISO media files, which tell pictures from videos
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
@@ -152,10 +153,10 @@ def _damage(data: NDArray[np.uint8], head: bytes) -> Optional[str]:
     elif head.startswith(b"BM"):
         kind, cut_off = "BMP", data.size < int.from_bytes(head[2:6], "little")
     elif head.startswith((b"II*\0", b"MM\0*")) and head[8:10] != b"CR":
-        return "its TIFF data is cut off, damaged, or of a kind that OpenCV does not read"
+        return f"its TIFF data is cut off, {_OR_OTHER}"
     else:
         return None
-    return f"its {kind} data is {'cut off' if cut_off else 'damaged'}"
+    return f"its {kind} data is {'cut off' if cut_off else _OR_OTHER}"
 
 
 def _png_ends_early(data: NDArray[np.uint8]) -> bool:

@@ -133,8 +133,9 @@ class Video:
 
     The file gets its name when it is closed, and only if all its frames can be read back. Until
     then it is a hidden file in the same folder. OpenCV does not say whether it could write a frame.
-    So `put` looks for room on the disk, and `close` counts the frames. If the disk becomes full,
-    `put` raises FileError, and the frames until then are kept as <name>.partial.<suffix>.
+    So `put` looks for room on the disk, and `close` counts the frames. If `put` raises an error,
+    because the disk is full or a frame has another size, the frames before it are kept as
+    <name>.partial.<suffix>.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +143,7 @@ class Video:
         self._path = path
         self._aside = path.with_name(f".partial.{os.getpid()}.{path.stem[:32]}{path.suffix}")
         self._writer: Optional[cv2.VideoWriter] = None
-        self._hw, self._count, self._full = (0, 0), 0, False
+        self._hw, self._count, self._stopped = (0, 0), 0, False
         with writing(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -158,6 +159,7 @@ class Video:
                 raise FileError(f"cannot write {self._path}: this OpenCV cannot encode it; "
                                 "save into a folder instead")  # fmt: skip
         if hw != self._hw:
+            self._stopped = True
             raise SourceError(
                 f"{name} is {hw[1]}x{hw[0]}, but the video is {self._hw[1]}x{self._hw[0]}; "
                 "save into a folder instead"
@@ -182,7 +184,7 @@ class Video:
                     self._check_frames(handle)
                 finally:
                     os.close(handle)
-                if self._full:
+                if self._stopped:
                     part = self._path.with_suffix(f".partial{self._path.suffix}")
                     log.warning("the first %d frames are kept in %s", self._count, part)
                     self._path = part
@@ -196,7 +198,7 @@ class Video:
         # some file systems of a network do not know their size and say 0
         needed = _SPARE_BYTES + _INDEX_BYTES * self._count + frame_bytes // 2
         if disk.total and disk.free < needed:
-            self._full = True
+            self._stopped = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _check_frames(self, handle: int) -> None:

@@ -130,12 +130,12 @@ class Source:
             raise SourceError(f"no frame of {name} can be read; convert it to another codec")
         absent = expected - good - damaged
         if absent > 0 and not counts_frames(path):
-            # a length may be that of the sound; the frames lack if the last one is well before it
+            # A length may be that of the sound. Frames lack if the last one is well before it.
             gap = expected - end_s * rate - 1
             absent = absent if damaged or gap > 2 + 0.05 * expected else 0
         if absent > 0:
             log.warning(
-                "%s ended after %d of %d frames: the others are cut off or cannot be decoded",
+                "%s ended after %d of %d frames: the others are cut off, damaged or hidden",
                 name, good + damaged, expected,
             )  # fmt: skip
         self.broken += damaged + max(0, absent)
@@ -151,6 +151,8 @@ class Source:
                     yield f"camera {name}#{count}", frame
                     missed = 0
                 else:
+                    if not missed:
+                        log.warning("camera %s gave no frame; trying again", name)
                     self.broken, missed = self.broken + 1, missed + 1
                 count += 1
         finally:
@@ -204,6 +206,8 @@ def _mode(source: str) -> Optional[int]:
 def _absent(source: str, others: int) -> str:
     """Say why `source`, which is not a path, gives no images; as a pattern it found `others`."""
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source)
+    if scheme and scheme[0].lower() == "file://":
+        return f"{source}: write the path without file://"
     if scheme or " ! " in source:
         what = f"streams such as {scheme[0]}" if scheme else "pipelines of GStreamer"
         return f"{source}: {what} are not supported as a source yet; {KINDS}"
@@ -216,7 +220,7 @@ def _absent(source: str, others: int) -> str:
         return f"the pattern {source} matches {found}"
     if os.path.islink(source):
         return f"{source} is a link to {os.readlink(source)}, which does not exist"
-    return f"{Path(source)} does not exist"
+    return f"{source} does not exist"
 
 
 def _none_readable(source: str, reasons: List[str]) -> SourceError:

@@ -161,7 +161,8 @@ def test_a_frame_of_another_size_is_an_error_and_those_before_it_are_kept(tmp_pa
     with pytest.raises(SourceError, match="b is 160x120, but the video is 320x240"):
         video.put("b", np.ascontiguousarray(NOISE[1, ::2, ::2]))
     video.close()
-    assert frames_of(tmp_path / "o.avi") == 1
+    assert os.listdir(tmp_path) == ["o.partial.avi"]
+    assert frames_of(tmp_path / "o.partial.avi") == 1
 
 
 @pytest.mark.parametrize("name", ["x" * 251, "猫" * 83, "a b", "caf\\xe9", "a#b"])
