@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ramnas_host.config import Schedule
-from ramnas_host.data.loader import Batch
+from ramnas_host.data.loader import Batch, lack_of_means
 from ramnas_host.training import cuda, optimizer
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.resume import State
@@ -46,6 +46,7 @@ class Step:
     scores: dict[str, float] | None = None
 
 
+@lack_of_means()
 def run(
     state: State, recipe: Schedule, gradients: Gradients,
     batches_from: Callable[[int], Iterator[Batch]], per_epoch: int, *, folder: RunFolder | None,
@@ -63,18 +64,18 @@ def run(
     steps = recipe.epochs * per_epoch
     first = folder.start() if folder else 0
     batches = batches_from(first)
-    broken: set[str] = set()
+    broken: dict[str, str] = {}
     since = time.monotonic()
     for step in _whole_steps(range(first, steps), folder):
         sgd.zero_grad()
         parts: list[Tensor] = []
-        new: list[str] = []
+        new: dict[str, str] = {}
         wait_s = 0.0
         for part in range(recipe.accumulate):
             start = time.monotonic()
             batch = next(batches)
             wait_s += time.monotonic() - start
-            new += batch.broken
+            new.update(batch.broken)
             _seed(recipe, step, ranks, part)
             parts.append(gradients(step, batch))
         _divide_gradients(net, recipe.accumulate)
@@ -104,7 +105,7 @@ def _whole_steps(steps: range, folder: RunFolder | None) -> Iterator[int]:
     """Each of `steps`. A signal that comes during one ends the training after it, and saves it."""
     for step in steps:
         try:
-            with signals.whole():  # until the body of the loop asks for the next step
+            with signals.whole("ending after this step"):  # until the body of the loop asks for the next step
                 yield step
         except KeyboardInterrupt:
             if folder:
@@ -136,16 +137,23 @@ def _exchange(losses: Tensor, broken: int, ranks: Ranks) -> tuple[tuple[float, .
     return tuple(values), share > 0
 
 
-def _count_broken(known: set[str], new: list[str], ranks: Ranks, recipe: Schedule) -> set[str]:
-    """Log each broken file once and return all known ones; DataError above `max_broken`."""
-    found = {name for names in ranks.gather(new) for name in names} - known
-    for count, name in enumerate(sorted(found), start=len(known) + 1):
-        log.warning("broken image %d: %s; another image takes its place", count, name)
-    known = known | found
+def _count_broken(
+    known: dict[str, str], new: dict[str, str], ranks: Ranks, recipe: Schedule
+) -> dict[str, str]:
+    """Log each broken file once and return all known ones; DataError above `max_broken`.
+
+    Both are names with the reasons.
+    """
+    found = {name: why for part in ranks.gather(new) for name, why in part.items()}
+    unseen = sorted(found.keys() - known.keys())
+    for count, name in enumerate(unseen, start=len(known) + 1):
+        log.warning("broken image %d: %s; another image takes its place", count, found[name])
+    known = {**found, **known}
     if len(known) > recipe.max_broken:
         raise DataError(
             f"more broken images than max_broken {recipe.max_broken} allows: {len(known)}, such as "
-            f"{min(known)}; repair or remove them, or raise max_broken"
+            f"{known[min(known)]}; repair or remove them (`ramnas data check DIR` lists them), or "
+            "raise max_broken"
         )
     return known
 

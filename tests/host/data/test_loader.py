@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -12,11 +19,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import Tensor
+from torch.utils import data
+
+from ramnas_edge.board import cores
+from ramnas_edge.vision.preprocessing import read_image
 from ramnas_host.config import Recipe, load_recipe
+from ramnas_host.data import loader
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import Arrays, Files, Split
-from ramnas_host.data.loader import Batch, batches, steps_per_epoch
-from ramnas_models.errors import DataError
+from ramnas_host.data.loader import (
+    Batch,
+    batches,
+    drawn_batches,
+    lack_of_means,
+    steps_per_epoch,
+)
+from ramnas_models.errors import DataError, SourceError
 
 IMAGES = 50  # with batches of 8: 6 steps an epoch, 2 images left out
 
@@ -179,10 +198,232 @@ def test_a_hundred_broken_images_in_a_row_are_refused(
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"\xff\xd8\xff\xe0 no more than the start of a JPEG")
     broken = Split(Files([path] * IMAGES), split.labels, split.preprocessing)
-    with pytest.raises(
-        DataError, match=f"100 images in a row could not be read, the last one {path}"
-    ):
+    with pytest.raises(DataError) as raised:
         next(batches(broken, recipe(), 0, 1, workers=workers))
+    message = str(raised.value)
+    reason = f"{path} is cut off: its JPEG data has no end marker"
+    assert message.startswith(f"100 images in a row could not be read, the last one {reason}; ")
+    assert f"the first one: {reason}; " in message
+    assert message.endswith("`ramnas data check DIR` lists what is wrong with a folder")
+    assert "\n" not in message
+
+
+def test_a_broken_file_keeps_the_reason_why(files: Split) -> None:
+    assert isinstance(files.images, Files)
+    empty, cut = (str(files.images.paths[i]) for i in (3, 7))
+    expected = {}
+    for name in (empty, cut):
+        with pytest.raises(SourceError) as raised:
+            read_image(name)
+        expected[name] = str(raised.value)
+        assert name in expected[name]
+    for workers in (0, 1):
+        found = {
+            name: reason
+            for batch in batches(files, recipe(), 0, 7, workers=workers)
+            for name, reason in batch.broken.items()
+        }
+        assert found == expected
+
+
+class Frames:
+    """24 images of 100x100 pixels; making an example of the one numbered `bad` raises an error."""
+
+    images = Arrays(np.zeros((24, 2, 2), np.uint8))
+
+    def __init__(self, bad: int = -1, error: BaseException = Exception()) -> None:
+        self._bad, self._error = bad, error
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        if index == self._bad:
+            raise self._error
+        return np.full((100, 100, 3), index, np.uint8), np.array(index)
+
+    def batches(self, workers: int) -> Iterator[Batch]:
+        return drawn_batches(self, self.draw, recipe(), 0, 6, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SourceError("frame 5 of cut.avi is cut off"), "frame 5 of cut.avi is cut off"),
+        (OSError(errno.EIO, "Input/output error", "x.jpg"), "Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (cv2.error("OpenCV(4.10.0) resize.cpp:42:\n error: (-215) !empty()\n"),
+         "OpenCV(4.10.0) resize.cpp:42: error: (-215) !empty()"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_whatever_a_file_causes_counts_as_broken_with_its_reason(
+    error: Exception, reason: str, workers: int
+) -> None:
+    found = [batch.broken for batch in Frames(5, error).batches(workers)]
+    assert {name: why for part in found for name, why in part.items()} == {
+        "image 5": f"image 5: {reason}"
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_does_not_fit_into_memory_is_named(workers: int) -> None:
+    with pytest.raises(DataError, match=r"^there is not enough memory to read image 5: make the"):
+        list(Frames(5, MemoryError()).batches(workers))
+
+
+def test_a_lack_of_memory_for_a_batch_names_the_way_out() -> None:
+    of_gpu = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"
+    for error, reason in [
+        (torch.OutOfMemoryError(of_gpu), "CUDA out of memory"), (MemoryError(), "MemoryError"),
+    ]:  # fmt: skip
+        expected = rf"for a batch \({reason}\): give a smaller --batch-size"
+        with pytest.raises(DataError, match=expected), lack_of_means():
+            raise error
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), lack_of_means():
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("signal_of_death", "message"),
+    [
+        (signal.SIGKILL, "most likely the memory is used up: give fewer --workers"),
+        (signal.SIGBUS, "/dev/shm is full: in a container give --shm-size 8g, or give --workers 0"),
+        (signal.SIGSEGV, "--workers 0 decodes without other processes"),
+    ],
+)
+def test_a_worker_that_dies_ends_the_training_with_one_line(
+    signal_of_death: signal.Signals, message: str
+) -> None:
+    frames = Frames()
+
+    def draw(index: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        if data.get_worker_info() is not None and index == 5:
+            if signal_of_death != signal.SIGKILL:
+                signal.signal(signal_of_death, signal.SIG_DFL)
+            os.kill(os.getpid(), signal_of_death)
+        return frames.draw(index, rng)
+
+    with pytest.raises(DataError) as raised:
+        list(drawn_batches(frames, draw, recipe(), 0, 6, workers=1))
+    text = str(raised.value)
+    assert (
+        text
+        == f"a worker process that decodes images was killed by {signal_of_death.name}; {message}"
+    )
+    assert "\n" not in text
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_message_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loader, "_SHM", "/nowhere")
+    others = multiprocessing.active_children()
+    found = Frames().batches(1)
+    next(found)
+    (worker,) = set(multiprocessing.active_children()) - set(others)
+    # 240 kB do not fit into a pipe, so the worker is still writing the next batch
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(DataError, match="killed by SIGKILL"):
+        list(found)
+
+
+def test_the_handlers_of_signals_are_those_of_before() -> None:
+    def handler(number: int, frame: object) -> None: ...
+
+    usual = signal.signal(signal.SIGCHLD, handler)
+    try:
+        assert len(list(Frames().batches(1))) == 6
+        assert signal.getsignal(signal.SIGCHLD) is handler
+    finally:
+        signal.signal(signal.SIGCHLD, usual)
+
+
+@pytest.mark.parametrize("lack", ["room", "folder", "files"])
+def test_batches_travel_through_pipes_where_shared_memory_lacks(
+    lack: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone = list(Frames().batches(0))
+    if lack == "files":
+        monkeypatch.setattr(loader.resource, "getrlimit", lambda what: (10, 10))
+    elif lack == "room":
+        monkeypatch.setattr(loader, "_shared_memory", lambda: 8 * 30_000 + 100)
+    else:
+        monkeypatch.setattr(loader, "_SHM", "/nowhere")
+    monkeypatch.setattr(Tensor, "share_memory_", None)
+    assert_equal(Frames().batches(2), alone)
+    assert caplog.text.count("the images travel through pipes") == 1
+    wanted = "only 10 files may be open" if lack == "files" else "room for batches of 0.2 MB"
+    assert wanted in caplog.text
+
+
+def test_a_race_for_the_last_shared_memory_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensor: Tensor) -> Tensor:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file: No space left on device"
+        )
+
+    alone = list(Frames().batches(0))
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    assert_equal(Frames().batches(2), alone)
+
+
+def test_shared_memory_is_used_where_it_has_room(caplog: pytest.LogCaptureFixture) -> None:
+    if loader._shared_memory() < 2**24:
+        pytest.skip("this machine has little shared memory")
+    assert all(batch.pixels.is_shared() for batch in Frames().batches(1))
+    assert not caplog.text
+
+
+def test_without_processes_the_images_are_decoded_by_the_training_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_queue() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    alone = list(Frames().batches(0))
+    monkeypatch.setattr(loader.multiprocessing, "Queue", no_queue)
+    assert_equal(Frames().batches(2), alone)
+    assert "no processes that decode images can be started (Too many open files)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mount", "line"),
+    [("size=1m", "room for batches of 1.4 MB"), ("ro", "can be started (Read-only file system)")],
+)
+def test_a_real_dev_shm_that_is_small_or_read_only_does_no_harm(mount: str, line: str) -> None:
+    """pytorch/pytorch #5040: the training waited for ever."""
+    code = f"""if 1:
+        import logging, sys
+        import numpy as np
+        logging.basicConfig()
+        sys.path[:0] = {sys.path!r}
+        from tests.host.data.test_loader import Frames, drawn_batches, recipe
+        frames = Frames()
+        draw = lambda index, rng: (np.full((240, 240, 3), index, np.uint8), np.array(index))
+        for batch in drawn_batches(frames, draw, recipe(), 0, 6, workers=2):
+            assert (batch.pixels[:, 0, 0, 0] == batch.labels).all()
+        print("all six")
+    """
+    shell = f"mount -t tmpfs -o {mount} none /dev/shm && exec {sys.executable} -"
+    able = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o {mount} none /dev/shm"]
+    if not shutil.which("unshare") or subprocess.run(able, capture_output=True).returncode:
+        pytest.skip("this user may not mount a folder of its own")
+    ran = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", shell], input=code, text=True, capture_output=True,
+        timeout=300,
+    )  # fmt: skip
+    assert ran.stdout == "all six\n", ran.stderr
+    assert line in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_more_workers_than_processors_get_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    workers = cores.usable() + 1
+    assert len(list(Frames().batches(workers))) == 6
+    assert f"{workers} workers are more than the {workers - 1} processors" in caplog.text
 
 
 def test_images_in_memory_may_be_grey_or_in_colour(split: Split) -> None:

@@ -47,7 +47,7 @@ def batches(parts: int) -> Iterator[Batch]:
         x = torch.randn(BATCH, 4, generator=generator, dtype=torch.float64)
         labels = torch.randint(3, (BATCH,), generator=generator)
         for part in range(parts):
-            yield Batch(x[part::parts], (labels[part::parts],), ())
+            yield Batch(x[part::parts], (labels[part::parts],), {})
 
 
 def run(how: Recipe, seen: list[loop.Step] | None = None, *, noise: float = 0.0) -> nn.Linear:
