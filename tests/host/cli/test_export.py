@@ -86,10 +86,10 @@ def test_licence_source_and_preprocessing_travel_into_the_manifest(
     assert manifest["licence"] == "CC-BY-NC-4.0"
     assert "AttentiveNAS" in manifest["source"]
     (front,) = manifest["tasks"]
-    how = front["preprocessing"]
+    (model,) = front["models"]
+    how = model["preprocessing"]
     assert (how["resize_short"], how["crop"], how["interpolation"]) == (256, 224, "bicubic")
     assert how["normalisation"]["channels"] == "rgb"
-    (model,) = front["models"]
     assert model["input_hw"] == [192, 192]
     (accuracy,) = model["accuracies"]
     assert accuracy["metric"] == "top1"
