@@ -154,7 +154,7 @@ def _overview(task: str, checked: Checked) -> str:
     lines += ["", *(f"wrong: {finding}" for finding in wrong)]
     lines += [f"note: {finding}" for finding in checked.findings if not finding.wrong]
     lines.append(
-        f"training on it would be wrong: {len(wrong)} of the above are to be mended first"
+        f"training on it would be wrong; kinds of faults to mend first: {len(wrong)}"
         if wrong
         else "nothing was found that would make training wrong"
     )

@@ -91,7 +91,7 @@ def check(data: Data, on_picture: Callable[[], None] = lambda: None) -> Checked:
             part, found = _summary(name, seen[name], len(data.classes))
             parts.append(part)
             findings += found
-    findings += _copies(seen, one_class_each=isinstance(data, Dataset))
+    findings += _copies(seen, data)
     findings += _coverage(parts, data.classes)
     return Checked(data.classes, tuple(parts), tuple(findings))
 
@@ -183,8 +183,11 @@ def _summary(name: str, seen: Sequence[_Seen], classes: int) -> tuple[Part, tupl
     return part, notes.findings()
 
 
-def _copies(seen: dict[str, list[_Seen]], *, one_class_each: bool) -> Iterable[Finding]:
-    """Files with the same bytes: in two parts, with two classes, or twice in one part."""
+def _copies(seen: dict[str, list[_Seen]], data: Data) -> Iterable[Finding]:
+    """Files with the same bytes: in two parts, with two classes, or twice in one part.
+
+    The reader of label images has compared the parts already.
+    """
     notes = Notes("all parts")
     first: dict[bytes, tuple[str, _Seen]] = {}
     for part, pictures in seen.items():
@@ -195,8 +198,10 @@ def _copies(seen: dict[str, list[_Seen]], *, one_class_each: bool) -> Iterable[F
             if other is picture:
                 continue
             example = f"{picture.name} is {other.name}"
-            if one_class_each and other.counts != picture.counts:
+            if isinstance(data, Dataset) and other.counts != picture.counts:
                 notes.add("the same picture with two classes", example, wrong=True)
+            elif before != part and isinstance(data, SegmentationData):
+                continue
             elif before != part:
                 what = f"pictures of {part} that are in {before} too"
                 notes.add(what, example, wrong=True)
@@ -215,9 +220,7 @@ def _coverage(parts: Sequence[Part], classes: Sequence[str]) -> Iterable[Finding
         if not learned and judged:
             what = f"no picture of train has them, but pictures of {' and '.join(judged)} have"
             notes.add(what, name, wrong=True)
-        elif not learned:
-            notes.add("no picture has them", name)
-        elif learned < FEW_TO_LEARN:
+        elif 0 < learned < FEW_TO_LEARN:  # the readers say it of those that no picture has
             notes.add(f"fewer than {FEW_TO_LEARN} pictures of train have them", name)
         for part in others:
             if learned and not part.pictures_with[k]:
