@@ -59,7 +59,8 @@ def check_window() -> None:
     ):
         reason = "neither DISPLAY nor WAYLAND_DISPLAY is set"
     else:
-        reason = next((line for line in said.splitlines() if line.strip()), "no reason was given")
+        lines = [line for line in said.splitlines() if line.strip()] or ["no reason was given"]
+        reason = lines[-1 if lines[0].startswith("Traceback") else 0]
     raise SourceError(f"a window needs a display and an OpenCV with a GUI: {reason}; use --save")
 
 

@@ -203,6 +203,10 @@ def test_the_reason_of_the_toolkit_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
     headless = "raise Exception('The function is not implemented. Rebuild the library')"
     for code, reason in (
         (abort, line),
+        (
+            "raise OSError('Can\\'t initialize GTK backend')",
+            "OSError: Can't initialize GTK backend",
+        ),
         (headless, "install opencv-python in place of opencv-python-headless"),
         ("import time; time.sleep(9)", "the display did not answer within 0.5 s"),
         ("raise SystemExit(1)", "no reason was given"),
