@@ -18,11 +18,12 @@ torch = pytest.importorskip("torch")
 from sklearn.datasets import load_digits
 
 from ramnas_edge.vision import preprocessing
+from ramnas_host.cli import main
 from ramnas_host.config import SplitSizes, load_recipe
 from ramnas_host.data import images
 from ramnas_host.data.about import About, describe
 from ramnas_host.data.datasets import DEBIAN_FASHION, dataset_of, load_dataset, recipe_of
-from ramnas_host.data.images import Dataset, Files, Split, write_image_folder
+from ramnas_host.data.images import Dataset, Files, Split, load_folder, write_image_folder
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
@@ -347,6 +348,25 @@ def test_an_image_folder_is_written_as_png_by_class(digits: Dataset, tmp_path: P
         np.testing.assert_array_equal(
             preprocessing.read_image(str(file)), digits.report.images[index]
         )
+
+
+def test_fashion_is_written_as_folders_and_its_labels_are_read_back(
+    published: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """Its class `T-shirt/top` is no name for a folder."""
+    source = tmp_path / "idx"
+    source.mkdir()
+    write_fashion(source, published)
+    recipe = msgspec.structs.replace(load_recipe("fashion"), images=FASHION)
+    file = tmp_path / "small.yaml"
+    file.write_bytes(msgspec.yaml.encode(recipe))
+    argv = ["data", "--recipe", file, "--data", source, "--out", tmp_path / "out"]
+    assert main.main(list(map(str, argv))) == 0
+    fashion = load_dataset("fashion", FASHION, source)
+    found = load_folder(tmp_path / "out", fashion.classes, fashion.report.preprocessing, 10**6)
+    assert len(found) == len(fashion.report) == 297
+    places = [int(path.stem) for path in paths(found)]
+    assert found.labels.tolist() == fashion.report.labels[places].tolist()
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion", "imagenet"])

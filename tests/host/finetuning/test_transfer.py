@@ -101,7 +101,10 @@ def test_a_folder_of_other_classes_becomes_a_bundle_that_names_them(
     ]  # fmt: skip
     assert saved.about.accuracies[2].value > 0.5
 
-    assert main.main(["bundle", "--finetuned", str(run), "--out", str(bundle)]) == 0
+    argv = ["bundle", "--finetuned", str(run), "--out", str(bundle)]
+    assert main.main([*argv, "--data", str(folder)]) == 2
+    assert f"need no images: leave --data {folder} out" in capsys.readouterr().err
+    assert main.main(argv) == 0
     (model,) = open_bundle(bundle).manifest.tasks[0].models
     assert (model.accuracy, model.accuracies) == (model.accuracies[0], saved.about.accuracies)
     capsys.readouterr()
