@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import List
 
@@ -155,7 +156,7 @@ def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="needs another user")
-def test_a_source_that_may_not_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_source_that_may_not_be_read_is_refused_with_the_reason() -> None:
     """As another user, since root may read everything."""
     code = (
         "import os, sys\n"
@@ -166,16 +167,15 @@ def test_a_source_that_may_not_be_read_is_refused_with_the_reason(tmp_path: Path
         "    try: next(iter(Source(path)))\n"
         "    except SourceError as error: print(error)\n"
     )
-    an_image(tmp_path / "in/1.png")
-    a_video(tmp_path / "v.avi")
-    os.chmod(tmp_path / "v.avi", 0o600)
-    os.chmod(tmp_path / "in/1.png", 0o600)
-    (tmp_path / "closed").mkdir(0o700)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == "root" and folder != Path("/") and str(folder).startswith("/tmp/"):
-            os.chmod(folder, folder.stat().st_mode | 0o055)
-    paths = [str(tmp_path / name) for name in ("in", "closed", "closed/x.mp4", "v.avi")]
-    ran = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as made:  # pytest closes its own folders to other users
+        folder = Path(made)
+        an_image(folder / "in/1.png")
+        a_video(folder / "v.avi")
+        (folder / "closed").mkdir(0o700)
+        for path, mode in ((folder, 0o755), (folder / "in/1.png", 0), (folder / "v.avi", 0)):
+            os.chmod(path, mode)
+        paths = [str(folder / name) for name in ("in", "closed", "closed/x.mp4", "v.avi")]
+        ran = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True)
     said = ran.stdout.splitlines()
     assert len(said) == 4, ran
     assert all("ermission denied" in line for line in said), said
