@@ -14,6 +14,7 @@ from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
 from ramnas_host.data.label_check import (
+    LabelsSeen,
     check_cityscapes_ids,
     label_findings,
     look_at_labels,
@@ -102,12 +103,9 @@ def load_cityscapes(folder: Path) -> SegmentationData:
     findings += label_findings(seen, table, classes, str(file) if own else "Cityscapes")
     findings += _copies(splits)
     val = splits["val"]
-    if "test" in splits:
-        selection, report = val, splits["test"]
-    else:
-        names = [str(path) for path in val.images.paths]
-        where = str(folder / "leftImg8bit/val")
-        selection, report = map(val.take, halves(names, where, "a test split with labels"))
+    selection, report = (
+        (val, splits["test"]) if "test" in splits else _halves(folder, val, seen["val"])
+    )
     return SegmentationData(
         classes=classes,
         licence=_licence(folder),
@@ -170,6 +168,22 @@ def _by_name(paths: Iterable[Path], root: Path, ending: str) -> tuple[dict[str, 
         if not name.endswith(ending) or found.setdefault(name[: -len(ending)], path) is not path:
             others.append(path)
     return found, others
+
+
+def _halves(
+    folder: Path, val: SegmentationSplit, seen: LabelsSeen
+) -> tuple[SegmentationSplit, SegmentationSplit]:
+    """The halves of val for selection and for the report; both need an image to be judged by."""
+    where, missing = str(folder / "leftImg8bit/val"), "a test split with labels"
+    parts = halves([str(path) for path in val.images.paths], where, missing)
+    for part, purpose in zip(parts, ("selection", "the report"), strict=True):
+        if {*part.tolist()} <= {*seen.blank}:
+            raise DataError(
+                f"no label image that is for {purpose} has a class or can be read, such as "
+                f"{val.labels[part[0]]}: mend the label images of val, or add {missing}"
+            )
+    selection, report = map(val.take, parts)
+    return selection, report
 
 
 def _no_pictures(folder: Path, part: str) -> str:

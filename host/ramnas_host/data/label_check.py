@@ -31,12 +31,14 @@ class LabelsSeen:
     """What the label images of one split hold.
 
     `pixels` counts those of each id, int64 [IDS], and `present` are the classes that occur, in
-    order. `first` has a label image for each id that occurs, and `unreadable` says why files could
-    not be read. `looked` of `count` were opened.
+    order. `blank` are the positions of label images that have no class or cannot be read, and
+    `unreadable` says why. `first` has a label image for each id that occurs. `looked` of `count`
+    were opened.
     """
 
     pixels: np.ndarray
     present: Sequence[int]
+    blank: Sequence[int]
     first: Mapping[int, Path]
     unreadable: Sequence[str]
     looked: int
@@ -58,7 +60,7 @@ def look_at_labels(split: SegmentationSplit, most: int = MOST) -> LabelsSeen:
     Every label image is looked at if these have no class at all, or if that is soon done.
     """
     index = np.linspace(0, len(split) - 1, min(most, len(split))).astype(int).tolist()
-    pixels, unreadable = np.zeros(IDS, np.int64), []
+    pixels, blank, unreadable = np.zeros(IDS, np.int64), [], []
     first: dict[int, Path] = {}
 
     def counted(i: int) -> dict[int, int] | str:
@@ -71,7 +73,10 @@ def look_at_labels(split: SegmentationSplit, most: int = MOST) -> LabelsSeen:
         for i, found in zip(index, pool.map(counted, index), strict=True):
             if isinstance(found, str):
                 unreadable.append(found)
+                blank.append(i)
                 continue
+            if (split.table.classes[[*found]] == IGNORED).all():
+                blank.append(i)
             for label, count in found.items():
                 pixels[label] += count
                 first.setdefault(label, split.labels[i])
@@ -80,7 +85,7 @@ def look_at_labels(split: SegmentationSplit, most: int = MOST) -> LabelsSeen:
     soon = pixels.sum() / len(index) * len(split) <= SOON
     if len(index) < len(split) and (soon or not present):
         return look_at_labels(split, len(split))
-    return LabelsSeen(pixels, present, first, unreadable, len(index), len(split))
+    return LabelsSeen(pixels, present, blank, first, unreadable, len(index), len(split))
 
 
 def check_cityscapes_ids(
@@ -94,7 +99,8 @@ def check_cityscapes_ids(
     """
     parts = list(seen)
     pixels = sum((part.pixels for part in parts), np.zeros(IDS, np.int64))
-    both = LabelsSeen(pixels, (), {}, (), sum(p.looked for p in parts), sum(p.count for p in parts))
+    looked, count = sum(part.looked for part in parts), sum(part.count for part in parts)
+    both = LabelsSeen(pixels, (), (), {}, (), looked, count)
     if not pixels.any():
         return  # no label image can be read
     known, void = table.classes != IGNORED, np.zeros(IDS, bool)

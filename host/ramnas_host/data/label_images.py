@@ -12,6 +12,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from ramnas_edge.vision.formats import unreadable
 from ramnas_models.errors import SourceError
 
+Image.MAX_IMAGE_PIXELS = 2**30  # as many as OpenCV reads; Pillow's own limit is a tenth of that
+
 IDS = 2**16  # label ids are from 0 to 65535
 Colours = Mapping[tuple[int, int, int], int]  # red, green and blue of a label -> its id
 

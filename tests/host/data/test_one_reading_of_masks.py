@@ -180,13 +180,21 @@ def test_masks_without_any_class_are_refused(tmp_path: Path) -> None:
     assert "every pixel of the 2 label images of train is ignored: they have id 255" in text
 
 
+def test_a_half_of_val_without_any_class_is_refused_before_a_training(tmp_path: Path) -> None:
+    mask, void = drawn([0, 1], [1, 1]), np.full((40, 50), 255, np.uint8)
+    masks = {"train": [mask] * 2, "val": [mask, void, mask, void]}
+    text = refusal(write_set(tmp_path, masks, labels=named("floor", "wall")))
+    assert "no label image that is for the report has a class or can be read, such as" in text
+    assert "val/town/town_000001_000000_gtFine_labelIds.png: mend the label images" in text
+
+
 def test_a_few_masks_with_classes_among_many_without_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(label_check, "SOON", 0)
     masks = [np.full((2, 3), 255, np.uint8) for _ in range(250)]
     masks[1][0] = (0, 1, 1)
-    write_set(tmp_path, {"train": masks, "val": masks[:3]}, labels=named("floor", "wall"))
+    write_set(tmp_path, {"train": masks, "val": [masks[1]] * 2}, labels=named("floor", "wall"))
     assert len(load_cityscapes(tmp_path).train) == 250
 
 
@@ -461,8 +469,9 @@ def test_perfect_predictions_of_what_was_kept_score_1(
         labels.append({"name": "void", "id": 9, "trainId": ignored})
     with tempfile.TemporaryDirectory() as place:
         folder = write_set(Path(place), both(*masks), labels=labels, save=FORMS[form])
-        if all((mask > 3).all() for mask in masks):
-            assert "every pixel" in refusal(folder)
+        halves = masks[::2], masks[1::2]
+        if any((np.stack(half) > 3).all() for half in halves):
+            assert re.search("every pixel|no label image", refusal(folder))
             return
         data = load_cityscapes(folder)
         expected = np.full(256, IGNORED)
