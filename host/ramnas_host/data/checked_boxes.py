@@ -81,35 +81,35 @@ def checked_split(
 
 
 def across_splits(
-    train: DetectionSplit, others: Sequence[DetectionSplit], classes: Sequence[str], part: str
-) -> tuple[Finding, ...]:
-    """What only shows where splits are compared: shared pictures, and what cannot be learned.
+    train: DetectionSplit, judging: Sequence[DetectionSplit], classes: Sequence[str], folder: Path
+) -> list[Finding]:
+    """What only shows in whole splits: shared pictures, and what cannot be learned or judged.
 
-    `others` are the splits that judge; `part` is how people call the training labels. DataError if
-    there is nothing to learn.
+    `folder` has the label files. DataError if there is nothing to learn.
     """
-    learned = _examples(train, len(classes))
-    if not learned.sum():
+    if not _examples(train, len(classes)).sum():
         crowds = sum(len(objects.crowd) for objects in train.objects)
         why = f": all {crowds} are marked as crowds (iscrowd)" if crowds else ""
         raise DataError(f"{train.labels} has no object to learn from{why}")
-    notes = Notes(part)
-    for k in np.flatnonzero(learned == 0).tolist():
-        notes.add("classes without an example to learn from", classes[k])
+    findings: list[Finding] = []
     seen: dict[tuple[str, str], str] = {}
     real = lru_cache(os.path.realpath)  # of folders, of which there are few
-    for split in (train, *others):
-        if not _examples(split, len(classes)).sum():
-            notes.add(
-                "labels without any object, so that nothing can be scored", split.labels, wrong=True
-            )
+    for split in (train, *judging):
+        part = os.path.relpath(split.labels, folder)
+        notes = Notes(part)
+        examples = _examples(split, len(classes))
+        if not examples.sum():
+            notes.add("no object at all, so that nothing can be scored", split.labels, wrong=True)
+        if split is train:
+            for k in np.flatnonzero(examples == 0).tolist():
+                notes.add("classes without an example to learn from", classes[k])
         for path in map(str, split.images.paths):
-            folder, name = os.path.split(path)
-            before = seen.setdefault((real(folder), name), split.labels)
-            if before != split.labels:
-                one, other = Path(before).name, Path(split.labels).name
-                notes.add(f"pictures that are in {one} and in {other}", path, wrong=True)
-    return notes.findings()
+            directory, name = os.path.split(path)
+            before = seen.setdefault((real(directory), name), part)
+            if before != part:
+                notes.add(f"pictures that {before} lists too", path, wrong=True)
+        findings += notes.findings()
+    return findings
 
 
 def _examples(split: DetectionSplit, classes: int) -> np.ndarray:

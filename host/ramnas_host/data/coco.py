@@ -15,7 +15,7 @@ from pycocotools import mask
 
 from ramnas_host.data.checked_boxes import Listed, across_splits, checked_split
 from ramnas_host.data.detection_data import DetectionData, DetectionSplit
-from ramnas_host.data.findings import Notes
+from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.json_file import JsonFile
 from ramnas_host.data.picture_names import PictureNames, same_picture
@@ -77,25 +77,33 @@ def load_coco(folder: Path) -> DetectionData:
             f"{folder} is not in the format of COCO: it has no "
             f"annotations/instances_{missing}*.json"
         )
-    found = {part: _File(folder, file) for part, file in files.items() if file}
-    classes = found["train"].classes()
-    splits = {part: file.split(classes) for part, file in found.items()}
+    classes: tuple[str, ...] = ()
+    splits: dict[str, DetectionSplit] = {}
+    findings: list[Finding] = []
+    for part, name in files.items():  # one after the other, as some are very large
+        if name is None:
+            continue
+        file = _File(folder, name)
+        if part == "train":
+            classes, licence = file.classes(), file.licence
+        splits[part] = file.split(classes)
+        findings += file.notes.findings()
+    train, *judging = splits.values()
+    findings += across_splits(train, judging, classes, folder)
     val, test = splits["val"], splits.get("test")
     if test is None:
         names = [str(path) for path in val.images.paths]
         selection, report = map(val.take, halves(names, str(val_file), "instances_test.json"))
     else:
         selection, report = val, test
-    judging = [split for part, split in splits.items() if part != "train"]
-    findings = across_splits(splits["train"], judging, classes, found["train"].part)
     return DetectionData(
         classes=classes,
-        licence=found["train"].licence,
+        licence=licence,
         source=f"images of {folder.resolve().name}",
-        train=splits["train"],
+        train=train,
         selection=selection,
         report=report,
-        findings=(*(f for file in found.values() for f in file.notes.findings()), *findings),
+        findings=tuple(findings),
     )
 
 
@@ -120,8 +128,7 @@ class _File:
 
     def __init__(self, folder: Path, file: Path) -> None:
         self._folder, self._file = folder, file
-        self.part = str(file.relative_to(folder))
-        self.notes = Notes(self.part)
+        self.notes = Notes(str(file.relative_to(folder)))
         self._source = JsonFile(file, "a COCO annotation file")
         self._coco = self._source.read(_Coco)
         if not self._coco.images:

@@ -58,7 +58,7 @@ def detection_task(
     def evaluate(split_name: str, ranks: Ranks) -> Evaluation:
         split: DetectionSplit = getattr(data, split_name)
         found = evaluate_detector(detector, split, preprocessing, ranks)
-        return _evaluation(found, data.classes, split_name)
+        return evaluation(found, data.classes, split_name)
 
     def loss(images: Tensor, targets: tuple[Tensor, ...]) -> Tensor:
         class_logits, box_regression = detector(images)
@@ -94,26 +94,23 @@ def evaluate_detector(
     device = next(detector.parameters()).device
     anchors = detector.plan.anchors
     anchor_boxes = anchors.boxes()
-    evaluated: list[int] = []
-    found: list[Found] = []
+    found: dict[int, Found] = {}
     own = ranks.share(range(len(split)))
     for indices, x, frame_hws in _batches(split, own, preprocessing, anchors.input_hw):
         with full_precision(device):
             outputs = [out.float().cpu().numpy() for out in detector(x.to(device))]
         for i, logits, deltas, frame_hw in zip(indices, *outputs, frame_hws, strict=True):
-            evaluated.append(i)
-            found.append(detect(logits, deltas, anchor_boxes, anchors.input_hw, frame_hw, _LIMITS))
-    of_ranks = ranks.gather((evaluated, found))
-    images = [i for indices, _ in of_ranks for i in indices]
-    if not images:
+            found[i] = detect(logits, deltas, anchor_boxes, anchors.input_hw, frame_hw, _LIMITS)
+    pairs = [pair for part in ranks.gather(list(found.items())) for pair in part]
+    everything = dict(sorted(pairs, key=lambda pair: pair[0]))
+    if not everything:
         raise DataError(
-            f"none of the {len(split)} images of {split.labels} can be read; the log says why"
+            f"none of the {len(split)} images of {split.labels} can be read: {_fault(split, 0)}"
         )
-    everything = [boxes for _, of_rank in of_ranks for boxes in of_rank]
-    return coco_matches([split.objects[i] for i in images], everything)
+    return coco_matches([split.objects[i] for i in everything], list(everything.values()))
 
 
-def _evaluation(found: CocoMatches, classes: Sequence[str], split: str) -> Evaluation:
+def evaluation(found: CocoMatches, classes: Sequence[str], split: str) -> Evaluation:
     """The accuracies of what was found, over all classes and of each class that has an object.
 
     One bootstrap gives the intervals of all of them.
@@ -133,6 +130,15 @@ def _evaluation(found: CocoMatches, classes: Sequence[str], split: str) -> Evalu
     overall, single = accuracies[: len(SCORES)], accuracies[len(SCORES) :]
     pairs = zip(there, single[::2], single[1::2], strict=True)
     return Evaluation(overall, {classes[k]: (wide, at_50) for k, wide, at_50 in pairs})
+
+
+def _fault(split: DetectionSplit, index: int) -> str:
+    """Why an image cannot be read."""
+    try:
+        split.read(index)
+    except SourceError as error:
+        return str(error)
+    return "the log says why"  # it can be read now
 
 
 def _draw(

@@ -543,7 +543,7 @@ def test_a_picture_of_training_must_not_judge(tmp_path: Path) -> None:
         content["images"][0]["file_name"] = "train/0.jpg"
 
     data = load_coco(write(tmp_path / "a", of_train, "val"))
-    found = finding(data, "pictures that are in instances_train.json and in instances_val.json")
+    found = finding(data, "pictures that annotations/instances_train.json lists too")
     assert (found.count, found.wrong) == (1, True)
 
 

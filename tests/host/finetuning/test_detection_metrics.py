@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ramnas_host.data.detection_data import Objects
+from ramnas_host.finetuning.detection import evaluation
 from ramnas_host.finetuning.detection_metrics import CocoMatches, Found, coco_matches, mean_scores
 
 CATEGORIES = (3, 7, 8)
@@ -220,3 +222,30 @@ def test_an_image_that_counts_twice_is_as_good_as_a_copy_of_it(seed: int) -> Non
 def test_the_mean_is_over_the_classes_that_have_an_object() -> None:
     nan = float("nan")
     assert mean_scores(np.array([[nan, nan], [0.25, 0.5], [0.75, 1.0]])) == (0.5, 0.75)
+
+
+def test_each_class_that_has_an_object_has_its_accuracies() -> None:
+    truths, detections = random_case(3)
+    found = matched(truths, detections)
+    names = [f"class {k}" for k in range(10)]
+    for split in ("selection", "report"):
+        made = evaluation(found, names, split)
+        all_classes, by_class = made.accuracies, made.by_class
+        assert set(by_class) == {f"class {k:.0f}" for k in truths[:, 5]}
+        for name, pair in by_class.items():
+            with_it = truths[truths[:, 5] == int(name.split()[1]), 0]
+            assert [accuracy.metric for accuracy in pair] == ["AP50-95", "AP50"]
+            for accuracy in pair:
+                assert (accuracy.split, accuracy.n) == (split, len(set(with_it)))
+                assert (accuracy.interval is not None) == (split == "report")
+        for place, accuracy in enumerate(all_classes):
+            assert accuracy.n == 5
+            mean = np.mean([pair[place].value for pair in by_class.values()])
+            assert accuracy.value == pytest.approx(mean)
+        assert b"null" not in msgspec.json.encode(by_class) or split == "selection"
+
+
+def test_without_objects_no_class_has_an_accuracy() -> None:
+    found = evaluation(matched(np.zeros((0, 6)), np.zeros((0, 7))), ["a"], "report")
+    assert found.by_class == {}
+    assert all(math.isnan(accuracy.value) for accuracy in found.accuracies)
