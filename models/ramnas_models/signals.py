@@ -43,6 +43,7 @@ class Ending:
     def __init__(self) -> None:
         self.number: Optional[int] = None
         self.at_once = True  # False inside `whole`
+        self.notice = ""
         self._process, self._since_s = os.getpid(), 0.0
 
     def handle(self, number: int, frame: Optional[FrameType]) -> None:
@@ -61,8 +62,9 @@ class Ending:
         self.number, self._since_s = number, now
         if self.at_once:
             raise self.exception(number)
-        with contextlib.suppress(OSError):  # print could be in the middle of a line
-            os.write(2, b"\nending after this step; the same signal again ends at once\n")
+        if self.notice:
+            with contextlib.suppress(OSError):  # print could be in the middle of a line
+                os.write(2, f"\n{self.notice}; the same signal again ends at once\n".encode())
 
     @staticmethod
     def exception(number: int) -> KeyboardInterrupt:
@@ -98,13 +100,16 @@ def stoppable() -> Iterator[Ending]:
 
 
 @contextlib.contextmanager
-def whole() -> Iterator[None]:
-    """Inside `stoppable`, have this block done as a whole: a signal raises at its end."""
+def whole(notice: str = "") -> Iterator[None]:
+    """Inside `stoppable`, have this block done as a whole: a signal raises at its end.
+
+    For a block that takes long, `notice` says then on stderr what is waited for.
+    """
     ending = _endings[-1] if _endings else Ending()
     if not ending.at_once or ending.number is not None:
         yield
         return
-    ending.at_once = False
+    ending.at_once, ending.notice = False, notice
     try:
         yield
     finally:

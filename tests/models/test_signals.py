@@ -118,7 +118,7 @@ def ran(body: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("number", ASKING)
 def test_whoever_insists_ends_the_process_at_once(number: int) -> None:
     hanging = (
-        f"with signals.whole():\n"
+        f"with signals.whole('wait'):\n"
         f"        os.kill(os.getpid(), {int(number)})\n"
         f"        time.sleep(0.01)\n"
         f"        os.kill(os.getpid(), {int(number)})\n"
@@ -126,7 +126,7 @@ def test_whoever_insists_ends_the_process_at_once(number: int) -> None:
     )
     ended = ran(hanging)
     assert ended.returncode == 128 + number
-    assert ended.stderr == "\nending after this step; the same signal again ends at once\n"
+    assert ended.stderr == "\nwait; the same signal again ends at once\n"
 
 
 def test_a_program_that_does_not_catch_it_exits_with_143_and_without_a_traceback() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_models.errors import FileError, SourceError
+from ramnas_models.signals import whole
 
 if TYPE_CHECKING:
     from ramnas_edge.runtime.runtime import Runtime
@@ -140,12 +141,14 @@ def _run(args: argparse.Namespace) -> None:
         stream = _Stream(args, runtime)
         try:
             for name, frame in itertools.chain([first], frames):
-                if not stream.take(name, frame):
-                    break
+                with whole():  # each frame is printed, saved and counted, or nothing of it
+                    if not stream.take(name, frame):
+                        break
         except KeyboardInterrupt:  # the usual way to end a camera
             pass
         finally:
-            stream.close()
+            with whole():
+                stream.close()
         stream.summary(source)
 
 
@@ -253,10 +256,12 @@ class _Stream:
 
     def _print_results(self) -> None:
         if self._unprinted:
-            lines = "\n".join(self._line(*result) for result in self._unprinted)
+            lines = [self._line(*result) for result in self._unprinted]
             self._unprinted.clear()
             try:
-                print(lines, flush=True)
+                for line in lines:  # of one large write Python loses a part if a signal comes
+                    print(line)
+                print(end="", flush=True)
             except BrokenPipeError:  # nobody reads any more
                 raise
             except OSError as error:
