@@ -130,10 +130,10 @@ def _rungs(task: bundles.TaskFront, front: Front, setup: tuple[object, ...]) -> 
             if bundles.setup_of(latency) == setup:
                 rungs.append(
                     Rung(
-                        model.arch_id, names.get(model.arch_id) or _own_name(model),
+                        model.arch_id, _own_name(model) or names.get(model.arch_id, ""),
                         model.reported, one.value,
                         latency.p90_ms, latency.corrected_ms, model.cost.macs,
-                        energy.get(model.arch_id),
+                        energy.get((model.arch_id, model.input_hw)),
                     )
                 )  # fmt: skip
     return tuple(rungs)
@@ -144,15 +144,15 @@ def _own_name(model: Model) -> str:
     return "" if model.name == model.arch_id else model.name
 
 
-def _energy(front: Front, task: str, device_class: str) -> dict[str, float]:
-    """Arch id -> energy in mJ, as measured for this task on this board."""
+def _energy(front: Front, task: str, device_class: str) -> dict[tuple[str, tuple[int, int]], float]:
+    """Arch id and input size -> energy in mJ, as measured for this task on this board."""
     for objective in front.objectives:
         target = objective.target
         if objective.kind == ENERGY and target and (target.task, objective.device_class) == (
             task, device_class,
         ):  # fmt: skip
             return {
-                c.arch_id: c.measured[objective.name].value
+                (c.arch_id, target.hw(c.arch)): c.measured[objective.name].value
                 for c in front.candidates
                 if objective.name in c.measured
             }

@@ -116,6 +116,30 @@ def test_a_model_of_a_ladder_has_the_energy_of_its_board_and_task() -> None:
     assert [rung.energy_mj for rung in ladder.rungs] == [3.5, None]
 
 
+def test_of_two_models_of_one_arch_only_the_one_of_the_measured_size_has_its_energy(
+    tmp_path: Path,
+) -> None:
+    energy = Objective(ENERGY, "board", BOARD.target)
+    measured = {
+        TOP1: ObjectiveValue(0.9),
+        BOARD.name: ObjectiveValue(1.0, 1.2),
+        energy.name: ObjectiveValue(3.5),
+    }
+    found = front(measured, objectives=(Objective(TOP1), BOARD, energy))
+    (candidate,) = found.candidates
+    made, files = classifiers([figure("board", 1.0, (48, 64)), (), ()])
+    own = msgspec.structs.replace(made.models[0], arch_id=candidate.arch_id)
+    hw = BOARD.target.hw(candidate.arch) if BOARD.target else (0, 0)
+    models = [
+        msgspec.structs.replace(own, name=f"{own.arch_id}-{size[0]}", input_hw=size)
+        for size in (hw, (64, 64))
+    ]
+    bundle = written(tmp_path / "b", (msgspec.structs.replace(made, models=tuple(models)), files))
+    (ladder,) = contents.build(found, title="", records=[], bundle=bundle).ladders
+    assert [rung.energy_mj for rung in ladder.rungs] == [3.5, None]
+    assert [rung.name for rung in ladder.rungs] == [model.name for model in models]
+
+
 def test_an_arch_is_written_stage_by_stage() -> None:
     arch = load_space("ofa_mbv3").min()
     text = contents.arch_text(arch)
