@@ -6,6 +6,8 @@ anyone; `NAME.key_secret` may be read by its owner only.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -22,7 +24,7 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from ramnas_models.errors import DataError, FileError
-from ramnas_models.files import make_folder, write_file, writing
+from ramnas_models.files import flush, make_folder, write_file, writing
 
 log = logging.getLogger(__name__)
 PUBLIC, SECRET = ".key", ".key_secret"
@@ -44,7 +46,7 @@ def new(folder: Path, name: str) -> Path:
     """Make `NAME.key` and `NAME.key_secret` (mode 0600) in `folder`; return the secret one's path.
 
     An existing secret is never replaced. If only its public file is missing, that is written again;
-    otherwise FileError is raised.
+    otherwise FileError is raised, as on a file system where others could read the secret.
     """
     path = make_folder(folder) / f"{checked_name(name)}{SECRET}"
     public, secret = zmq.curve_keypair()
@@ -59,6 +61,12 @@ def new(folder: Path, name: str) -> Path:
                 "it is not needed, or give the new keys another --name"
             ) from error
         public = load_keys(path).public
+    if _open_to_others(path):
+        path.unlink()
+        raise FileError(
+            f"cannot keep {path} secret: this file system lets others read every file; name "
+            "another --folder"
+        )
     write_file(path.with_suffix(PUBLIC), _text(public))
     return path
 
@@ -68,8 +76,8 @@ def load_keys(path: Path) -> Keys:
     public, secret = _load(path)
     if secret is None:
         raise FileError(f"{path} has no secret key; give the {SECRET} file that belongs to it")
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
+    mode = _open_to_others(path)
+    if mode:
         raise FileError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
     return Keys(public, secret)
 
@@ -202,6 +210,12 @@ def _text(public: bytes, secret: Optional[bytes] = None) -> bytes:
     return b"\n".join([*lines, b""])
 
 
+def _open_to_others(path: Path) -> int:
+    """The mode of a file that others than its owner can read or write, or else 0."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return mode if mode & 0o077 else 0
+
+
 def _write_secret(path: Path, data: bytes) -> None:
     """Write a secret: whole or not at all, with mode 0600 from the start, never over another."""
     with writing(path):
@@ -210,7 +224,22 @@ def _write_secret(path: Path, data: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
-            os.link(aside, path)  # unlike a rename, this fails if the file exists
+                flush(file.fileno())
+            _name(aside, path)
         finally:
-            os.unlink(aside)
+            with contextlib.suppress(OSError):  # after a rename it is not there any more
+                os.unlink(aside)
+
+
+def _name(aside: str, path: Path) -> None:
+    """Give the file `aside` its name; FileExistsError if there is a file of that name."""
+    try:
+        os.link(aside, path)  # unlike a rename, this fails if the file exists
+    except FileExistsError:
+        raise
+    except OSError as error:  # FAT and many network file systems have no links
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "") from error
+        os.rename(aside, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -92,3 +93,30 @@ def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str
 )  # fmt: skip
 def test_an_endpoint_that_other_machines_can_reach_is_public(endpoint: str, public: bool) -> None:
     assert keys.is_public(endpoint) is public
+
+
+@pytest.mark.parametrize("name", ["EPERM", "ENOTSUP", "ENOSYS"])
+def test_a_file_system_without_links_or_flushing_keeps_keys_all_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impossible(*args: object) -> None:
+        raise OSError(getattr(errno, name), "")
+
+    monkeypatch.setattr(os, "link", impossible)
+    monkeypatch.setattr(os, "fsync", impossible)
+    path = keys.new(tmp_path, "a")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    own = keys.load_keys(path)
+    with pytest.raises(FileError, match=r"a.key_secret exists"):
+        keys.new(tmp_path, "a")
+    assert keys.load_keys(path) == own
+    assert {p.name for p in tmp_path.iterdir()} == {"a.key", "a.key_secret"}
+
+
+def test_a_file_system_where_others_can_read_every_file_gets_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "_open_to_others", lambda path: 0o755)  # as on FAT
+    with pytest.raises(FileError, match=r"lets others read every file; name another --folder"):
+        keys.new(tmp_path, "a")
+    assert not list(tmp_path.iterdir())
