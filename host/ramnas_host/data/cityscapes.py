@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -76,36 +76,26 @@ def load_cityscapes(folder: Path) -> SegmentationData:
     file = folder / "labels.json"
     own = file.exists()
     labels = _own_labels(file) if own else _cityscapes_labels()
-    kept = sorted((x for x in labels if not x.ignored), key=lambda x: x.trainId)
-    classes = tuple(str(label.name) for label in kept)
+    classes = tuple(str(label.name) for label in _kept(labels))
+    # the published labels of Cityscapes' own test split are blank
     parts = ("train", "val", "test") if own else ("train", "val")
-    truths = {part: _pictures(folder / "gtFine" / part) for part in parts}
-    train_ids = _only_train_ids(truths.values())
-    table = LabelTable.of(range(len(kept)), [IGNORED]) if train_ids else _table(kept, labels)
-    ending = _TRAIN_LABELS if train_ids else _LABELS
-    findings: list[Finding] = []
-    splits: dict[str, SegmentationSplit] = {}
-    for part in parts:
-        split, found = _split(folder, part, truths[part], ending, table)
-        findings += found
-        if split:
-            splits[part] = split
-        elif part != "test":
-            raise DataError(_no_pictures(folder, part))
+    splits, findings = _splits(folder, parts, labels)
     seen = {part: look_at_labels(split) for part, split in splits.items()}
     if not own:
-        check_cityscapes_ids(seen.values(), table, folder, train_ids=train_ids)
-    if "test" in seen and not seen["test"].present:
+        check_cityscapes_ids(seen.values(), splits["train"], folder)
+    if "test" in seen and seen["test"].pixels.any() and not seen["test"].present:
         what = "label images without any class, as in Cityscapes' own test split: it is not used"
         first = str(splits["test"].labels[0])
         findings.append(Finding("gtFine/test", what, len(splits["test"]), first))
         del splits["test"], seen["test"]
+    table = splits["train"].table
     findings += label_findings(seen, table, classes, str(file) if own else "Cityscapes")
     findings += _copies(splits)
     val = splits["val"]
-    selection, report = (
-        (val, splits["test"]) if "test" in splits else _halves(folder, val, seen["val"])
-    )
+    if "test" in splits:
+        selection, report = val, splits["test"]
+    else:
+        selection, report = _halves(folder, val, seen["val"])
     return SegmentationData(
         classes=classes,
         licence=_licence(folder),
@@ -117,17 +107,32 @@ def load_cityscapes(folder: Path) -> SegmentationData:
     )
 
 
+def _splits(
+    folder: Path, parts: Sequence[str], labels: Sequence[_Label]
+) -> tuple[dict[str, SegmentationSplit], list[Finding]]:
+    """The parts that have pictures, and what was left out; DataError without train or val."""
+    truths = {part: _pictures(folder / "gtFine" / part) for part in parts}
+    stems = [path.stem for paths in truths.values() for path in paths]
+    ending, table = _LABELS, _table(labels)
+    has_ids, has_train_ids = (
+        any(stem.endswith(name) for stem in stems) for name in (_LABELS, _TRAIN_LABELS)
+    )
+    if has_train_ids and not has_ids:
+        ending, table = _TRAIN_LABELS, LabelTable.of(range(len(_kept(labels))), [IGNORED])
+    splits: dict[str, SegmentationSplit] = {}
+    findings: list[Finding] = []
+    for part in parts:
+        split, found = _split(folder, part, truths[part], ending, table)
+        findings += found
+        if split:
+            splits[part] = split
+        elif part != "test":
+            raise DataError(_no_pictures(folder, part))
+    return splits, findings
+
+
 def _pictures(folder: Path) -> list[Path]:
     return pictures_below(folder) if folder.is_dir() else []
-
-
-def _only_train_ids(truths: Iterable[list[Path]]) -> bool:
-    """Whether the label images come with train ids and without label ids."""
-    stems = [path.stem for paths in truths for path in paths]
-    has_ids, has_train_ids = (
-        any(stem.endswith(ending) for stem in stems) for ending in (_LABELS, _TRAIN_LABELS)
-    )
-    return has_train_ids and not has_ids
 
 
 def _split(
@@ -220,7 +225,7 @@ def _own_labels(file: Path) -> list[_Label]:
         found = msgspec.json.decode(text, type=list[_Label])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not a list of labels: {error}") from error
-    kept = sorted((x for x in found if not x.ignored), key=lambda x: x.trainId)
+    kept = _kept(found)
     ids = [label.trainId for label in kept]
     if not kept or ids != list(range(len(kept))):
         at = next((k for k, train_id in enumerate(ids) if k != train_id), 0)
@@ -248,20 +253,25 @@ def _own_labels(file: Path) -> list[_Label]:
     return found
 
 
-def _table(kept: list[_Label], labels: list[_Label]) -> LabelTable:
+def _kept(labels: Sequence[_Label]) -> list[_Label]:
+    """The labels that are classes, in the order of their train ids."""
+    return sorted((x for x in labels if not x.ignored), key=lambda label: label.trainId)
+
+
+def _table(labels: Sequence[_Label]) -> LabelTable:
     """Which id stands for which class."""
-    ids = [label.id for label in kept]
+    ids = [label.id for label in _kept(labels)]
     ignored: set[int] = set()
     for label in labels:
         # a negative id is stored without its sign: -1 is 255 in 8 bits and 65535 in 16
         ignored |= {label.id} if label.id >= 0 else {label.id % 256, label.id % IDS}
-    return LabelTable.of(ids, [i for i in ignored - {*ids} if i < IDS], _colours(kept, labels))
+    return LabelTable.of(ids, [i for i in ignored - {*ids} if i < IDS], _colours(labels))
 
 
-def _colours(kept: list[_Label], labels: list[_Label]) -> Colours:
+def _colours(labels: Sequence[_Label]) -> Colours:
     """The id of each colour; empty unless every class has a colour of its own."""
     found: dict[tuple[int, int, int], int] = {}
-    for label in kept:
+    for label in _kept(labels):
         colour = _colour(label)
         if colour is None or colour in found:
             return {}

@@ -89,14 +89,15 @@ def look_at_labels(split: SegmentationSplit, most: int = MOST) -> LabelsSeen:
 
 
 def check_cityscapes_ids(
-    seen: Iterable[LabelsSeen], table: LabelTable, folder: Path, *, train_ids: bool
+    seen: Iterable[LabelsSeen], train: SegmentationSplit, folder: Path
 ) -> None:
     """DataError if label images have other ids than those of Cityscapes.
 
     Nobody has said what their ids mean, and most data sets count their classes from 0: some of
-    those numbers would be taken for other classes and the rest would be ignored. `train_ids` says
-    that the names of the files promise train ids, from 0 to 18, and not label ids.
+    those numbers would be taken for other classes and the rest would be ignored. The label images
+    of `train` are named for what they should have: label ids, or train ids from 0 to 18.
     """
+    table, train_ids = train.table, "TrainIds" in train.labels[0].stem
     parts = list(seen)
     pixels = sum((part.pixels for part in parts), np.zeros(IDS, np.int64))
     looked, count = sum(part.looked for part in parts), sum(part.count for part in parts)

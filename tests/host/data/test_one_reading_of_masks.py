@@ -420,6 +420,9 @@ def test_a_test_split_of_blank_label_images_is_not_used(tmp_path: Path) -> None:
     data = load_cityscapes(tmp_path)
     assert {path.parts[-3] for path in data.report.labels} == {"val"}
     assert any("without any class" in text and "it is not used" in text for text in texts(tmp_path))
+    for path in (tmp_path / "gtFine/test/town").iterdir():
+        path.write_bytes(b"")
+    assert "none of the 2 label images of test can be read. The first: " in refusal(tmp_path)
     # without a labels.json nobody looks at the labels of test, which may be missing
     for path in (tmp_path / "gtFine/test/town").iterdir():
         path.unlink()
