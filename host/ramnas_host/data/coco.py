@@ -5,19 +5,19 @@ from __future__ import annotations
 import fnmatch
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from pycocotools import mask
 
 from ramnas_host.data.checked_boxes import Listed, across_splits, checked_split
 from ramnas_host.data.detection_data import DetectionData, DetectionSplit
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.json_file import JsonFile
+from ramnas_host.data.loose_values import box_around, flag, identity_of, short, side
 from ramnas_host.data.picture_names import PictureNames, same_picture
 from ramnas_models.errors import DataError
 
@@ -63,11 +63,11 @@ class _Segmentations(msgspec.Struct):
 def load_coco(folder: Path) -> DetectionData:
     """Read `annotations/instances_{train,val,test}*.json` and find their images.
 
-    The images of `instances_NAME.json` are in `NAME/` or `images/NAME/`, or where their names say,
-    below `folder`. val is the selection split and test the report split. COCO itself has no test
-    annotations: without them, one half of val is the selection split and the other half the report
-    split. The classes are those of train; other files may number them otherwise. DataError names
-    the file that is missing or wrong.
+    The images of `instances_NAME.json` are in `NAME/` or `images/NAME/`, or elsewhere below
+    `folder` where their names lead. val is the selection split and test the report split. COCO
+    itself has no test annotations: without them, one half of val is the selection split and the
+    other half the report split. The classes are those of train; other files may number them
+    otherwise. DataError names the file that is missing or wrong.
     """
     files = {part: _annotations(folder, part) for part in ("train", "val", "test")}
     train_file, val_file = files["train"], files["val"]
@@ -83,7 +83,7 @@ def load_coco(folder: Path) -> DetectionData:
     for part, name in files.items():  # one after the other, as some are very large
         if name is None:
             continue
-        file = _File(folder, name)
+        file = _File(folder, part, name)
         if part == "train":
             classes, licence = file.classes(), file.licence
         splits[part] = file.split(classes)
@@ -126,8 +126,8 @@ def _annotations(folder: Path, part: str) -> Path | None:
 class _File:
     """One annotation file, and what is noticed while it is read."""
 
-    def __init__(self, folder: Path, file: Path) -> None:
-        self._folder, self._file = folder, file
+    def __init__(self, folder: Path, part: str, file: Path) -> None:
+        self._folder, self._part, self._file = folder, part, file
         self.notes = Notes(str(file.relative_to(folder)))
         self._source = JsonFile(file, "a COCO annotation file")
         self._coco = self._source.read(_Coco)
@@ -158,7 +158,7 @@ class _File:
             picture=self._looked_up([a.image_id for a in annotations], index, "image"),
             classes=self._looked_up([a.category_id for a in annotations], of_id, "category"),
             boxes=self._boxes(),
-            crowd=np.array([self._crowd(i, a.iscrowd) for i, a in enumerate(annotations)], bool),
+            crowd=self._crowds(),
         )
         self._check_classes(listed.classes, of_id, classes)
         return checked_split(listed, self._file, self._where(), self.notes)
@@ -167,10 +167,13 @@ class _File:
         return DataError(f"{self._file} is not a COCO annotation file: {what}")
 
     def _where(self) -> PictureNames:
-        name, folder = self._file.stem.removeprefix("instances_"), self._folder
-        own = sorted((folder / name, folder / "images" / name), key=lambda path: not path.is_dir())
-        shared = folder / "images"
-        return PictureNames(folder, [*own, shared, folder], own=2 if own[0].is_dir() else 3)
+        """The images of instances_train2017.json are in train2017/ or train/, or below images/."""
+        folder, images = self._folder, self._folder / "images"
+        names = dict.fromkeys((self._file.stem.removeprefix("instances_"), self._part))
+        own = [parent / name for name in names for parent in (folder, images)]
+        own.sort(key=lambda path: not path.is_dir())
+        shared = [images, folder]
+        return PictureNames(folder, [*own, *shared], own=len(own) + (not own[0].is_dir()))
 
     def _class_names(self) -> dict[Any, str]:
         """The class of each category id. Equal names are one class, whatever their ids."""
@@ -189,7 +192,7 @@ class _File:
         return found
 
     def _identity(self, value: object, what: str) -> Any:
-        identity = value if type(value) is int else _plain(value)
+        identity = value if type(value) is int else identity_of(value)
         if identity is None:
             raise self._wrong(f"{what} has the id {value!r}")
         return identity
@@ -213,7 +216,7 @@ class _File:
                 self.notes.add("image ids listed more than once, read as one picture", f"{name!r}")
                 continue
             names.append(name)
-            height, width = _side(image.height), _side(image.width)
+            height, width = side(image.height), side(image.width)
             sizes.append((height, width) if height and width else None)
         return names, sizes, index
 
@@ -227,11 +230,11 @@ class _File:
             found = [None] * len(values)
         for i, place in enumerate(found):
             if place is None:
-                found[i] = place = index.get(_plain(values[i]))
+                found[i] = place = index.get(identity_of(values[i]))
             if place is None:
                 verb = "belongs to image" if what == "image" else "has category"
                 raise DataError(
-                    f"{self._file}: annotation {i} {verb} {_short(values[i])}, which is not listed"
+                    f"{self._file}: annotation {i} {verb} {short(values[i])}, which is not listed"
                 )
         return np.array(found, np.int64)
 
@@ -252,7 +255,7 @@ class _File:
         if used:
             raise DataError(
                 f"{self._file} has objects of classes that train does not list: "
-                f"{_short(', '.join(used))}; train has {_short(', '.join(classes))}"
+                f"{short(', '.join(used))}; train has {short(', '.join(classes))}"
             )
         for name in strange.values():
             self.notes.add("classes that train does not list, and that no object has", name)
@@ -272,7 +275,7 @@ class _File:
         if without:
             drawn = self._source.read(_Segmentations).annotations
             for i in without:
-                around = _around(drawn[i].segmentation)
+                around = box_around(drawn[i].segmentation)
                 if around is not None:
                     boxes[i] = around
                     self.notes.add(
@@ -281,76 +284,24 @@ class _File:
                     )
         return boxes
 
+    def _crowds(self) -> np.ndarray:
+        found = [flag(annotation.iscrowd) for annotation in self._coco.annotations]
+        if None in found:
+            i = found.index(None)
+            value = short(self._coco.annotations[i].iscrowd)
+            raise self._wrong(f"annotation {i} has iscrowd {value}, not 0 or 1")
+        return np.array(found, bool)
+
     def _box(self, i: int, row: Any) -> list[float]:
         try:
             left, top, width, height = row
             return [float("nan") if v is None else float(v) for v in (left, top, width, height)]
         except (ValueError, TypeError, OverflowError):
             raise self._wrong(
-                f"annotation {i} has the bbox {_short(row)}, not four numbers"
+                f"annotation {i} has the bbox {short(row)}, not four numbers"
             ) from None
-
-    def _crowd(self, i: int, value: Any) -> bool:
-        if value is None or isinstance(value, (bool, int, float)):
-            return bool(value)
-        if value in ("0", "false", "False", ""):
-            return False
-        if value in ("1", "true", "True"):
-            return True
-        raise self._wrong(f"annotation {i} has iscrowd {_short(value)}, not 0 or 1")
-
-
-def _plain(value: object) -> int | float | str | None:
-    """One value for an id, whether a tool writes it as 7, 7.0 or "7"; None if it is no id."""
-    if isinstance(value, str):
-        number = value.strip()
-        return int(number) if number.isdecimal() and str(int(number)) == number else value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _rank(entry: tuple[Any, str]) -> tuple[bool, Any]:
     """Puts ids in order: numbers first, then texts."""
     return isinstance(entry[0], str), entry[0]
-
-
-def _side(value: object) -> int | None:
-    """A width or height in pixels; None if `value` is not one."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return int(number) if number.is_integer() and number > 0 else None
-
-
-def _short(value: object) -> str:
-    """A value for a message of one line."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _around(segmentation: object) -> list[float] | None:
-    """The box (left, top, width, height) around polygons or a run-length mask, if it is one."""
-    try:
-        if isinstance(segmentation, dict):
-            runs = segmentation
-            if isinstance(runs["counts"], list):
-                runs = mask.frPyObjects(runs, *runs["size"])
-            box = [float(number) for number in mask.toBbox(runs)]
-            return box if box[2] > 0 else None
-        numbers = list(_numbers(segmentation))
-    except (TypeError, ValueError, KeyError, OverflowError):
-        return None
-    if len(numbers) < 4 or len(numbers) % 2:
-        return None
-    points = np.array(numbers).reshape(-1, 2)
-    return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, list):
-        for part in value:
-            yield from _numbers(part)
-    else:
-        yield float(value)

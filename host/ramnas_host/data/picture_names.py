@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from ramnas_edge.vision.picture_files import is_by_product
 from ramnas_host.data.findings import Notes
 from ramnas_models.errors import DataError
 
@@ -115,7 +116,8 @@ class PictureNames:
         if self._below is None:
             self._below = {}
             for root in self._own:
-                for folder, _, files in os.walk(root):
+                for folder, inner, files in os.walk(root):
+                    inner[:] = [name for name in inner if not is_by_product(name)]
                     for file in files:
                         self._below.setdefault(_key(file), []).append(f"{folder}/{file}")
         found = self._below.get(_key(name), [])

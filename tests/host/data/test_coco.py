@@ -112,7 +112,7 @@ def test_an_error_names_the_file_and_what_is_wrong_in_it(tmp_path: Path) -> None
     (tmp_path / "train2017").rename(tmp_path / "away")
     error = refusal(tmp_path)
     assert "none of the 3 pictures that" in error
-    assert "looked for in train2017/, images/train2017/, images/, the folder itself" in error
+    assert "looked for in train2017/, images/train2017/, train/, images/train/, images/" in error
 
 
 def test_a_broken_image_or_one_of_another_size_is_named(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_ids_may_be_texts_or_floats(tmp_path: Path) -> None:
             entry["id"] = f"frame-{entry['id']}"
         for entry in content["annotations"]:
             entry["image_id"] = f"frame-{entry['image_id']}"
-            entry["category_id"] = str(entry["category_id"])
+            entry["category_id"] = f"{entry['category_id']}.0"
 
     assert counts(load_coco(write(tmp_path / "a", texts)).train) == [2] * 4
 
@@ -517,6 +517,21 @@ def test_pictures_may_lie_in_one_folder_for_all_splits(tmp_path: Path) -> None:
         assert counts(load_coco(folder).train) == [2] * 4
 
 
+def test_folders_need_not_have_the_year_of_the_annotations(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    file(folder).rename(folder / "annotations/instances_train2017.json")
+    data = load_coco(folder)
+    assert data.findings == ()
+    assert data.train.images.paths[0] == folder / "train/0.jpg"
+
+
+def test_a_thumbnail_of_a_tool_is_not_the_picture(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    (folder / "train/.thumbnails").mkdir()
+    (folder / "train/0.jpg").rename(folder / "train/.thumbnails/0.jpg")
+    assert finding(load_coco(folder), "without a file").count == 1
+
+
 def test_a_file_in_a_subfolder_that_its_name_does_not_mention_is_found(tmp_path: Path) -> None:
     folder = write(tmp_path / "a")
     (folder / "train/Data").mkdir()
@@ -536,6 +551,15 @@ def test_names_of_two_pictures_never_lead_to_one_file(tmp_path: Path) -> None:
     data = load_coco(write(tmp_path / "a", cameras, "train"))
     assert [path.name for path in data.train.images.paths] == ["2.jpg", "3.jpg"]
     assert finding(data, "without a file").count == 2
+
+
+def test_a_folder_that_is_a_link_to_that_of_training_must_not_judge(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    for path in (folder / "val").iterdir():
+        path.unlink()
+    (folder / "val").rmdir()
+    (folder / "val").symlink_to("train")
+    assert finding(load_coco(folder), "train.json lists too").count == 4
 
 
 def test_a_picture_of_training_must_not_judge(tmp_path: Path) -> None:
