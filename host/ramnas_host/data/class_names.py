@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from ramnas_edge.vision.picture_files import is_by_product
@@ -49,6 +49,13 @@ def class_name(folder: str) -> str:
     except UnicodeDecodeError:  # a name with a percent sign of its own
         name = folder
     return unicodedata.normalize("NFC", name)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The names sorted; by their value if all are numbers, so that 10 comes after 2."""
+    found = sorted(names)
+    numbers = all(name.isascii() and name.isdigit() for name in found)
+    return sorted(found, key=int) if numbers else found
 
 
 def _safe(name: str) -> str:

@@ -19,6 +19,7 @@ import torch
 from ramnas_edge.vision.picture_files import is_by_product, is_picture
 from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data.about import About
+from ramnas_host.data.class_names import in_order
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
@@ -80,7 +81,7 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
             "that have trained its weights would be among those for selection: give the folder as "
             "it was then"
         )
-    return found
+    return _with_places(found, about.classes)
 
 
 def dataset_to_finetune(about: About, folder: Path | None) -> Dataset:
@@ -295,6 +296,26 @@ _READERS: dict[str, Callable[[SplitSizes, Path | None], Dataset]] = {
 }
 
 
+def _with_places(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The data set with every class in the place that it has in `classes`, as far as it is known.
+
+    A class is known by its name, or by its number in the folders of ImageNetV2, which are called
+    0 to 999. ImageNet's own folders are in the order of its classes.
+    """
+    named = set(dataset.classes) == set(classes)
+    order = list(classes) if named else in_order(dataset.classes)
+    place = torch.tensor([order.index(name) for name in dataset.classes])
+
+    def placed(split: Split) -> Split:
+        return Split(split.images, place[split.labels], split.preprocessing)
+
+    return dataclasses.replace(
+        dataset, classes=tuple(order), train=placed(dataset.train),
+        calibration=placed(dataset.calibration), selection=placed(dataset.selection),
+        report=placed(dataset.report),
+    )  # fmt: skip
+
+
 def _trained_elsewhere(dataset: Dataset, folder: Path | None, calibration: int) -> Dataset:
     """The data set for weights that have seen all training images: val/ makes both other splits.
 
@@ -371,7 +392,10 @@ def _train_folder(folder: Path) -> Path:
         raise DataError(f"{folder} {reason}: a data set like ImageNet has train/ and val/")
     train = folder / "train"
     if not train.is_dir():
-        raise DataError(f"{train} is not a folder: a data set like ImageNet has train/ and val/")
+        raise DataError(
+            f"{train} is not a folder: put the folders of the classes into train/, and those with "
+            "other images of the same classes into val/"
+        )
     return train
 
 

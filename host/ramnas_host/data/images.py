@@ -22,7 +22,7 @@ from ramnas_edge.board import cores
 from ramnas_edge.vision import preprocessing
 from ramnas_edge.vision.picture_files import is_by_product
 from ramnas_edge.vision.sources import list_images
-from ramnas_host.data.class_names import class_name, folder_names
+from ramnas_host.data.class_names import class_name, folder_names, in_order
 from ramnas_host.data.findings import Finding
 from ramnas_host.data.paths import PathList
 from ramnas_host.data.picture_cache import CACHE_BYTES, PictureCache
@@ -325,8 +325,8 @@ def load_folder(
 
     The label comes from the subfolder. If the subfolders with images do not have the names of
     classes, as `write_image_folder` writes them, but are as many as the classes, they stand for the
-    classes in the order of their names, as in ImageNet. Images outside of subfolders have the label
-    -1, which is enough to recalibrate BatchNorm.
+    classes in the order of their names, as in ImageNet, or of their numbers, as in ImageNetV2.
+    Images outside of subfolders have the label -1, which is enough to recalibrate BatchNorm.
     """
     paths = list_images(str(folder))
     parents = [path.relative_to(folder).parts[:-1] for path in paths]
@@ -336,8 +336,8 @@ def load_folder(
     places = {name: written.get(name, index.get(class_name(name), -1)) for name in filled}
     if -1 in places.values():
         # a class of which there is no image still has its place among the others
-        every = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_by_product(p.name))
-        names = every if len(every) == len(classes) else filled
+        every = [p.name for p in folder.iterdir() if p.is_dir() and not is_by_product(p.name)]
+        names = in_order(every if len(every) == len(classes) else filled)
         if len(names) != len(classes):
             raise DataError(
                 f"{folder} has {len(filled)} subfolders, such as '{filled[0]}', that "

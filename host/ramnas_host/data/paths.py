@@ -196,7 +196,9 @@ def _subfolders(folder: Path, notes: Notes) -> list[str]:
                 f"the name of the folder {os.fsencode(folder / name)!r} is not in UTF-8: rename it"
             ) from error
     if not found:
-        raise DataError(f"{folder} has no subfolders: it needs one for each class")
+        images = sum(is_picture(entry.name) for entry in listed)
+        beside = f" for its {images} images" if images else ""
+        raise DataError(f"{folder} has no subfolders{beside}: it needs one for each class")
     return found
 
 

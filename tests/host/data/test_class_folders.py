@@ -146,6 +146,14 @@ def test_suffixes_that_are_not_read_are_counted_and_others_are_read_in_any_case(
     ]
 
 
+def test_pictures_without_class_folders_are_refused(tmp_path: Path) -> None:
+    """As ImageNet publishes its val/."""
+    class_folders(tmp_path, "train", {"ant": 5, "bee": 5})
+    touch(tmp_path / "val", "1.JPEG", "2.JPEG")
+    with pytest.raises(DataError, match="val has no subfolders for its 2 images: it needs one for"):
+        load_class_folders(tmp_path)
+
+
 def test_a_folder_without_any_picture_says_what_is_there_instead(tmp_path: Path) -> None:
     def refusal() -> str:
         with pytest.raises(DataError) as raised:
@@ -397,6 +405,33 @@ def test_a_class_with_a_slash_keeps_its_name(
         write_image_folder(dataset, "report", tmp_path / part)
     assert "the class 'T-shirt/top' is in the folder 'T-shirt%2Ftop'" in caplog.text
     assert load_class_folders(tmp_path).classes == ("T-shirt/top", "Trouser")
+
+
+def test_numbered_class_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """ImageNetV2 calls its folders 0 to 999, and sorted as words 10 would come before 2."""
+    names = [str(i) for i in range(12)]
+    for part in ("train", "val"):
+        class_folders(tmp_path, part, dict.fromkeys(names, 2))
+    classes = tuple("abcdefghijkl")
+    found = dataset_of(About(classes, HOW, "", ""), tmp_path)
+    for split in (found.calibration, found.selection, found.report):
+        assert isinstance(split.images, Files)
+        folders = [int(path.parent.name) for path in split.images.paths]
+        assert split.labels.tolist() == folders
+    found_again = load_folder(tmp_path / "val", classes, HOW, 100)
+    assert isinstance(found_again.images, Files)
+    folders = [int(path.parent.name) for path in found_again.images.paths]
+    assert found_again.labels.tolist() == folders
+
+
+def test_classes_with_the_names_of_the_weights_have_their_places(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        class_folders(tmp_path, part, {"ant": 2, "bee": 2, "cat": 2})
+    found = dataset_of(About(("cat", "ant", "bee"), HOW, "", ""), tmp_path)
+    assert found.classes == ("cat", "ant", "bee")
+    assert isinstance(found.report.images, Files)
+    named = [found.classes[k] for k in found.report.labels]
+    assert named == [path.parent.name for path in found.report.images.paths]
 
 
 def test_a_class_without_a_picture_keeps_its_place_among_the_others(tmp_path: Path) -> None:
