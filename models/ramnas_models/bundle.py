@@ -24,6 +24,7 @@ from ramnas_models.space import Arch, Space
 FORMAT = 4
 READABLE = (2, 3, FORMAT)
 MANIFEST = "manifest.json"
+INTERPOLATIONS = ("bilinear", "bicubic")
 _OWN = (MANIFEST, "models/*.onnx")  # the files of a bundle, which a new bundle may replace
 _LFS = b"version https://git-lfs"  # how a pointer of Git LFS begins
 
@@ -235,7 +236,8 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
     try:
         manifest = _decode(file, content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{file}: {error}; fetch or write the bundle again") from error
+        reason = " ".join(str(error).split())  # names in the file may hold line breaks
+        raise BundleError(f"{file}: {reason}; fetch or write the bundle again") from error
     for trouble in _troubles(manifest):
         raise BundleError(f"{file}: {trouble}")
     bundle = Bundle(folder, manifest)
@@ -374,7 +376,7 @@ def _troubles(manifest: Manifest) -> Iterator[str]:
     tasks = [front.task for front in manifest.tasks]
     for task in tasks:
         if task not in TASKS:
-            yield f"unknown task '{task}': known are {', '.join(TASKS)}"
+            yield f"unknown task {task!r}: known are {', '.join(TASKS)}"
         if tasks.count(task) > 1:
             yield f"task {task} appears twice"
     for front in manifest.tasks:
@@ -387,12 +389,18 @@ def _troubles(manifest: Manifest) -> Iterator[str]:
             yield f"task {front.task} names no class"
         for model in front.models:
             which, how = f"model {model.name} of task {front.task}", model.preprocessing
-            if not model.name:
-                yield f"task {front.task} has a model without a name"
+            if not model.name or not model.name.isprintable():
+                yield f"task {front.task} has a model with the name {model.name!r}"
             if model.space not in manifest.spaces:
-                yield f"{which} comes from space '{model.space}', which is not among the spaces"
+                yield f"{which} comes from space {model.space!r}, which is not among the spaces"
             if min(model.input_hw) < 1:
                 yield f"{which} has an input of {model.input_hw[0]}x{model.input_hw[1]} pixels"
+            if how.interpolation not in INTERPOLATIONS:
+                yield f"{which} has an unknown interpolation {how.interpolation!r}"
+            if min(1 if n is None else n for n in (how.resize_short, how.crop)) < 1:
+                yield f"{which} resizes to {how.resize_short} and crops to {how.crop} pixels"
+            if any(min(one.p90_ms, one.corrected_ms) <= 0 for one in model.latency):
+                yield f"{which} has a latency that is not above 0 ms"
             if front.task != CLASSIFICATION and (how.resize_short or how.crop):
                 yield (
                     f"{which}: its preprocessing crops the frame, but boxes and masks must cover "
@@ -411,7 +419,7 @@ def _inside(folder: Path, name: str) -> Path:
         raise BundleError(f"{manifest}: {name!r} is not a file of the bundle: {error}") from error
     if Path(name).is_absolute() or not inside:
         raise BundleError(
-            f"{manifest}: file '{name}' lies outside the bundle"
+            f"{manifest}: file {name!r} lies outside the bundle"
             + ("; copy the bundle with cp -rL, which follows links" if path.is_symlink() else "")
         )
     return path

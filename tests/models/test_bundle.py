@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ramnas_models import ready
 from ramnas_models.bundle import (
@@ -111,7 +114,8 @@ def test_a_bad_manifest_is_refused_with_the_reason(
         ({"task": "segmentation", "crop": 224}, "boxes and masks must cover the whole frame"),
         ({"twice": True}, "task classification has two models with the same name"),
         ({"input_hw": [0, 24]}, "model .* of task classification has an input of 0x24 pixels"),
-        ({"name": ""}, "task classification has a model without a name"),
+        ({"name": ""}, "task classification has a model with the name ''"),
+        ({"name": "a\nb"}, r"task classification has a model with the name 'a\\nb'"),
     ],
 )
 def test_a_bad_front_is_refused_with_the_reason(
@@ -215,6 +219,79 @@ def test_a_name_that_is_no_file_is_refused_in_one_line(tmp_path: Path, name: str
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"interpolation": "nearest"}, "has an unknown interpolation 'nearest'"),
+        ({"crop": 0}, "resizes to None and crops to 0 pixels"),
+        ({"resize_short": -1}, "resizes to -1 and crops to None pixels"),
+    ],
+)
+def test_preprocessing_that_cannot_be_done_is_refused(
+    tmp_path: Path, how: dict[str, object], message: str
+) -> None:
+    new_bundle(tmp_path / "bundle")
+    changed(tmp_path / "bundle", preprocessing={"normalisation": {}, **how})
+    with pytest.raises(BundleError, match=f"model .* of task classification {message}"):
+        open_bundle(tmp_path / "bundle")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(data=st.data(), old=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_any_change_of_a_manifest_is_read_or_refused_in_one_line(
+    some_bundle: Path, data: st.DataObject, old: bool
+) -> None:
+    content = json.loads((some_bundle / MANIFEST).read_text())
+    if old:
+        narrowed(content, 3)
+    place = content
+    while True:
+        key = data.draw(st.sampled_from([*place] if isinstance(place, dict) else range(len(place))))
+        inner = place[key]
+        if not isinstance(inner, (dict, list)) or not inner or data.draw(st.integers(0, 5)) == 0:
+            break
+        place = inner
+    if isinstance(place, dict) and data.draw(st.booleans()):
+        del place[key]
+    else:
+        place[key] = data.draw(JSON)
+    file = some_bundle / MANIFEST
+    before = file.read_bytes()
+    file.write_text(json.dumps(content))
+    refusal = str(some_bundle)
+    try:
+        open_bundle(some_bundle)
+    except BundleError as error:
+        refusal = str(error)
+    finally:
+        file.write_bytes(before)
+    assert len(refusal.splitlines()) == 1
+    assert str(some_bundle) in refusal
+
+
+@pytest.fixture(scope="module")
+def some_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("some")
+    return written(folder / "bundle", heads("detection")).path
+
+
+def narrowed(content: dict[str, Any], old_format: int) -> None:
+    """Change the content of a manifest whose models share a preprocessing to an old format."""
+    content["format"], content["space"] = old_format, content.pop("spaces")["micro"]
+    for task in content["tasks"]:
+        for model in task["models"]:
+            assert model.pop("name") == model["arch_id"]
+            assert model.pop("space") == "micro"
+            task["preprocessing"] = model.pop("preprocessing")
+
+
 def changed(bundle: Path, **fields: object) -> None:
     """Change fields of the first model in the manifest."""
     content = json.loads((bundle / MANIFEST).read_text())
@@ -231,12 +308,7 @@ def test_a_bundle_of_an_older_format_is_widened(tmp_path: Path, old_format: int)
     new = written(tmp_path / "bundle", (front, files))
     file = tmp_path / "bundle" / MANIFEST
     content = json.loads(file.read_text())
-    content["format"], content["space"] = old_format, content.pop("spaces")["micro"]
-    for task in content["tasks"]:
-        for model in task["models"]:
-            assert model.pop("name") == model["arch_id"]
-            assert model.pop("space") == "micro"
-            task["preprocessing"] = model.pop("preprocessing")
+    narrowed(content, old_format)
     file.write_text(json.dumps(content))
     assert open_bundle(tmp_path / "bundle") == new
     content["tasks"][0]["models"][0]["extra"] = 1
@@ -267,6 +339,18 @@ def test_the_same_arch_twice_two_spaces_and_two_preprocessings_are_kept(tmp_path
     assert len({model.name for model in models}) == len({m.sha256 for m in models}) == 6
     assert {*bundle.manifest.spaces} == {"micro", "ofa_mbv3"}
     assert {model.preprocessing for model in models} == {SHARP, WHOLE}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ab", "cd", "ef"]), st.sampled_from([(1, 1), (2, 1)]))))
+def test_names_are_unique_and_only_as_long_as_needed(
+    networks: list[tuple[str, tuple[int, int]]],
+) -> None:
+    names = unique_names(networks)
+    assert len(set(names)) == len(names) == len(networks)
+    ids = [arch_id for arch_id, _ in networks]
+    for name, arch_id in zip(names, ids):
+        assert name.startswith(arch_id)
+        assert ids.count(arch_id) > 1 or name == arch_id
 
 
 def test_names_are_the_arch_id_and_what_tells_models_of_one_arch_apart() -> None:
