@@ -134,7 +134,8 @@ def open_pipeline(
 ) -> Pipeline:
     """Open `model` of `front` for batches of `batch` frames whose channels are in that order.
 
-    Raises BundleError if its graph does not take uint8 images of the size in the manifest.
+    Raises BundleError if its graph does not take uint8 images of the size in the manifest, or has
+    other outputs than the manifest's classes and anchors need.
     """
     session = backend.open(graph(bundle, model, channels=channels, batch=batch), options)
     image = session.inputs[0]
@@ -144,6 +145,17 @@ def open_pipeline(
             f"{model.file} takes {image.dtype} {list(image.shape)}, but must take a uint8 image "
             f"[N, {model.input_hw[0]}, {model.input_hw[1]}, 3] and normalise it itself; "
             "export the bundle again"
+        )
+    found, classes = tuple(session.outputs[0].shape[1:]), len(front.classes)
+    wanted: Tuple[int, ...] = (classes,)
+    if front.task == DETECTION and model.anchors:
+        wanted = (model.anchors.count, classes + 1)  # column 0 is the background
+    known = all(isinstance(size, int) for size in found)  # an engine may leave sizes open
+    if front.task != SEGMENTATION and known and found != wanted:
+        session.close()
+        raise BundleError(
+            f"{model.file} has outputs of shape {list(found)}, but the {classes} classes of the "
+            f"manifest need {list(wanted)}; export the bundle again"
         )
     decode = decoder(front.task, front.classes, model.input_hw, model.anchors)
     return Pipeline(session, model.input_hw, model.preprocessing, decode)

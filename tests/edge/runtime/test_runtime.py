@@ -235,6 +235,17 @@ def test_a_graph_that_takes_another_image_than_the_manifest_says_is_refused(tmp_
         Runtime.open(tmp_path / "b")
 
 
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_a_graph_with_other_outputs_than_the_classes_need_is_refused(
+    tmp_path: Path, task: str
+) -> None:
+    front, files = classifiers() if task == "classification" else heads(task)
+    for classes in (("a", "b"), ("a", "b", "c", "d")):
+        written(tmp_path / "b", (msgspec.structs.replace(front, classes=classes), files))
+        with pytest.raises(BundleError, match=rf"the {len(classes)} classes of the manifest need"):
+            Runtime.open(tmp_path / "b")
+
+
 def test_invalid_options_are_named(tmp_path: Path) -> None:
     a_bundle(tmp_path / "b")
     with pytest.raises(DataError, match="channels must be bgr or rgb, not 'gray'"):
