@@ -46,6 +46,8 @@ def read_ids(path: Path, colours: Colours) -> np.ndarray:
                 palette = np.reshape(image.getpalette() or [], (-1, 3))
         if ";16" in stored and pixels.dtype == np.uint8:  # Pillow keeps the upper halves only
             whole = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+            if whole is None:
+                raise UnidentifiedImageError
             pixels = np.asarray(whole)[..., 2::-1]
     except SourceError:
         raise

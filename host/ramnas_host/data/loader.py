@@ -332,7 +332,8 @@ class _Examples(data.Dataset[Item]):
                 return self._draw(index, rng), broken
             except (SourceError, OSError, cv2.error) as error:
                 reason = reason_of(error)
-                broken[name] = reason if reason.startswith(name) else f"{name}: {reason}"
+                # a SourceError names its file, which may be the label image and not the picture
+                broken[name] = reason if isinstance(error, SourceError) else f"{name}: {reason}"
                 first = first or broken[name]
             except MemoryError as error:
                 raise DataError(
