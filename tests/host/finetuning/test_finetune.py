@@ -328,7 +328,8 @@ def test_broken_images_are_named_and_counted(
                 with pytest.raises(DataError, match="than max_broken 0 allows: 1") as e:
                     finetune(run.task, recipe)
                 assert broken.name in str(e.value)
-    assert f"{broken.name}; another image takes its place" in caplog.text
+    assert f"{broken.name} cannot be read as an image: it begins with" in caplog.text
+    assert "; another image takes its place" in caplog.text
     assert "image left out: " in caplog.text  # from the calibration images
 
 
