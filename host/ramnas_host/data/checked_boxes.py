@@ -16,6 +16,7 @@ import numpy as np
 from ramnas_host.data.detection_data import DetectionSplit, Objects
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.images import Files
+from ramnas_host.data.loose_values import shown
 from ramnas_host.data.picture_names import PictureNames
 from ramnas_host.data.picture_sizes import Size, true_sizes
 from ramnas_models.errors import DataError
@@ -55,7 +56,7 @@ def checked_split(
     if not paths:
         raise DataError(
             f"none of the {len(found)} pictures that {labels} lists is there: the first is "
-            f"{listed.names[0]!r}, looked for in {where.places}"
+            f"{shown(listed.names[0])}, looked for in {where.places}"
         )
     picture = place[listed.picture]
     said = _said(listed.sizes, place, len(paths))
@@ -81,16 +82,21 @@ def checked_split(
 
 
 def across_splits(
-    train: DetectionSplit, judging: Sequence[DetectionSplit], classes: Sequence[str], folder: Path
-) -> list[Finding]:
+    train: DetectionSplit, judging: Sequence[DetectionSplit], classes: Sequence[str],
+    folder: Path, noted: Sequence[Finding],
+) -> list[Finding]:  # fmt: skip
     """What only shows in whole splits: shared pictures, and what cannot be learned or judged.
 
-    `folder` has the label files. DataError if there is nothing to learn.
+    `folder` has the label files, and `noted` was found in single splits. DataError if there is
+    nothing to learn.
     """
     if not _examples(train, len(classes)).sum():
         crowds = sum(len(objects.crowd) for objects in train.objects)
-        why = f": all {crowds} are marked as crowds (iscrowd)" if crowds else ""
-        raise DataError(f"{train.labels} has no object to learn from{why}")
+        part = os.path.relpath(train.labels, folder)
+        reasons = [f"{f.what}: {f.count}, such as {f.example}" for f in noted if f.part == part]
+        if crowds:
+            reasons.insert(0, f"all {crowds} objects are marked as crowds (iscrowd)")
+        raise DataError("; ".join([f"{train.labels} has no object to learn from", *reasons]))
     findings: list[Finding] = []
     seen: dict[tuple[str, str], str] = {}
     real = lru_cache(os.path.realpath)  # of folders, of which there are few
@@ -102,7 +108,7 @@ def across_splits(
             notes.add("no object at all, so that nothing can be scored", split.labels, wrong=True)
         if split is train:
             for k in np.flatnonzero(examples == 0).tolist():
-                notes.add("classes without an example to learn from", classes[k])
+                notes.add("classes without an example to learn from", shown(classes[k]))
         for path in map(str, split.images.paths):
             directory, name = os.path.split(path)
             before = seen.setdefault((real(directory), name), part)
@@ -132,7 +138,7 @@ def _distinct(
         if first.setdefault(int(place[i]), i) != i:
             notes.add(
                 "pictures listed more than once, read as one with the objects of all entries",
-                f"{names[i]!r}",
+                shown(names[i]),
             )
     return list(places), place
 
@@ -250,7 +256,8 @@ def _once(
 ) -> np.ndarray:  # fmt: skip
     """The places of the objects, without those that another one of their picture is equal to."""
     rows = np.column_stack([picture, objects.classes, objects.crowd, objects.boxes])
-    rows = rows.astype(np.float32) + 0  # + 0 makes 0 of -0
+    # float32 holds the numbers of 16 million pictures; + 0 makes 0 of -0
+    rows = rows.astype(np.float32) + 0
     weights = np.random.default_rng(0).integers(1, 2**63, rows.shape[1], np.uint64) | 1
     keys = rows.view(np.uint32) @ weights  # a sum of this kind is fast, and hardly ever the same
     _, first, back = np.unique(keys, return_index=True, return_inverse=True)

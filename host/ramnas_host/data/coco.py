@@ -17,7 +17,7 @@ from ramnas_host.data.detection_data import DetectionData, DetectionSplit
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.json_file import JsonFile
-from ramnas_host.data.loose_values import box_around, flag, identity_of, short, side
+from ramnas_host.data.loose_values import box_around, flag, identity_of, short, shown, side
 from ramnas_host.data.picture_names import PictureNames, same_picture
 from ramnas_models.errors import DataError
 
@@ -89,7 +89,7 @@ def load_coco(folder: Path) -> DetectionData:
         splits[part] = file.split(classes)
         findings += file.notes.findings()
     train, *judging = splits.values()
-    findings += across_splits(train, judging, classes, folder)
+    findings += across_splits(train, judging, classes, folder, findings)
     val, test = splits["val"], splits.get("test")
     if test is None:
         names = [str(path) for path in val.images.paths]
@@ -181,20 +181,24 @@ class _File:
         for i, category in enumerate(self._coco.categories):
             identity = self._identity(category.id, f"category {i}")
             if not isinstance(category.name, str) or not category.name.strip():
-                raise self._wrong(f"category {identity!r} has the name {category.name!r}")
+                raise self._wrong(f"category {shown(identity)} has the name {shown(category.name)}")
             name = unicodedata.normalize("NFC", category.name.strip())
             before = found.get(identity)
             if before not in (None, name):
-                raise self._wrong(f"category {identity!r} is listed as {before!r} and as {name!r}")
+                raise self._wrong(
+                    f"category {shown(identity)} is listed as {shown(before)} and as {shown(name)}"
+                )
             if before is None and name in found.values():
-                self.notes.add("class names listed under several ids, read as one class", name)
+                self.notes.add(
+                    "class names listed under several ids, read as one class", shown(name)
+                )
             found[identity] = name
         return found
 
     def _identity(self, value: object, what: str) -> Any:
         identity = value if type(value) is int else identity_of(value)
         if identity is None:
-            raise self._wrong(f"{what} has the id {value!r}")
+            raise self._wrong(f"{what} has the id {shown(value)}")
         return identity
 
     def _images(self) -> tuple[list[str], list[tuple[int, int] | None], dict[Any, int]]:
@@ -205,15 +209,16 @@ class _File:
         for i, image in enumerate(self._coco.images):
             identity, name = self._identity(image.id, f"image {i}"), image.file_name
             if not isinstance(name, str) or not name.strip():
-                raise self._wrong(f"image {identity!r} has the file_name {name!r}")
+                raise self._wrong(f"image {shown(identity)} has the file_name {shown(name)}")
             before = index.setdefault(identity, len(names))
             if before < len(names):
                 if not same_picture(names[before], name):
+                    both = f"{shown(names[before])} and as {shown(name)}"
                     raise self._wrong(
-                        f"image {identity!r} is listed as {names[before]!r} and as {name!r}; "
-                        "give every picture an id of its own"
+                        f"image {shown(identity)} is listed as {both}; give every picture an id of "
+                        "its own"
                     )
-                self.notes.add("image ids listed more than once, read as one picture", f"{name!r}")
+                self.notes.add("image ids listed more than once, read as one picture", shown(name))
                 continue
             names.append(name)
             height, width = side(image.height), side(image.width)
@@ -258,7 +263,7 @@ class _File:
                 f"{short(', '.join(used))}; train has {short(', '.join(classes))}"
             )
         for name in strange.values():
-            self.notes.add("classes that train does not list, and that no object has", name)
+            self.notes.add("classes that train does not list, and that no object has", shown(name))
 
     def _boxes(self) -> np.ndarray:
         """The boxes, float64 [m, 4]; with NaN where there is none."""
@@ -267,8 +272,8 @@ class _File:
         for i in without:
             rows[i] = [float("nan")] * 4
         try:
-            boxes = np.array(rows, np.float64).reshape(-1, 4) if rows else np.zeros((0, 4))
-            if len(boxes) != len(rows):
+            boxes = np.array(rows or np.zeros((0, 4)), np.float64)
+            if boxes.shape != (len(rows), 4):
                 raise ValueError
         except (ValueError, TypeError, OverflowError):
             boxes = np.array([self._box(i, row) for i, row in enumerate(rows)])
@@ -294,12 +299,11 @@ class _File:
 
     def _box(self, i: int, row: Any) -> list[float]:
         try:
-            left, top, width, height = row
-            return [float("nan") if v is None else float(v) for v in (left, top, width, height)]
+            if isinstance(row, list) and len(row) == 4:
+                return [float("nan") if value is None else float(value) for value in row]
         except (ValueError, TypeError, OverflowError):
-            raise self._wrong(
-                f"annotation {i} has the bbox {short(row)}, not four numbers"
-            ) from None
+            pass
+        raise self._wrong(f"annotation {i} has the bbox {short(row)}, not four numbers")
 
 
 def _rank(entry: tuple[Any, str]) -> tuple[bool, Any]:

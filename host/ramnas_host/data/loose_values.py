@@ -37,8 +37,16 @@ def flag(value: object) -> bool | None:
 
 
 def short(value: object) -> str:
-    """A value for a message of one line."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    """A value for a message of one line, which has no quotes if it is a plain text."""
+    return _cut(value) if isinstance(value, str) and value.isprintable() else shown(value)
+
+
+def shown(value: object) -> str:
+    """A value for a message of one line, in quotes if it is a text."""
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

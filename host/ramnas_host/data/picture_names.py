@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import unicodedata
@@ -11,8 +12,10 @@ from urllib.parse import unquote
 
 from ramnas_edge.vision.picture_files import is_by_product
 from ramnas_host.data.findings import Notes
+from ramnas_host.data.loose_values import shown
 from ramnas_models.errors import DataError
 
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SAME_SUFFIX = {".jpeg": ".jpg", ".jpe": ".jpg", ".tiff": ".tif"}
 
@@ -65,13 +68,13 @@ class PictureNames:
             if path is None:
                 notes.add(
                     "pictures without a file, left out with their objects",
-                    f"{name!r}, looked for in {self.places}",
+                    f"{shown(name)}, looked for in {self.places}",
                     wrong=True,
                 )
             else:
                 notes.add(
                     "picture names that are not quite those of the files, found all the same",
-                    f"{name!r} is {os.path.relpath(path, self._folder)!r}",
+                    f"{shown(name)} is {os.path.relpath(path, self._folder)!r}",
                 )
         return found
 
@@ -128,9 +131,11 @@ class PictureNames:
         if folder not in self._listed:
             try:
                 self._listed[folder] = frozenset(os.listdir(folder))
-            except PermissionError as error:
-                raise DataError(f"cannot list {folder}: {error.strerror}") from error
-            except (OSError, ValueError):  # no such folder; or a zero byte in its name
+            except ValueError:  # the name has a zero byte, or half of a character
+                self._listed[folder] = frozenset()
+            except OSError as error:
+                if error.errno not in _NO_FOLDER:
+                    raise DataError(f"cannot list {folder}: {error.strerror}") from error
                 self._listed[folder] = frozenset()
         return self._listed[folder]
 

@@ -40,12 +40,13 @@ def true_sizes(
     `said` are the sizes (height, width) that the labels give, None where they give none. `reach` is
     how far the objects of each picture reach, float [n, 2]: down and to the right. Pictures of a
     known size are trusted if a sample of them, whose headers are read, has the sizes that were
-    said. A picture that is None in the result has no known size and cannot be read.
+    said and none that EXIF turns. A picture that is None in the result has no known size and
+    cannot be read.
     """
     unknown = [i for i, size in enumerate(said) if size is None]
     sample = np.linspace(0, len(paths) - 1, min(len(paths), _HEADERS)).astype(int).tolist()
     headers = {i: _header(paths[i]) for i in sorted({*sample, *unknown})}
-    if any(_swapped(header, said[i]) for i, header in headers.items()):
+    if any(_telling(header, said[i]) for i, header in headers.items()):
         headers.update((i, _header(paths[i])) for i in range(len(paths)) if i not in headers)
     known = {i: header for i, header in headers.items() if header}
     stored = _annotated_as_stored(known, paths, said, reach, notes)
@@ -124,6 +125,11 @@ def _annotated_as_stored(
             count=upright + as_stored + len(silent),
         )
     return False
+
+
+def _telling(header: _Header | None, said: Size | None) -> bool:
+    """Whether a picture is a reason to look at all of them."""
+    return bool(header and (header.turned or said not in (None, header.stored)))
 
 
 def _swapped(header: _Header | None, said: Size | None) -> bool:

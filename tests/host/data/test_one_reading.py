@@ -185,7 +185,7 @@ def test_a_class_that_only_val_has_is_refused_if_an_object_has_it(tmp_path: Path
 
     data = load_coco(write(tmp_path / "a", unused, "val"))
     assert data.classes == ("cat", "dog")
-    assert finding(data, "classes that train does not list").example == "cow"
+    assert finding(data, "classes that train does not list").example == "'cow'"
 
     def used(content: dict[str, Any]) -> None:
         unused(content)
@@ -213,7 +213,7 @@ def test_a_class_listed_twice_is_one_class(tmp_path: Path) -> None:
     data = load_coco(write(tmp_path / "a", twice, "train"))
     assert data.classes == ("cat", "dog")
     assert data.train.objects[0].classes.tolist() == [1, 1]
-    assert finding(data, "several ids").example == "dog"
+    assert finding(data, "several ids").example == "'dog'"
 
     def torn(content: dict[str, Any]) -> None:
         content["categories"].append({"id": 2, "name": "cow"})
@@ -229,9 +229,13 @@ def test_a_class_without_an_example_is_noted_and_training_without_any_is_refused
 
     data = load_coco(write(tmp_path / "a", no_dogs, "train"))
     assert data.classes == ("cat", "dog")
-    assert finding(data, "without an example").example == "dog"
+    assert finding(data, "without an example").example == "'dog'"
     crowds = write(tmp_path / "b", each("annotations", iscrowd=1), "train")
-    assert "all 8 are marked as crowds (iscrowd)" in refusal(crowds)
+    assert "all 8 objects are marked as crowds (iscrowd)" in refusal(crowds)
+    shares = write(tmp_path / "c", each("annotations", bbox=[0.1, 0.1, 0.2, 0.2]), "train")
+    assert "no object to learn from; boxes whose numbers are shares of the picture" in refusal(
+        shares
+    )
 
 
 # --- boxes
@@ -626,6 +630,8 @@ def test_every_refusal_names_the_file_and_the_entry(tmp_path: Path) -> None:
         (lambda c: c["annotations"].append({**known, "category_id": "a\nb"}), r"category 'a\nb'"),
         (lambda c: c["annotations"].append({**known, "bbox": [1, 2, 3]}), "bbox [1, 2, 3]"),
         (lambda c: c["annotations"].append({**known, "bbox": {"x": 1}}), "bbox {'x': 1}"),
+        (each("annotations", bbox=[[1, 1], [9, 9]]), "bbox [[1, 1], [9, 9]]"),
+        (each("annotations", bbox="1234"), "bbox 1234, not four numbers"),
         (lambda c: c["annotations"].append({**known, "iscrowd": [1]}), "iscrowd [1]"),
         (lambda c: c["annotations"].append(None), "Expected `object`, got `null`"),
         (lambda c: c["images"].append({"id": 9, "file_name": None}), "file_name None"),
