@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -17,6 +18,7 @@ from ramnas_host.cli import main
 from ramnas_host.config import Finetuning, load_finetuning, load_recipe
 from ramnas_host.data.about import describe
 from ramnas_host.data.datasets import load_class_folders, load_dataset
+from ramnas_host.data.findings import Finding
 from ramnas_host.data.images import Dataset, Split, write_image_folder
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.prepare import FINETUNED, prepare
@@ -196,6 +198,13 @@ def test_what_was_noticed_is_logged_once_when_training_starts(
     text = "train: folders that a system or tool keeps for itself, which are not classes: 1, such"
     assert caplog.text.count(text) == 1
     assert "data check" not in caplog.text  # nothing of it is wrong
+    wrong = Finding("train", "labels that nobody can mean", 2, "1.jpg", wrong=True)
+    with caplog.at_level(logging.WARNING):
+        dataclasses.replace(run, findings=(wrong,)).train(
+            tmp_path / "again", Ranks(), 0, lambda step: None
+        )
+    assert "train: labels that nobody can mean: 2, such as 1.jpg" in caplog.text
+    assert f"ramnas data check {odd} shows it" in caplog.text
 
 
 def test_a_folder_of_other_images_has_a_recipe_of_its_own(
