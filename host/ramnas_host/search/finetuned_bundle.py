@@ -55,6 +55,8 @@ def write(path: Path, paths: Sequence[Path]) -> Bundle:
             _model(network, name, keys[network.space.hash], files)
             for network, name in zip(networks, names, strict=True)
         ]
+        for run, name in zip(for_task, names, strict=True):
+            log.info("%s model %s is from %s", task, name, run.path)
         models.sort(key=lambda model: (model.cost.macs, -_value(model)))
         fronts.append(TaskFront(task, networks[0].about.classes, tuple(models)))
     licence = _joined(run.network.about.licence for run in runs)

@@ -205,3 +205,21 @@ def test_the_supernet_of_a_checkpoint_reads_back(weights: Path) -> None:
     assert isinstance(loaded.net, Supernet)
     assert loaded.net.space == load_space("attentivenas")
     assert loaded.about.licence == "CC-BY-NC-4.0"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["export", "--weights", "w", "--arch", "min", "--calibration", "c"],
+        ["bundle", "--front", "f.json", "--supernet", "s.safetensors"],
+        ["bundle", "--finetuned", "run"],
+    ],
+)
+def test_a_folder_of_somebody_else_is_refused_before_anything_is_read(
+    argv: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("years of work")
+    ran = ramnas(*argv, "--out", tmp_path / "thesis")
+    refused(ran, "thesis holds chapter.tex, which would be deleted")
+    assert (tmp_path / "thesis/chapter.tex").read_text() == "years of work"

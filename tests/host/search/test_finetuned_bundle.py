@@ -117,8 +117,9 @@ def test_a_run_of_an_earlier_version_is_bundled_with_a_warning(
 
 
 def test_one_backbone_at_two_sizes_trained_twice_and_two_spaces_go_into_one_bundle(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     arch, other_space = SPACE.min(), load_space("ofa_mbv3")
     sharp = Preprocessing(Normalisation(mean=(0.3, 0.3, 0.3)), "bicubic")
     runs = [
@@ -134,6 +135,7 @@ def test_one_backbone_at_two_sizes_trained_twice_and_two_spaces_go_into_one_bund
     manifest = open_bundle(out).manifest
     detection, segmentation = manifest.tasks
     by_name = {model.name: model for model in detection.models}
+    assert f"detection model {arch.id}-96x128-2 is from {runs[2]}" in caplog.text
     assert [*by_name] == [
         f"{arch.id}-96x128", f"{arch.id}-96x128-2", f"{arch.id}-128x160", other_space.min().id,
     ]  # fmt: skip
