@@ -126,7 +126,9 @@ def _read(folder: Path, task: str) -> Data:
 
     if task == "detection":
         return load_coco(folder)
-    return load_cityscapes(folder) if task == "segmentation" else load_class_folders(folder)
+    if task == "segmentation":
+        return load_cityscapes(folder, every_label=True)
+    return load_class_folders(folder)
 
 
 def _overview(task: str, checked: Checked) -> str:

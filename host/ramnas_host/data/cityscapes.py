@@ -14,6 +14,7 @@ from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
 from ramnas_host.data.label_check import (
+    MOST,
     LabelsSeen,
     check_cityscapes_ids,
     label_findings,
@@ -57,7 +58,7 @@ class _ScenesFile(msgspec.Struct):
     licence: str = "as that of the images"
 
 
-def load_cityscapes(folder: Path) -> SegmentationData:
+def load_cityscapes(folder: Path, *, every_label: bool = False) -> SegmentationData:
     """Read `leftImg8bit/<split>/**/*_leftImg8bit.png` and their `gtFine/..._gtFine_labelIds.png`.
 
     The suffixes may be those of other image formats. If no label image is named `_labelIds`, those
@@ -68,8 +69,8 @@ def load_cityscapes(folder: Path) -> SegmentationData:
     that is so, or if there is no test split, one half of val is the selection split and the other
     half the report split.
 
-    Some label images of each split are looked at, which shows whether their ids are those that are
-    known. DataError names what is missing or wrong.
+    Some label images of each split are looked at, or all of them with `every_label`, which shows
+    whether their ids are those that are known. DataError names what is missing or wrong.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")
@@ -80,7 +81,10 @@ def load_cityscapes(folder: Path) -> SegmentationData:
     # the published labels of Cityscapes' own test split are blank
     parts = ("train", "val", "test") if own else ("train", "val")
     splits, findings = _splits(folder, parts, labels)
-    seen = {part: look_at_labels(split) for part, split in splits.items()}
+    seen = {
+        part: look_at_labels(split, len(split) if every_label else MOST)
+        for part, split in splits.items()
+    }
     if not own:
         check_cityscapes_ids(seen.values(), splits["train"], folder)
     if "test" in seen and seen["test"].pixels.any() and not seen["test"].present:
@@ -88,19 +92,19 @@ def load_cityscapes(folder: Path) -> SegmentationData:
         first = str(splits["test"].labels[0])
         findings.append(Finding("gtFine/test", what, len(splits["test"]), first))
         del splits["test"], seen["test"]
-    table = splits["train"].table
-    findings += label_findings(seen, table, classes, str(file) if own else "Cityscapes")
-    findings += _copies(splits)
-    val = splits["val"]
+    train = splits["train"]
+    findings += label_findings(seen, train.table, classes, str(file) if own else "Cityscapes")
     if "test" in splits:
-        selection, report = val, splits["test"]
+        names, selection, report = ("val", "test"), splits["val"], splits["test"]
     else:
-        selection, report = _halves(folder, val, seen["val"])
+        names = ("val (selection)", "val (report)")
+        selection, report = _halves(folder, splits["val"], seen["val"])
+    findings += _copies(dict(zip(("train", *names), (train, selection, report), strict=True)))
     return SegmentationData(
         classes=classes,
         licence=_licence(folder),
         source=f"images of {folder.resolve().name}",
-        train=splits["train"],
+        train=train,
         selection=selection,
         report=report,
         findings=tuple(findings),
@@ -200,7 +204,7 @@ def _no_pictures(folder: Path, part: str) -> str:
 
 
 def _copies(splits: Mapping[str, SegmentationSplit]) -> Iterable[Finding]:
-    """Pictures that are in two splits."""
+    """Pictures that are in two of the splits, which have the names that people know."""
     for first, second in combinations(splits, 2):
         pairs = same_pictures(splits[first].images.paths, splits[second].images.paths)
         if pairs:

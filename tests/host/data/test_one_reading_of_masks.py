@@ -229,6 +229,7 @@ def test_only_a_sample_of_many_large_label_images_is_looked_at(
     monkeypatch.setattr(label_check, "SOON", 300 * 6 - 1)
     data = load_cityscapes(tmp_path)
     assert said not in map(str, data.findings)  # the others may have it
+    assert said in map(str, load_cityscapes(tmp_path, every_label=True).findings)
     seen = look_at_labels(data.train)
     assert (seen.looked, seen.count, seen.sample) == (100, 300, "100 of 300")
     assert look_at_labels(data.train, 300).pixels.sum() == 300 * 6
@@ -403,11 +404,22 @@ def test_a_picture_in_train_and_val_is_wrong_but_a_name_in_both_is_not(tmp_path:
     copy = val / "town_000001_000000_leftImg8bit.png"
     copy.write_bytes((train / "town_000000_000000_leftImg8bit.png").read_bytes())
     (wrong,) = [text for text in texts(tmp_path) if text.startswith("wrong")]
-    assert "leftImg8bit/val: pictures that are in train too: 1, such as" in wrong
+    assert "leftImg8bit/val (report): pictures that are in train too: 1, such as" in wrong
     assert str(copy) in wrong
     copy.unlink()
     copy.symlink_to(train / "town_000000_000000_leftImg8bit.png")
     assert [text for text in texts(tmp_path) if text.startswith("wrong")] == [wrong]
+    # the halves of val judge for different purposes
+    copy.unlink()
+    copy.write_bytes((val / "town_000000_000000_leftImg8bit.png").read_bytes())
+    (wrong,) = [text for text in texts(tmp_path) if text.startswith("wrong")]
+    assert "leftImg8bit/val (report): pictures that are in val (selection) too: 1" in wrong
+    # with a test split all of val is for selection
+    write_set(tmp_path, {"test": [street(2)]}, labels=named(*map(str, range(34))))
+    again = val.parent.parent / "test/town/town_000000_000000_leftImg8bit.png"
+    again.write_bytes(copy.read_bytes())
+    (wrong,) = [text for text in texts(tmp_path) if "too: " in text]
+    assert "wrong: leftImg8bit/test: pictures that are in val too: 1, such as" in wrong
 
 
 def test_a_test_split_of_blank_label_images_is_not_used(tmp_path: Path) -> None:
