@@ -49,82 +49,95 @@ def true_sizes(
     if any(_telling(header, said[i]) for i, header in headers.items()):
         headers.update((i, _header(paths[i])) for i in range(len(paths)) if i not in headers)
     known = {i: header for i, header in headers.items() if header}
-    stored = _annotated_as_stored(known, paths, said, reach, notes)
     sizes = list(said)
-    for i in unknown:
-        header = known.get(i)
-        if header:
-            sizes[i] = header.stored if stored else header.upright
-            notes.add("pictures without a usable width and height, measured instead", paths[i])
-    swapped = [i for i, header in known.items() if _swapped(header, said[i])]
-    gain = sum(_fits(reach[i], known[i].stored) - _fits(reach[i], said[i]) for i in swapped)
-    if gain >= 0:  # otherwise the boxes were drawn before the pictures were turned
-        for i in swapped:
-            sizes[i] = known[i].stored
-            notes.add("pictures whose width and height were exchanged, put right", paths[i])
+    _put_right_exchanged(sizes, known, paths, reach, notes)
+    stored = _annotated_as_stored(sizes, known, paths, reach, notes)
     for i, header in known.items():
         size = sizes[i]
-        if size not in (header.stored, header.upright):
-            (h, w), (height, width) = size or (0, 0), header.upright
+        if size is None:
+            sizes[i] = header.stored if stored else header.upright
+            notes.add("pictures without a usable width and height, measured instead", paths[i])
+        elif size not in (header.stored, header.upright):
+            (h, w), (height, width) = size, header.upright
             notes.add(
                 "pictures of another size than the labels say, which cannot be used",
                 f"{paths[i]} is {width}x{height}, not {w}x{h}",
                 wrong=True,
             )
-        elif (
-            not stored
-            and size == header.stored != header.upright
-            and _fits(reach[i], header.upright)
-            and not _fits(reach[i], header.stored)
-        ):
-            sizes[i] = header.upright  # some tools draw on it, and write down the other size
     return sizes, stored
 
 
+def _put_right_exchanged(
+    sizes: list[Size | None], headers: dict[int, _Header], paths: Sequence[str],
+    reach: np.ndarray, notes: Notes,
+) -> None:  # fmt: skip
+    """Put right the sizes that have the width in place of the height.
+
+    It can be that the pictures were turned after they were annotated. Then more of the boxes fit
+    the sizes that were said, and those are left.
+    """
+    exchanged = {
+        i: header.stored
+        for i, header in headers.items()
+        if not header.turned and sizes[i] == header.stored[::-1] != header.stored
+    }
+    if (
+        sum(_fits(reach[i], size) - _fits(reach[i], size[::-1]) for i, size in exchanged.items())
+        < 0
+    ):
+        return
+    for i, size in exchanged.items():
+        sizes[i] = size
+        notes.add("pictures whose width and height were exchanged, put right", paths[i])
+
+
 def _annotated_as_stored(
-    headers: dict[int, _Header], paths: Sequence[str], said: Sequence[Size | None],
+    sizes: list[Size | None], headers: dict[int, _Header], paths: Sequence[str],
     reach: np.ndarray, notes: Notes,
 ) -> bool:  # fmt: skip
     """Whether the objects are in the pixels as stored, as the pictures tell that EXIF turns.
 
     A picture that is turned by 90 degrees has another size then. One that is mirrored or turned by
-    180 degrees has not, and is read as the others of its split are.
+    180 degrees has not, and is read as the others of its split are. Some tools draw on the upright
+    picture and write down the size of the stored one: `sizes` are put right if the boxes say so.
     """
-    upright = as_stored = 0
-    silent = []
-    for i, header in headers.items():
-        if not header.turned:
-            continue
-        if header.stored == header.upright or said[i] not in (header.stored, header.upright):
-            silent.append(i)
-        elif said[i] == header.stored and (
-            _fits(reach[i], header.stored) or not _fits(reach[i], header.upright)
-        ):
-            as_stored += 1
-        else:
-            upright += 1
+    every = [i for i, header in headers.items() if header.turned]
+    turned = {i: headers[i] for i in every if headers[i].stored != headers[i].upright}
+    silent = [i for i in every if i not in turned or sizes[i] is None]
+    upright = [i for i, header in turned.items() if sizes[i] == header.upright]
+    as_stored = [i for i, header in turned.items() if sizes[i] == header.stored]
+
+    def more_fit_upright(places: Sequence[int]) -> int:
+        """By how many pictures more the boxes fit the upright pictures than the stored ones."""
+        return sum(
+            _fits(reach[i], turned[i].upright) - _fits(reach[i], turned[i].stored) for i in places
+        )
+
+    if more_fit_upright(as_stored) > 0:
+        for i in as_stored:
+            sizes[i] = turned[i].upright
+        upright, as_stored = upright + as_stored, []
+    if not upright and not as_stored:  # only the boxes can tell
+        without = [i for i in turned if sizes[i] is None]
+        balance = more_fit_upright(without)
+        upright, as_stored = without * (balance > 0), without * (balance < 0)
     if as_stored and not upright:
-        notes.add(
-            "pictures that EXIF turns, with labels for the pixels as stored, which are used",
-            paths[next(i for i, header in headers.items() if header.turned)],
-            count=as_stored + len(silent),
-        )
-        return True
-    if silent and not upright:
-        notes.add(
-            "pictures that EXIF turns or mirrors, read upright; whether their boxes were drawn on "
-            "the upright picture is not known",
-            paths[silent[0]],
-            count=len(silent),
-        )
+        what = "pictures that EXIF turns, with labels for the pixels as stored, which are used"
     elif as_stored:
-        notes.add(
+        what = (
             "pictures that EXIF turns, some with labels for the upright picture and some for the "
-            "pixels as stored; each is read as its size tells",
-            paths[next(i for i, header in headers.items() if header.turned)],
-            count=upright + as_stored + len(silent),
+            "pixels as stored; each is read as its size tells"
         )
-    return False
+    elif silent and not upright:
+        every = silent
+        what = (
+            "pictures that EXIF turns or mirrors, read upright; whether their boxes were drawn so "
+            "is not known"
+        )
+    else:
+        return False
+    notes.add(what, paths[every[0]], count=len(every))
+    return bool(as_stored) and not upright
 
 
 def _telling(header: _Header | None, said: Size | None) -> bool:
@@ -132,12 +145,8 @@ def _telling(header: _Header | None, said: Size | None) -> bool:
     return bool(header and (header.turned or said not in (None, header.stored)))
 
 
-def _swapped(header: _Header | None, said: Size | None) -> bool:
-    return bool(header and said and not header.turned and said != header.stored == said[::-1])
-
-
-def _fits(reach: np.ndarray, size: Size | None) -> bool:
-    return size is None or bool((reach <= np.array(size) + _ROUNDED).all())
+def _fits(reach: np.ndarray, size: Size) -> bool:
+    return bool((reach <= np.array(size) + _ROUNDED).all())
 
 
 def _header(path: str) -> _Header | None:

@@ -158,7 +158,9 @@ def _image(
         category = draw(st.sampled_from(content["categories"]))
         if category["name"] == "of no object":
             continue
-        truth, more = _object(hw, category["name"], draw, may_reach_out=not swapped)
+        truth, more = _object(
+            hw, category["name"], draw, may_reach_out=not swapped and orientation == 1
+        )
         if truth is not None and truth not in found:
             found.append(truth)
         annotation = {

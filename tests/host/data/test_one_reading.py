@@ -444,6 +444,21 @@ def test_pictures_whose_size_does_not_tell_how_they_were_annotated_are_noted(
     assert finding(data, "is not known").count == 2
 
 
+@pytest.mark.parametrize(("box", "hw"), [([40, 5, 23, 20], HW), ([5, 40, 20, 23], (64, 48))])
+def test_boxes_tell_how_a_picture_was_annotated_if_no_size_does(
+    box: list[int], hw: tuple[int, int], tmp_path: Path
+) -> None:
+    def without_sizes(content: dict[str, Any]) -> None:
+        each("images", width=None, height=None)(content)
+        each("annotations", bbox=box)(content)
+
+    folder = write(tmp_path / "a", without_sizes, "val")
+    turned(folder, 6, 6, 6, 6)
+    data = load_coco(folder)
+    assert data.selection.sizes == (hw,) * 4
+    assert data.selection.read(0).shape[:2] == hw
+
+
 def test_boxes_on_the_upright_picture_are_kept_where_the_size_is_that_of_the_stored_pixels(
     tmp_path: Path,
 ) -> None:
