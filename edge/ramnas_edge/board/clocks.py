@@ -155,7 +155,7 @@ def _restore_leftovers(root: Path, state: Path) -> None:
         return
     try:
         old = msgspec.json.decode(state.read_bytes(), type=_OldSettings)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DeviceError(
             f"{state} cannot be read ({error}): check the clocks and the power mode, then remove it"
         ) from error

@@ -93,7 +93,7 @@ def known(device_class: str) -> Tuple[StoredLatency, ...]:
         return read(path)
     except FileNotFoundError:
         return ()
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         log.warning("ignoring %s: %s; delete it, or calibrate again", path, error)
         return ()
 

@@ -161,7 +161,10 @@ def _check_same(args: argparse.Namespace) -> None:
     now["supernet"] = hashlib.sha256(args.supernet.read_bytes()).hexdigest()
     path = args.out / "settings.json"
     if path.exists():
-        before = json.loads(path.read_bytes())
+        try:
+            before = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} is damaged ({error}): remove the folder {args.out}") from error
         changed = ", ".join(name for name in now if before.get(name) != now[name])
         if changed:
             raise DataError(

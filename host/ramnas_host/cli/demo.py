@@ -87,7 +87,7 @@ def run(
             raise DataError(f"{out} was not made by the demo (no steps.json), it is left as it is")
         shutil.rmtree(out)
     make_folder(out)
-    done: dict[str, Any] = json.loads(started.read_bytes()) if started.exists() else {}
+    done = _done(started)
     redo = False
     for step in _steps(out, size):
         known = done.get(step.name, {})
@@ -111,6 +111,14 @@ def run(
         f"records: {out / 'records.sqlite'}\nsummary: {out / 'summary.json'}\n"
         f"{sum(seconds.values()):.0f} s in all"
     )
+
+
+def _done(started: Path) -> dict[str, Any]:
+    """The steps that are done, by name; none if the file is missing."""
+    try:
+        return dict(json.loads(started.read_bytes())) if started.exists() else {}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{started} is damaged ({error}): start over with --fresh") from error
 
 
 def _steps(out: Path, size: DemoSize) -> list[DemoStep]:

@@ -227,7 +227,7 @@ def _own_labels(file: Path) -> list[_Label]:
         utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
         found = msgspec.json.decode(text, type=list[_Label])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{file} is not a list of labels: {error}") from error
     kept = _kept(found)
     ids = [label.trainId for label in kept]
@@ -299,5 +299,5 @@ def _licence(folder: Path) -> str:
     file = folder.parent / "scenes.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=_ScenesFile).licence
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _ScenesFile().licence

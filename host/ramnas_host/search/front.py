@@ -184,7 +184,7 @@ def load(path: Path) -> Front:
                 f"{readable}; run ramnas search again"
             )
         front = msgspec.json.decode(content, type=Front)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not a front of ramnas: {error}") from error
     for fault in _faults(front):
         raise DataError(f"{path} is not a valid front: {fault}")
