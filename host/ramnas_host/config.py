@@ -207,7 +207,7 @@ def load_finetuning(name_or_path: str, overrides: Sequence[Override] = ()) -> Fi
 
 def _load(name_or_path: str, kind: type[R], folder: Path, overrides: Sequence[Override]) -> R:
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix.lower() in (".yaml", ".yml"):
         content = _read(path)
         if isinstance(content, dict) and isinstance(base := content.get("base"), str):
             own = {key: value for key, value in content.items() if key != "base"}

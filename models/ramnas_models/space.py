@@ -347,7 +347,7 @@ def _canonical(space: Space, rows: Rows) -> Rows:
 def load_space(name_or_path: Union[str, Path]) -> Space:
     """Read a space by name (`table1`, `micro`) or from a YAML file; SpaceError if it is invalid."""
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in (".yaml", ".yml"):
         path = _FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
             known = sorted(p.stem for p in _FOLDER.glob("*.yaml"))

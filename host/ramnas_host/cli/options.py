@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ramnas_host.config import Override
 from ramnas_models.errors import DataError
 
 ARCH_HELP = (
@@ -39,10 +40,10 @@ def enough_to_learn(option: str, samples: int) -> None:
         )
 
 
-def supernet_option(verb: argparse.ArgumentParser) -> None:
+def supernet_option(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add `--supernet`, for every verb that needs a supernet's weights."""
     verb.add_argument(
-        "--supernet", type=Path, required=True, metavar="supernet.safetensors",
+        "--supernet", type=Path, required=required, metavar="supernet.safetensors",
         help="the supernet that ramnas train or ramnas import wrote",
     )  # fmt: skip
 
@@ -71,4 +72,39 @@ def workers_option(verb: argparse.ArgumentParser) -> None:
         "--workers", type=at_least(0), metavar="N",
         help="processes that decode images, for each process under torchrun (default: one per "
         "processor for folders of image files, none for images in memory)",
+    )  # fmt: skip
+
+
+def recipe_options(verb: argparse.ArgumentParser) -> None:
+    """Add the options that change one value of a recipe, for every verb that trains."""
+    verb.add_argument(
+        "--epochs", type=int, metavar="N", help="train for N epochs instead of the recipe's"
+    )
+    verb.add_argument(
+        "--batch-size", type=int, metavar="N",
+        help="images of an optimizer step, over all processes, instead of the recipe's",
+    )  # fmt: skip
+    verb.add_argument(
+        "--lr", type=float, metavar="RATE",
+        help="peak learning rate instead of the recipe's optimizer.lr; where the recipe has "
+        "lr_batch, it is for that many images and grows with the batch size",
+    )  # fmt: skip
+
+
+def overrides_of(args: argparse.Namespace) -> list[Override]:
+    """What the options of `recipe_options` change in a recipe."""
+    given = [
+        Override("epochs", args.epochs, "--epochs"),
+        Override("batch_size", args.batch_size, "--batch-size"),
+        Override("optimizer.lr", args.lr, "--lr"),
+    ]
+    return [override for override in given if override.value is not None]
+
+
+def progress_option(verb: argparse.ArgumentParser) -> None:
+    """Add `--progress`, for every verb that trains."""
+    verb.add_argument(
+        "--progress", default="auto", choices=("auto", "json"),
+        help="how to show progress on stderr: auto is a bar on a terminal and a line per epoch in "
+        "a log, json is a line of JSON per step, for programs (default: auto)",
     )  # fmt: skip

@@ -8,7 +8,14 @@ from pathlib import Path
 import msgspec
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import data_option, device_option, workers_option
+from ramnas_host.cli.options import (
+    data_option,
+    device_option,
+    overrides_of,
+    progress_option,
+    recipe_options,
+    workers_option,
+)
 from ramnas_host.data.about import describe
 from ramnas_models.errors import DataError
 
@@ -31,9 +38,11 @@ def add(verbs: Verbs) -> None:
         "--recipe", default="digits",
         help="name or .yaml of the recipe: data set, schedule, optimizer (default: digits)",
     )  # fmt: skip
+    recipe_options(train)
     data_option(train)
     device_option(train)
     workers_option(train)
+    progress_option(train)
     train.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
         help="folder of the run: the weights, the metrics and the state to go on from",
@@ -42,7 +51,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ramnas_host.cli.progress import bar
+    from ramnas_host.cli.progress import bar, facts_of
     from ramnas_host.config import load_recipe
     from ramnas_host.data import loader
     from ramnas_host.data.datasets import load_dataset, recipe_of
@@ -52,9 +61,10 @@ def _train(args: argparse.Namespace) -> None:
     from ramnas_models.files import make_folder
     from ramnas_models.space import load_space
 
-    recipe, space = load_recipe(args.recipe), load_space(args.space)
+    recipe, space = load_recipe(args.recipe, overrides_of(args)), load_space(args.space)
     dataset = load_dataset(recipe.dataset, recipe.images, args.data)
-    steps = recipe.epochs * loader.steps_per_epoch(dataset.train, recipe)
+    per_epoch = loader.steps_per_epoch(dataset.train, recipe)
+    steps = recipe.epochs * per_epoch
     out, state = args.out / train.LAST, args.out / run_folder.STATE
     if out.exists():
         found = checkpoint.load(out)
@@ -80,7 +90,7 @@ def _train(args: argparse.Namespace) -> None:
         if workers is None:
             workers = loader.default_workers(dataset.train, ranks.local_world)
         title = f"train {space.name} on {dataset.name}"
-        with bar(title, steps, shown=ranks.leads) as update:
+        with bar(title, steps, shown=ranks.leads, json_lines=args.progress == "json") as update:
             scores: dict[str, float] = {}
             waiting = 0.0  # a moving average, as single steps differ much
 
@@ -89,12 +99,16 @@ def _train(args: argparse.Namespace) -> None:
                 scores = step.scores or scores
                 waiting += (step.wait_share - waiting) / 20
                 losses = " ".join(f"{loss:.2f}" for loss in step.losses)
-                words = [f"{step.images_per_s:.0f} images/s", f"losses {losses}"]
+                words = [f"epoch {step.epoch} of {recipe.epochs}"]
+                words += [f"{step.images_per_s:.0f} images/s", f"losses {losses}"]
                 if waiting > _MUCH_WAITING:
                     words.append(f"{waiting:.0%} of the time waiting for images")
                 if scores:
                     words.append(train.scores_text(scores))
-                update(step.number, ", ".join(words))
+                update(
+                    step.number, ", ".join(words), landmark=step.number % per_epoch == 0,
+                    facts=facts_of(step, scores),
+                )  # fmt: skip
 
             train.train(
                 space, dataset, recipe, folder=args.out, ranks=ranks, workers=workers, on_step=show

@@ -105,7 +105,8 @@ def _whole_steps(steps: range, folder: RunFolder | None) -> Iterator[int]:
     """Each of `steps`. A signal that comes during one ends the training after it, and saves it."""
     for step in steps:
         try:
-            with signals.whole("ending after this step"):  # until the body of the loop asks for the next step
+            # until the body of the loop asks for the next step
+            with signals.whole("ending after this step"):
                 yield step
         except KeyboardInterrupt:
             if folder:
@@ -164,6 +165,6 @@ def _check_finite(
     if all(map(math.isfinite, losses)):
         return
     raise DataError(
-        f"step {step}: the losses of {networks(step)} are {list(losses)}. Try a lower optimizer.lr "
+        f"step {step}: the losses of {networks(step)} are {list(losses)}. Try a lower --lr "
         f"or a smaller clip_norm; {folder.last_good if folder else 'nothing was saved before'}"
     )
