@@ -10,7 +10,7 @@ from typing import Iterator
 import msgspec
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_models.errors import BackendError
+from ramnas_models.errors import BackendError, FileError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ def _build(args: argparse.Namespace) -> None:
 def build_engines(bundle: str, *, engine: str, precision: str) -> Iterator[Built]:
     """Open every model of `bundle` once, and yield each as soon as its engine is in the cache.
 
-    BackendError if `engine` keeps no built engines or refuses a model; what was built before stays.
+    BackendError if `engine` keeps no built engines or refuses a model, FileError if an engine
+    cannot be kept; what was built before stays.
     """
     from ramnas_edge.engines import backends
     from ramnas_edge.vision.pipeline import graph
@@ -69,4 +70,6 @@ def build_engines(bundle: str, *, engine: str, precision: str) -> Iterator[Built
         log.info("model %d of %d: %s", number, len(models), model.name)
         start = time.monotonic()
         backend.open(graph(opened, model), options).close()
+        if backend.cache.trouble:
+            raise FileError(f"the engine was built, but not kept: {backend.cache.trouble}")
         yield Built(model.name, time.monotonic() - start)

@@ -5,6 +5,9 @@ They are written in the layouts of COCO and of Cityscapes, so any loader for the
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +83,6 @@ def write_scenes(
             truths = folder / "cityscapes/gtFine" / part / "scenes"
             for made in (frames, truths, folder / "coco/annotations"):
                 made.mkdir(parents=True, exist_ok=True)
-            (folder / "coco" / part).symlink_to(f"../cityscapes/leftImg8bit/{part}/scenes")
             coco = _coco_head(dataset, part, seed)
             for i in range(count):
                 rng = np.random.default_rng((seed, list(_SOURCES).index(part), i))
@@ -94,6 +96,7 @@ def write_scenes(
                 _append(coco, i + 1, f"{name}_leftImg8bit.png", scene)
                 done += 1
                 on_done(done)
+            _share(frames, folder / "coco" / part)
             file = folder / f"coco/annotations/instances_{part}.json"
             file.write_bytes(msgspec.json.encode(coco))
         names = ("background", *dataset.classes)
@@ -102,6 +105,18 @@ def write_scenes(
         (folder / "scenes.json").write_bytes(
             msgspec.json.format(msgspec.json.encode(_about(dataset, counts, seed)))
         )
+
+
+def _share(frames: Path, link: Path) -> None:
+    """Let the folder `link` have the images of `frames`: as copies where there are no links."""
+    try:
+        link.symlink_to(os.path.relpath(frames, link.parent))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        link.mkdir()
+        for image in frames.iterdir():
+            shutil.copyfile(image, link / image.name)
 
 
 def compose(

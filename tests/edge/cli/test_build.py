@@ -58,3 +58,20 @@ def test_where_tensorrt_cannot_run_the_verb_says_why_in_one_line(tmp_path: Path)
     )  # fmt: skip
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", f"error: {reason}\n")
     assert reason.startswith("engine tensorrt: ")
+
+
+def test_an_engine_that_cannot_be_kept_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Elsewhere a cache that cannot be written ends no run, but here it is what was asked for."""
+    a_bundle(tmp_path / "b")
+    (tmp_path / "cache").touch()
+    backend = TrtBackend(
+        fake_tensorrt.make("10.3.0"), Gpu("Orin", (8, 7)), fake_tensorrt.HostMemory,
+        EngineCache(tmp_path / "cache"),
+    )  # fmt: skip
+    monkeypatch.setattr(backends, "load", lambda engine: backend)
+    assert main(["build", "--bundle", str(tmp_path / "b")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "error: the engine was built, but not kept: cannot write" in said.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -208,3 +209,18 @@ def test_run_lengths_start_with_zeros() -> None:
     assert run_lengths(np.array([[1, 0], [1, 1]], bool)) == [0, 2, 1, 1]
     assert run_lengths(np.zeros((2, 3), bool)) == [6]
     assert run_lengths(np.ones((2, 2), bool)) == [0, 4]
+
+
+def test_where_there_are_no_links_the_images_are_there_twice(
+    digits: Dataset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(self: Path, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as on FAT
+
+    monkeypatch.setattr(Path, "symlink_to", none)
+    write_scenes(digits, tmp_path / "out", COUNTS, seed=5)
+    assert not (tmp_path / "out/coco/train").is_symlink()
+    for part, count in COUNTS.items():
+        images = digest(tmp_path / "out/coco" / part)
+        assert images == digest((folder / "coco" / part).resolve())
+        assert len(images) == count
