@@ -29,8 +29,7 @@ def add(verbs: Verbs) -> None:
         purpose="Writes one split of a recipe's data set as image files, one folder per class, so "
         "that ramnas-edge run can read them. `ramnas data check` looks at a folder of labelled "
         "pictures.",
-        example="ramnas data --recipe digits --split report --out runs/test\n"
-        "  ramnas data check DIR",
+        example="ramnas data --recipe digits --split report --out runs/test",
     )  # fmt: skip
     data.add_argument(
         "--recipe", default="digits",
@@ -107,7 +106,9 @@ def _check(args: argparse.Namespace) -> None:
 
         checked = check(data, looked)
     sheet = args.sheet or Path(f"{args.folder.resolve().name}-check.png")
-    _, png = cv2.imencode(".png", contact_sheet(data))
+    written, png = cv2.imencode(".png", contact_sheet(data))
+    if not written:
+        raise DataError(f"this OpenCV ({cv2.__version__}) cannot write {sheet} as PNG")
     write_file(sheet, png.tobytes())
     if args.json:
         found = {"task": task, "wrong": checked.wrong, "sheet": str(sheet), **vars(checked)}
