@@ -62,11 +62,12 @@ def add(verbs: Verbs) -> None:
 
 def _agent(args: argparse.Namespace) -> None:
     from ramnas_edge.board.clocks import board_settings
-    from ramnas_edge.fleet import agent
+    from ramnas_edge.fleet import agent, link
     from ramnas_models.signals import end_with_parent
 
     if args.end_with_parent:
         end_with_parent(signal.SIGTERM)
+    link.checked(args.connect)
     client_keys = _client_keys(args.connect, args.keys, args.server_key)
     with board_settings(lock_clocks=args.lock_clocks, power_mode=args.power_mode):
         agent.serve(

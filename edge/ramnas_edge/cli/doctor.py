@@ -7,15 +7,17 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Callable, Iterable, List, Tuple
+from typing import Callable, Iterable, List, Optional, Tuple
 
 import msgspec
 
 from ramnas_edge.board.answering import Sensor, answers
+from ramnas_edge.board.cores import Quota, Throttling
 from ramnas_edge.board.device import Device, this_device
 from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_edge.engines import backends
 from ramnas_edge.engines.trial import Trial, try_engine
+from ramnas_edge.measuring.board_lock import holder
 from ramnas_models.errors import BackendError
 
 # Distributions with the same module: if two are installed, the later one has overwritten the other.
@@ -41,6 +43,8 @@ class DoctorReport(msgspec.Struct, frozen=True):
     engines: Tuple[Trial, ...]
     sensors: Tuple[Sensor, ...]
     problems: Tuple[str, ...]
+    throttling: Optional[Throttling] = None  # by the CPU quota, so far
+    measuring: Optional[str] = None  # the process that measures on this board now
 
 
 def add(verbs: Verbs) -> None:
@@ -70,7 +74,7 @@ def examine(
 
     Each engine is tried in a process of its own, because it may crash.
     """
-    device = this_device(root)
+    device, measuring = this_device(root), holder()
     engines = []
     for name in backends.ENGINES:
         on_step(f"trying {name}")
@@ -79,8 +83,9 @@ def examine(
     packages = tuple(_packages())
     problems = [*_duplicates(name for name, _ in packages), *_problems(device, engines, sensors)]
     return DoctorReport(
-        device, platform.python_version(), packages, tuple(engines), sensors, tuple(problems)
-    )
+        device, platform.python_version(), packages, tuple(engines), sensors, tuple(problems),
+        throttling=Quota(root).throttling(), measuring=measuring,
+    )  # fmt: skip
 
 
 def text(report: DoctorReport) -> str:
@@ -91,6 +96,15 @@ def text(report: DoctorReport) -> str:
         f"{device.system}, Python {report.python}",
         f"packages  {', '.join(f'{name} {version}' for name, version in report.packages)}",
     ]
+    if device.cpu_quota is not None:
+        share = f"{device.cpu_quota:.3g} of {device.cores} cores"
+        found = report.throttling or Throttling(0, 0)
+        lines.append(
+            f"CPU quota {share}; it stopped this group in {found.throttled} of {found.periods} "
+            "periods so far"
+        )
+    if report.measuring:
+        lines.append(f"measuring {report.measuring}, and other processes wait until it is done")
     for engine in report.engines:
         lines.append(f"engine    {engine.name}: {'works, ' if engine.works else ''}{engine.says}")
     for sensor in report.sensors:
@@ -135,6 +149,14 @@ def _duplicates(installed: Iterable[str]) -> List[str]:
 
 
 def _problems(device: Device, engines: List[Trial], sensors: Tuple[Sensor, ...]) -> Iterable[str]:
+    if device.is_throttled:
+        yield (
+            f"the CPU quota of {device.cpu_quota:.3g} cores is less than the {device.cores} cores "
+            "here: the kernel stops this container for the rest of a period when its share is used "
+            "up, so a p90 is several times the median. What is measured here holds for this quota "
+            "only (the device class says it). Raise the quota (docker --cpus, limits.cpu, "
+            "CPUQuota=), or give whole cores instead (docker --cpuset-cpus)"
+        )
     jetson = device.system.startswith("L4T")
     working = {engine.name for engine in engines if engine.works}
     if not working:

@@ -10,7 +10,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 _WATCHED = (
-    zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+    zmq.EVENT_CONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )  # fmt: skip
@@ -59,6 +59,7 @@ class Watch:
         self, socket: zmq.Socket[Any], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._socket, self._clock = socket, clock
+        self.unreached = 0  # tries to connect that have failed since it was last connected
         self._failure: Optional[str] = None
         self._ended = 0  # handshakes in a row that ended without a reason
         self._connected_s: Optional[float] = None  # when it connected, until the handshake is done
@@ -107,11 +108,14 @@ class Watch:
 
     def _saw(self, event: Event) -> None:
         if event.kind == zmq.EVENT_CONNECTED:
-            self._connected_s = self._clock()
+            self._connected_s, self.unreached = self._clock(), 0
+        elif event.kind == zmq.EVENT_CONNECT_RETRIED:
+            self.unreached += 1
         elif event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._failure, self._ended, self._connected_s = None, 0, None
         elif event.kind == zmq.EVENT_DISCONNECTED:
-            self._connected_s = None
+            # ZeroMQ then says that it will connect again, and only after that whether it could
+            self._connected_s, self.unreached = None, -1
         elif event.kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._failure = _UNKNOWN
         elif event.kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:

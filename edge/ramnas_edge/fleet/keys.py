@@ -172,7 +172,9 @@ def is_public(endpoint: str) -> bool:
         return False
     host = address.split(";")[-1].rpartition(":")[0].strip("[]")  # tcp://SOURCE;HOST:PORT
     try:
-        return not ipaddress.ip_address(host).is_loopback
+        ip = ipaddress.ip_address(host)
+        mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+        return not (mapped or ip).is_loopback  # ::ffff:127.0.0.1 is the loopback of IPv4
     except ValueError:
         return host not in ("localhost", "lo")  # any other host name or network interface is public
 

@@ -109,11 +109,11 @@ def served(
     from ramnas_host.fleet.calibration import calibrate_boards
 
     check_rounds(args)
-    store = Store(args.store)
+    door, store = _door(args), Store(args.store)
     log = args.store.with_name("agent.log") if args.local_agent else None
     try:
         return calibrate_boards(
-            request, store, door=_door(args), local_agent_log=log, until_tau=until_tau,
+            request, store, door=door, local_agent_log=log, until_tau=until_tau,
             on_status=on_status,
         )  # fmt: skip
     finally:

@@ -115,7 +115,7 @@ class Gate:
         public = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
         answer = [b"200", b"OK", public, b""]
         if not self.lets_in(public.decode()):
-            who = f"{address.decode()} with the key {public.decode()}"
+            who = f"{_plain(address.decode())} with the key {public.decode()}"
             way_out = "`ramnas keys authorize` lets it in"
             self._peer_log.refuse("its key is not authorised", who, way_out)
             answer = [b"400", b"not authorised", b"", b""]
@@ -145,6 +145,11 @@ def _address(descriptor: int) -> str:
     """The address of a peer, whose connection may already be over."""
     try:
         with sockets.socket(fileno=os.dup(descriptor)) as connection:
-            return str(connection.getpeername()[0])
+            return _plain(str(connection.getpeername()[0]))
     except OSError:
         return "an unknown address"
+
+
+def _plain(address: str) -> str:
+    """An address as people know it: a socket for both families shows IPv4 as ::ffff:192.168.1.7."""
+    return address.removeprefix("::ffff:")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import socket
 import subprocess
 import sys
 import zlib
@@ -37,10 +39,17 @@ def calibrate_boards(
     """
     with closing(Host(request, store, door, on_status, until_tau=until_tau)) as host:
         if local_agent_log is None:
-            log.info("waiting for boards: ramnas-edge agent --connect %s", host.endpoint)
+            endpoint = _named(host.endpoint, socket.gethostname())
+            log.info("waiting for boards: ramnas-edge agent --connect %s", endpoint)
             return host.serve()
-        with _local_agent(host.endpoint, local_agent_log, request.run, store) as alive:
+        endpoint = _named(host.endpoint, "127.0.0.1")
+        with _local_agent(endpoint, local_agent_log, request.run, store) as alive:
             return host.serve(alive)
+
+
+def _named(endpoint: str, name: str) -> str:
+    """`endpoint` with a name that can be connected, if it stands for all addresses of a machine."""
+    return re.sub(r"//(\[::\]|0\.0\.0\.0):", f"//{name}:", endpoint)
 
 
 @contextmanager

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import NamedTuple
 
 import zmq
 
-from ramnas_edge.fleet import wire
+from ramnas_edge.fleet import endpoint as endpoints
+from ramnas_edge.fleet import keys, wire
 from ramnas_edge.measuring.messages import Measured
 from ramnas_host.fleet.authentication import Door, Gate
 from ramnas_host.fleet.peer_log import PeerLog, printable
@@ -21,6 +25,14 @@ QUEUED = 24  # messages that wait for one peer: few enough that a thousand peers
 GROUP, GROUP_S = 1000, 0.05  # after this many messages, or seconds, the host commits what came
 MAX_OTHER_BYTES = 2**16  # the limit of every message but Measured
 FAREWELL_S = 2.0
+
+
+_WAY_OUT = "use tcp://HOST:PORT with a free port, or with * for any free one"
+_WAYS_OUT = {
+    errno.EACCES: "ports below 1024 belong to root: use a higher one, such as 5555",
+    errno.EADDRNOTAVAIL: "this machine does not have that address: `ip address` lists those that "
+    "it has, and tcp://*:PORT takes all of them",
+}
 
 
 class Letter(NamedTuple):
@@ -37,9 +49,8 @@ class Router:
 
     def __init__(self, door: Door, peer_log: PeerLog) -> None:
         """Bind `door`; FleetError if that is impossible."""
-        way_out = "use tcp://HOST:PORT with a free port, or with * for any free one"
-        if "://" not in door.endpoint:
-            raise FleetError(f"cannot bind '{door.endpoint}': {way_out}")
+        # from here on it is an address: who may connect to it without keys depends on that
+        address = _address(door.endpoint)
         self._keyed = door.keys is not None
         self.drained = True  # whether the last call of `letters` left nothing behind
         with ExitStack() as opened:
@@ -52,15 +63,27 @@ class Router:
             # a message up to twice the cap still arrives, so that its sender can be told
             self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * wire.MAX_BYTES)
             self._socket.setsockopt(zmq.RCVHWM, QUEUED)
-            gate = opened.enter_context(closing(Gate(context, self._socket, door, peer_log)))
+            at = replace(door, endpoint=address)
+            gate = opened.enter_context(closing(Gate(context, self._socket, at, peer_log)))
             self.lets_in = gate.lets_in
-            try:
-                self._socket.bind(door.endpoint)
-            except zmq.ZMQError as error:
-                reason = zmq.strerror(error.errno or 0)
-                raise FleetError(f"cannot bind '{door.endpoint}': {reason}; {way_out}") from error
+            self._bind(door.endpoint, address)
             self.endpoint = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
             self.close = opened.pop_all().close
+
+    def _bind(self, endpoint: str, address: str) -> None:
+        # IPv6 needs an option, with which * is both families and ZeroMQ writes IPv4 as IPv6
+        for ip6 in (1, 0) if "[" in address or "//*:" in address else (0, 1):
+            self._socket.setsockopt(zmq.IPV6, ip6)
+            try:
+                self._socket.bind(address)
+            except zmq.ZMQError as error:
+                number = error.errno or 0
+                if number not in (errno.ENODEV, errno.EAFNOSUPPORT):  # another family may do
+                    break
+            else:
+                return
+        reason, way_out = zmq.strerror(number), _WAYS_OUT.get(number, _WAY_OUT)
+        raise FleetError(f"cannot bind '{endpoint}': {reason}; {way_out}")
 
     def letters(self, wait_s: float) -> Iterator[Letter]:
         """Wait for letters, then give those that came: not so many that their commit is late."""
@@ -104,6 +127,34 @@ class Router:
                 here = {name for name in here if self.send(name, wire.Bye("all is measured"))}
             letters = self.letters(FAREWELL_S / 20)
             here -= {one.name for one in letters if isinstance(one.message, wire.Bye)}
+
+
+def _address(endpoint: str) -> str:
+    """The address to bind; FleetError if `endpoint` is not one, or has a name without address.
+
+    Names of network interfaces are left to ZeroMQ.
+    """
+    try:
+        parsed = endpoints.parse(endpoint, binds=True)
+    except ValueError as error:
+        raise FleetError(f"cannot bind '{endpoint}': {error}; {_WAY_OUT}") from error
+    interfaces = [name for _, name in socket.if_nameindex()]
+    if parsed.transport != "tcp" or parsed.host in ("*", *interfaces):
+        return endpoint
+    try:
+        address = endpoints.addresses(parsed)[0]
+    except OSError as error:
+        raise FleetError(
+            f"cannot bind '{endpoint}': '{parsed.host}' does not resolve ({error.strerror}), and "
+            f"no network interface of this machine is called so; it has {', '.join(interfaces)}, "
+            "and tcp://*:PORT takes all of them"
+        ) from error
+    if keys.is_public(endpoint) and not keys.is_public(address):  # as in many an /etc/hosts
+        log.warning(
+            "%s is %s here, which only agents of this machine can reach; tcp://*:PORT is for all",
+            endpoint, address,
+        )  # fmt: skip
+    return address
 
 
 def _decoded(data: bytes, frames: int) -> wire.FromBoard | WireError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,31 @@ def test_sensors_of_a_jetson_are_read_and_its_problems_named(tmp_path: Path) -> 
 def test_without_any_sensor_it_says_what_cannot_be_seen(tmp_path: Path) -> None:
     report = doctor.examine(root=tmp_path)
     assert any("no sensor answers" in problem for problem in report.problems)
+
+
+def test_a_cpu_quota_and_who_measures_now_are_reported(
+    cpu_only: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "proc/self/mountinfo": "31 24 0:27 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n",
+        "sys/fs/cgroup/cpu.max": "50000 100000\n",
+        "sys/fs/cgroup/cpu.stat": "nr_periods 40\nnr_throttled 12\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(doctor, "holder", lambda: "process 1234 (ramnas-edge agent)")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    report = doctor.examine(root=tmp_path)
+    said = doctor.text(report)
+    assert (
+        "CPU quota 0.5 of 2 cores; it stopped this group in 12 of 40 periods so far\n"
+        "measuring process 1234 (ramnas-edge agent), and other processes wait until it is done\n"
+    ) in said
+    assert "problem   the CPU quota of 0.5 cores is less than the 2 cores here" in said
+    assert msgspec.json.decode(msgspec.json.encode(report), type=doctor.DoctorReport) == report
+
+
+def test_a_machine_without_a_quota_says_nothing_of_it(cpu_only: None, tmp_path: Path) -> None:
+    assert "quota" not in doctor.text(doctor.examine(root=tmp_path))

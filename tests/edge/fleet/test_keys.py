@@ -88,7 +88,9 @@ def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str
         ("inproc://x", False), ("tcp://*:5555", True), ("tcp://0.0.0.0:5555", True),
         ("tcp://[::]:5555", True), ("tcp://192.168.1.7:5555", True), ("tcp://host:5555", True),
         ("tcp://eth0:5555", True), ("tcp://127.0.0.1:0;10.0.0.1:5555", True),
-        ("ws://127.0.0.1.evil.org:80", True),
+        ("ws://127.0.0.1.evil.org:80", True), ("tcp://[::ffff:127.0.0.1]:5555", False),
+        ("tcp://[::ffff:10.0.0.1]:5555", True), ("tcp://[fe80::1%lo]:5555", True),
+        ("tcp://[fd00::1]:5555", True),
     ],
 )  # fmt: skip
 def test_an_endpoint_that_other_machines_can_reach_is_public(endpoint: str, public: bool) -> None:

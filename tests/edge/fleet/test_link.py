@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
-from typing import Iterator, List, Optional
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 import zmq
@@ -15,6 +16,7 @@ from ramnas_edge.measuring import messages
 from ramnas_models.errors import FleetError
 
 HANG_S = 120  # only a hang lasts so long
+getaddrinfo: Any = socket.getaddrinfo
 
 
 class Clock:
@@ -94,6 +96,126 @@ def test_a_host_that_falls_silent_is_reached_again_on_a_fresh_socket(router: zmq
     assert router.recv_multipart() == [b"board", wire.encode(messages.Ready(2))]
     assert link.silent_s == pytest.approx(wire.SILENCE_S + 0.1)
     link.close(0)
+
+
+def listening(router: zmq.Socket, host: str, port: str = "*") -> str:
+    """Bind `router` and return its port."""
+    router.setsockopt(zmq.IPV6, int("[" in host))
+    router.bind(f"tcp://{host}:{port}")
+    return str(router.getsockopt_string(zmq.LAST_ENDPOINT)).rpartition(":")[2]
+
+
+def until_reached(link: Link, router: zmq.Socket, clock: Clock) -> None:
+    """Go on until a message has arrived; each round of the loop counts as a second."""
+    deadline_s = time.monotonic() + HANG_S
+    while not (link.send(b"here") and router.poll(1000)):
+        assert time.monotonic() < deadline_s, link.failure
+        time.sleep(0.02)
+        clock.now_s += 1.0
+        link.step()
+    assert router.recv_multipart() == [b"board", b"here"]
+
+
+class Names:
+    """A name server that knows the addresses of `host`, in place of the system's."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses: Sequence[str] = addresses
+
+    def __call__(self, host: str, *more: Any, type: int = 1) -> List[Tuple[Any, ...]]:
+        if host != "host":
+            return getaddrinfo(host, *more)  # type: ignore[no-any-return]
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        six, four = socket.AF_INET6, socket.AF_INET
+        return [
+            (six, type, 6, "", (a, 0, 0, 0)) if ":" in a else (four, type, 6, "", (a, 0))
+            for a in self.addresses
+        ]
+
+
+def test_a_host_is_reached_over_ipv6(router: zmq.Socket) -> None:
+    if not has_ip6():
+        pytest.skip("this machine has no IPv6 loopback")
+    clock = Clock()
+    link = Link(f"tcp://[::1]:{listening(router, '[::1]')}", "board", clock=clock)
+    until_reached(link, router, clock)
+    assert link.failure is None
+    link.close(0)
+
+
+def test_each_address_of_a_name_is_tried(
+    router: zmq.Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", Names("::1", "127.0.0.2", "127.0.0.3"))
+    clock = Clock()
+    link = Link(f"tcp://host:{listening(router, '127.0.0.3')}", "board", clock=clock)
+    until_reached(link, router, clock)
+    link.close(0)
+
+
+def test_a_name_that_does_not_resolve_yet_is_asked_for_again(
+    router: zmq.Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    clock = Clock()
+    link = Link(f"tcp://host:{listening(router, '127.0.0.1')}", "board", clock=clock)
+    until_failing(link, "'host' does not resolve: Temporary failure in name resolution")
+    names.addresses = ["127.0.0.1"]
+    until_reached(link, router, clock)
+    assert link.failure is None
+    link.close(0)
+
+
+def test_a_host_that_comes_back_with_another_address_is_found(
+    router: zmq.Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names("127.0.0.2")
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    clock = Clock()
+    port = listening(router, "127.0.0.2")
+    link = Link(f"tcp://host:{port}", "board", clock=clock)
+    until_reached(link, router, clock)
+    router.unbind(f"tcp://127.0.0.2:{port}")
+    again = router.context.socket(zmq.ROUTER)
+    again.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    router.close(linger=0)
+    listening(again, "127.0.0.3", port)
+    names.addresses = ["127.0.0.3"]
+    until_reached(link, again, clock)
+    link.close(0)
+    again.close(linger=0)
+
+
+def test_a_host_that_is_not_there_is_a_failure_in_words_until_it_is(router: zmq.Socket) -> None:
+    with socket.socket() as free:  # bound but not listening
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        clock = Clock()
+        link = Link(f"tcp://127.0.0.1:{port}", "board", clock=clock)
+        until_failing(link, f"127.0.0.1 port {port}: Connection refused (no host runs there yet")
+    listening(router, "127.0.0.1", str(port))
+    until_reached(link, router, clock)
+    assert link.failure is None
+    link.close(0)
+
+
+def until_failing(link: Link, reason: str) -> None:
+    deadline_s = time.monotonic() + HANG_S
+    while not (link.failure or "").startswith(reason):
+        assert time.monotonic() < deadline_s, link.failure
+        time.sleep(0.02)
+        link.step()
+
+
+def has_ip6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as one:
+            one.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
