@@ -59,6 +59,7 @@ def calibrate_bundle(
     for front in opened.manifest.tasks:
         done, inside = len(measured), 0.0
         device_class, block = _block(opened, front, target, rounds)
+        latency_file.keep(device_class, ())  # if it cannot be written, fail before the measuring
         space = opened.manifest.spaces[front.models[0].space]  # each record then gets its own
         for _, news, source in measure_blocks([block], space, device_class):
             if isinstance(news, messages.Measured):

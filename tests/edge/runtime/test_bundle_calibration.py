@@ -13,13 +13,13 @@ import pytest
 from ramnas_edge.engines import backends
 from ramnas_edge.measuring.record import FAILED, MIN_RUNS, OK, LatencyRecord, Target
 from ramnas_edge.measuring.runner import Runner
-from ramnas_edge.runtime import latency_file
+from ramnas_edge.runtime import bundle_calibration, latency_file
 from ramnas_edge.runtime.bundle_calibration import calibrate_bundle, into_manifest
 from ramnas_edge.runtime.perception import Perception
 from ramnas_edge.runtime.runtime import Runtime
 from ramnas_edge.vision.results import Mask
 from ramnas_models.bundle import open_bundle
-from ramnas_models.errors import DataError
+from ramnas_models.errors import DataError, FileError
 from tests.models.bundles import classifiers, heads, written
 
 FRAME = (48, 64)
@@ -160,6 +160,17 @@ def test_a_model_that_cannot_be_opened_is_reported_and_the_others_are_kept(tmp_p
     assert "failed: the model is not ONNX" in ran.stdout
     (file,) = (tmp_path / "cache/ramnas/latencies").iterdir()
     assert len(latency_file.known(file.stem)) == 2
+
+
+def test_latencies_that_cannot_be_kept_are_an_error_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "b", classifiers())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(bundle_calibration, "measure_blocks", None)
+    with pytest.raises(FileError, match=r"cannot write .*file.*latencies"):
+        calibrate_bundle(tmp_path / "b", Target(frame_hw=FRAME))
 
 
 def test_bad_options_give_one_line_and_exit_code_2(tmp_path: Path) -> None:
