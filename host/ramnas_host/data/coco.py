@@ -139,7 +139,7 @@ class _File:
     def licence(self) -> str:
         """The names of the licences, which are missing in many files."""
         listed = self._coco.licenses if isinstance(self._coco.licenses, list) else []
-        names = {entry.get("name") for entry in listed if isinstance(entry, dict)}
+        names = [entry.get("name") for entry in listed if isinstance(entry, dict)]
         texts = {" ".join(name.split()) for name in names if isinstance(name, str)} - {""}
         return "; ".join(sorted(texts)) or "as that of the images"
 

@@ -45,6 +45,8 @@ class JsonFile:
             return msgspec.convert(self._value, form)
         except (msgspec.ValidationError, RecursionError) as error:
             raise self._wrong(str(error)) from error
+        except UnicodeError as error:
+            raise self._wrong(f"it has a text with half a character: {error}") from error
 
     def _read_as_python_writes_it(self) -> Any:
         """Python's json module writes NaN and Infinity, which JSON does not have."""

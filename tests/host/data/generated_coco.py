@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,40 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 CLASSES = ("cat", "T-shirt/top", "café")
 SIZES = ((24, 40), (40, 24), (32, 32))  # height, width
+
+HW = (48, 64)  # of the pictures of sound folders
+
+
+def annotated() -> dict[str, Any]:
+    """Sound annotations of the pictures 0.jpg to 3.jpg, with objects of two classes."""
+    images = [
+        {"id": i + 1, "file_name": f"{i}.jpg", "width": HW[1], "height": HW[0]} for i in range(4)
+    ]
+    annotations = [
+        {
+            "id": 2 * i + k + 1, "image_id": i + 1, "category_id": k + 1, "iscrowd": 0,
+            "bbox": [10 * i, 5 + 20 * k, 20, 15], "area": 300,
+        }
+        for i in range(4)
+        for k in range(2)
+    ]  # fmt: skip
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def write_sound(folder: Path) -> None:
+    """A folder with the splits train, val and test, in which nothing is odd."""
+    (folder / "annotations").mkdir(parents=True)
+    for part in ("train", "val", "test"):
+        (folder / part).mkdir()
+        content = annotated()
+        for image in content["images"]:
+            (folder / part / image["file_name"]).write_bytes(picture(HW, ".jpg", 1))
+        file(folder, part).write_text(json.dumps(content))
+
+
+def file(folder: Path, part: str = "train") -> Path:
+    return folder / f"annotations/instances_{part}.json"
 
 
 @dataclass
@@ -274,3 +308,40 @@ FAULTS = [
     "picture not listed", "class not listed", "class that train lacks", "two files with one id",
     "three numbers", "crowd", "id of a list", "no pictures", "two names", "no name", "no class",
 ]  # fmt: skip
+
+
+ODD_VALUES: list[Any] = [
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 1e308, -1e308, 0.5, float("nan"),
+    float("inf"), "", "a", "\n", "\0", "\ud800", "0", "1.0", "x" * 5000, [], [[]], [1],
+    [1, 2, 3, 4], [1, 2, 3, 4, 5], [None] * 4, [[1, 2], [3, 4]], ["1", "2", "3", "4"], {}, {"a": 1},
+    {"size": [48, 64], "counts": "abc"}, {"size": [0, 0], "counts": [1, 2]}, "../x", "/etc/passwd",
+    "C:\\x", "a/" * 300 + "b", "%00", "%zz", "?d=", "https://",
+]  # fmt: skip
+
+
+def spoilt(content: Any, draw: Draw) -> bytes:
+    """The JSON of `content` with up to four values replaced, left out or listed twice."""
+    for _ in range(draw(st.integers(1, 4))):
+        places = list(_places(content))
+        if not places:
+            break
+        inside, key = draw(st.sampled_from(places))
+        deed = draw(st.sampled_from(["replace"] * 4 + ["leave out", "repeat"]))
+        if deed == "replace":
+            inside[key] = draw(st.sampled_from(ODD_VALUES))
+        elif deed == "leave out":
+            del inside[key]
+        elif isinstance(inside, list):
+            inside.append(inside[key])
+    data = bytearray(json.dumps(content).encode())
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3]))):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data)
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every value inside of `value`, as what it is in and the index or key that it has there."""
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from _places(value[key])

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,25 +28,29 @@ from ramnas_host.data.detection_data import DetectionSplit
 from ramnas_host.finetuning.detection_metrics import coco_scores
 from ramnas_models.errors import DataError
 from tests.host.data import generated_coco
-from tests.host.data.generated_coco import Made, Truth
+from tests.host.data.generated_coco import Truth
 
 MINUTES = float(os.environ.get("RAMNAS_GENERATED_MINUTES", "0"))
 seen: Counter[str] = Counter()
 
 
-@settings(
+often = settings(
     max_examples=150, deadline=None, derandomize=not MINUTES,
     suppress_health_check=list(HealthCheck), database=None, print_blob=True,
     phases=[Phase.generate, *([] if MINUTES else [Phase.shrink])],
 )  # fmt: skip
+
+
+@often
 @given(st.data())
-def check(data: st.DataObject) -> None:
+def check_sets(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as place:
         made = generated_coco.write(Path(place) / "set", data.draw)
         try:
             found = load_coco(made.folder)
         except DataError as error:
-            assert_one_line(str(error), made)
+            assert made.broken or "has one image" in str(error), error
+            assert_one_line(str(error), made.folder)
             seen["refused: " + (made.broken[0] if made.broken else "one picture in val")] += 1
             return
         assert not made.broken
@@ -62,10 +67,10 @@ def check(data: st.DataObject) -> None:
                 assert_perfect_detections_score_1(split)
 
 
-def assert_one_line(error: str, made: Made) -> None:
-    assert made.broken or "has one image" in error, error
+def assert_one_line(error: str, folder: Path) -> None:
     assert "\n" not in error
-    assert str(made.folder) in error
+    assert len(error) < 2000
+    assert str(folder) in error
 
 
 def kept(halves: list[DetectionSplit], classes: tuple[str, ...]) -> dict[str, list[Truth]]:
@@ -97,13 +102,44 @@ def assert_perfect_detections_score_1(split: DetectionSplit) -> None:
         assert all(np.isnan(value) for value in scores.values())
 
 
+@often
+@given(st.data())
+def check_odd_values(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        generated_coco.write_sound(folder / "set")
+        part = data.draw(st.sampled_from(["train", "val", "test"]))
+        spoilt = generated_coco.spoilt(generated_coco.annotated(), data.draw)
+        generated_coco.file(folder / "set", part).write_bytes(spoilt)
+        try:
+            found = load_coco(folder / "set")
+        except DataError as error:
+            assert_one_line(str(error), folder)
+            seen["odd values refused"] += 1
+            return
+        seen["odd values accepted"] += 1
+        for finding in found.findings:
+            assert "\n" not in str(finding)
+        for split in (found.train, found.selection, found.report):
+            assert_perfect_detections_score_1(split)
+
+
 @pytest.mark.timeout(60 * MINUTES + 1200)
-def test_generated_data_sets_are_read_rightly_or_refused_in_one_line() -> None:
-    end = time.monotonic() + 60 * MINUTES
+@pytest.mark.parametrize("check", [check_sets, check_odd_values])
+def test_generated_data_sets_are_read_rightly_or_refused_in_one_line(
+    check: Callable[[], None],
+) -> None:
+    end = time.monotonic() + 30 * MINUTES
     while True:
         check()
         if time.monotonic() >= end:
             break
+
+
+@pytest.fixture(scope="module", autouse=True)
+def summary() -> Iterator[None]:
+    yield
     if MINUTES:
+        print()
         for what, count in sorted(seen.items()):
             print(f"{count:7d}  {what}")

@@ -18,45 +18,20 @@ from ramnas_host.data.detection_data import DetectionData, DetectionSplit
 from ramnas_host.data.findings import Finding
 from ramnas_host.finetuning.detection_metrics import coco_scores
 from ramnas_models.errors import DataError, SourceError
-from tests.host.data.generated_coco import NAMES, picture
+from tests.host.data.generated_coco import HW, NAMES, annotated, file, picture, write_sound
 
 Change = Callable[[dict[str, Any]], None]
-HW = (48, 64)
-
-
-def annotated() -> dict[str, Any]:
-    """Sound annotations of the pictures 0.jpg to 3.jpg, with objects of two classes."""
-    images = [
-        {"id": i + 1, "file_name": f"{i}.jpg", "width": HW[1], "height": HW[0]} for i in range(4)
-    ]
-    annotations = [
-        {
-            "id": 2 * i + k + 1, "image_id": i + 1, "category_id": k + 1, "iscrowd": 0,
-            "bbox": [10 * i, 5 + 20 * k, 20, 15], "area": 300,
-        }
-        for i in range(4)
-        for k in range(2)
-    ]  # fmt: skip
-    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def write(folder: Path, change: Change | None = None, *parts: str) -> Path:
     """A folder with the splits train, val and test; `change` is applied to `parts`, or to all."""
-    (folder / "annotations").mkdir(parents=True)
-    for part in ("train", "val", "test"):
-        (folder / part).mkdir()
+    write_sound(folder)
+    for part in parts or ("train", "val", "test"):
         content = annotated()
-        for image in content["images"]:
-            (folder / part / image["file_name"]).write_bytes(picture(HW, ".jpg", 1))
-        if change and (not parts or part in parts):
+        if change:
             change(content)
         file(folder, part).write_text(json.dumps(content))
     return folder
-
-
-def file(folder: Path, part: str = "train") -> Path:
-    return folder / f"annotations/instances_{part}.json"
 
 
 def perfect(split: DetectionSplit) -> float:
