@@ -342,3 +342,32 @@ def test_only_one_process_has_a_lock_where_there_are_locks(
             patch.setattr(fcntl, "flock", failing("EIO")(fcntl.flock))
             with pytest.raises(OSError, match=os.strerror(errno.EIO)):
                 files.lock(other.fileno(), wait=False)
+
+
+@pytest.fixture
+def overlay(small_disk: Path, tmp_path: Path) -> Iterator[Path]:
+    """A file system as a container has it: the folder `out` belongs to its image."""
+    (tmp_path / "image/out/sub").mkdir(parents=True)
+    (tmp_path / "image/out/sub/old").touch()
+    inside = tmp_path / "inside"
+    for folder in (small_disk / "upper", small_disk / "work", inside):
+        folder.mkdir()
+    layers = f"lowerdir={tmp_path}/image,upperdir={small_disk}/upper,workdir={small_disk}/work"
+    mount = ["mount", "-t", "overlay", "overlay", "-o", layers, str(inside)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this machine cannot mount an overlay")
+    try:
+        yield inside
+    finally:
+        subprocess.run(["umount", "--lazy", str(inside)], check=True)
+
+
+def test_a_folder_of_the_image_of_a_container_can_be_replaced(overlay: Path) -> None:
+    for text in ("one", "two"):
+        with new_folder(overlay / "out") as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub/new").write_text(text)
+        assert [str(p.relative_to(overlay)) for p in sorted(overlay.rglob("*"))] == [
+            "out", "out/sub", "out/sub/new",
+        ]  # fmt: skip
+        assert (overlay / "out/sub/new").read_text() == text
