@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +12,7 @@ from ramnas_edge.vision.picture_files import pictures_below
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
+from ramnas_host.data.json_file import JsonFile
 from ramnas_host.data.label_check import (
     MOST,
     LabelsSeen,
@@ -222,13 +222,7 @@ def _cityscapes_labels() -> list[_Label]:
 
 def _own_labels(file: Path) -> list[_Label]:
     """The entries of a labels.json whose classes have the train ids 0, 1, 2 ..."""
-    try:
-        content = file.read_bytes()
-        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
-        found = msgspec.json.decode(text, type=list[_Label])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{file} is not a list of labels: {error}") from error
+    found = JsonFile(file, "a list of labels").read(list[_Label])
     kept = _kept(found)
     ids = [label.trainId for label in kept]
     if not kept or ids != list(range(len(kept))):
