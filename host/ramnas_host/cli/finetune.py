@@ -125,7 +125,6 @@ def _finetune(args: argparse.Namespace) -> None:
         run.check_same(out)
         print(f"already fine-tuned: {out}")
         return
-    per_epoch = run.steps // recipe.epochs
     with distributed.started(args.device) as ranks:
         make_folder(args.out)
         if ranks.leads and state.exists():
@@ -135,21 +134,17 @@ def _finetune(args: argparse.Namespace) -> None:
             workers = loader.default_workers(run.task.train, ranks.local_world)
         with bar(
             f"{args.task} with {arch.id}", run.steps, shown=ranks.leads,
-            json_lines=args.progress == "json",
+            json_lines=args.progress == "json", epochs=recipe.epochs,
         ) as update:  # fmt: skip
             scores: dict[str, float] = {}
 
             def show(step: loop.Step) -> None:
                 nonlocal scores
                 scores = step.scores or scores
-                words = [f"epoch {step.epoch} of {recipe.epochs}"]
-                words += [f"{step.images_per_s:.0f} images/s", f"loss {step.losses[0]:.2f}"]
+                words = [f"{step.images_per_s:.0f} images/s", f"loss {step.losses[0]:.2f}"]
                 if scores:
                     words.append(finetune.scores_text(scores))
-                update(
-                    step.number, ", ".join(words), landmark=step.number % per_epoch == 0,
-                    facts=facts_of(step, scores),
-                )  # fmt: skip
+                update(step.number, ", ".join(words), facts_of(step, scores))
 
             accuracies = run.train(args.out, ranks, workers, show)
         if ranks.leads:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,34 +21,30 @@ _PAUSE_S = 30.0  # between two lines of a log, unless an epoch ends
 
 
 class Update(Protocol):
-    """Says that `done` units are done, if it is given, with a `note` for people.
-
-    `landmark` is the end of an epoch, which gets a line in a log however soon it comes. `facts` are
-    what programs are told.
-    """
+    """Says how many units are `done`, with a `note` for people and `facts` for programs."""
 
     def __call__(
         self,
         done: float | None = None,
         note: str = "",
-        *,
-        landmark: bool = False,
         facts: Mapping[str, object] | None = None,
     ) -> None: ...
 
 
 @contextmanager
-def bar(name: str, total: int, *, shown: bool = True, json_lines: bool = False) -> Iterator[Update]:
+def bar(
+    name: str, total: int, *, shown: bool = True, json_lines: bool = False, epochs: int = 0
+) -> Iterator[Update]:
     """Show on stderr how many of `total` units are done; yields the function that says so.
 
-    On a terminal that is a bar. Elsewhere, as in a log, it is a line at the start, at the end, at
-    every landmark and every 30 s in between. With `json_lines` every update is a line of JSON. Of
-    several processes only one should be `shown`.
+    On a terminal that is a bar. Elsewhere, as in a log, there is a line at the start, at the end,
+    after each of the `epochs`, if there are any, and every 30 s in between. With `json_lines` every
+    update is a line of JSON. Of several processes only one should be `shown`.
     """
     if not shown:
-        yield lambda done=None, note="", *, landmark=False, facts=None: None
+        yield lambda done=None, note="", facts=None: None
     elif json_lines or not sys.stderr.isatty():
-        lines = _Lines(name, total, json_lines)
+        lines = _Lines(name, total, json_lines, epochs)
         yield lines.update
         lines.end()
     else:
@@ -61,8 +58,6 @@ def bar(name: str, total: int, *, shown: bool = True, json_lines: bool = False) 
             def update(
                 done: float | None = None,
                 note: str = "",
-                *,
-                landmark: bool = False,
                 facts: Mapping[str, object] | None = None,
             ) -> None:
                 progress.update(task, completed=done, note=note)
@@ -88,8 +83,9 @@ def facts_of(step: Step, scores: Mapping[str, float]) -> dict[str, object]:
 class _Lines:
     """Writes a line now and then; with `json_lines` at every update."""
 
-    def __init__(self, name: str, total: int, json_lines: bool) -> None:
+    def __init__(self, name: str, total: int, json_lines: bool, epochs: int) -> None:
         self._name, self._total, self._json = name, total, json_lines
+        self._epochs, self._per_epoch = epochs, total // epochs if epochs else 0
         self._start = self._last = time.monotonic()
         self._first: float | None = None  # what was done at the first update: a run may be resumed
         self._done, self._note, self._pending = 0.0, "", False
@@ -100,8 +96,6 @@ class _Lines:
         self,
         done: float | None = None,
         note: str = "",
-        *,
-        landmark: bool = False,
         facts: Mapping[str, object] | None = None,
     ) -> None:
         now = time.monotonic()
@@ -112,7 +106,7 @@ class _Lines:
         self._note, self._pending = note, True
         if self._json:
             _write(self._as_json(facts or {}, now))
-        elif landmark or now - self._last >= _PAUSE_S:
+        elif now - self._last >= _PAUSE_S or (self._epochs and self._done % self._per_epoch == 0):
             self._line(now)
 
     def end(self) -> None:
@@ -122,6 +116,8 @@ class _Lines:
 
     def _line(self, now: float) -> None:
         words = [f"{self._name}: {self._done:.0f} of {self._total}"]
+        if self._epochs:
+            words.append(f"epoch {math.ceil(self._done / self._per_epoch)} of {self._epochs}")
         words += [self._note] if self._note else []
         left_s = self._left_s(now)
         if left_s:
@@ -146,7 +142,9 @@ class _Lines:
 
 
 def _write(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # a training of many hours does not end because the disk of its log is full, or nobody reads it
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -63,8 +63,7 @@ def _train(args: argparse.Namespace) -> None:
 
     recipe, space = load_recipe(args.recipe, overrides_of(args)), load_space(args.space)
     dataset = load_dataset(recipe.dataset, recipe.images, args.data)
-    per_epoch = loader.steps_per_epoch(dataset.train, recipe)
-    steps = recipe.epochs * per_epoch
+    steps = recipe.epochs * loader.steps_per_epoch(dataset.train, recipe)
     out, state = args.out / train.LAST, args.out / run_folder.STATE
     if out.exists():
         found = checkpoint.load(out)
@@ -90,7 +89,13 @@ def _train(args: argparse.Namespace) -> None:
         if workers is None:
             workers = loader.default_workers(dataset.train, ranks.local_world)
         title = f"train {space.name} on {dataset.name}"
-        with bar(title, steps, shown=ranks.leads, json_lines=args.progress == "json") as update:
+        with bar(
+            title,
+            steps,
+            shown=ranks.leads,
+            json_lines=args.progress == "json",
+            epochs=recipe.epochs,
+        ) as update:
             scores: dict[str, float] = {}
             waiting = 0.0  # a moving average, as single steps differ much
 
@@ -99,16 +104,12 @@ def _train(args: argparse.Namespace) -> None:
                 scores = step.scores or scores
                 waiting += (step.wait_share - waiting) / 20
                 losses = " ".join(f"{loss:.2f}" for loss in step.losses)
-                words = [f"epoch {step.epoch} of {recipe.epochs}"]
-                words += [f"{step.images_per_s:.0f} images/s", f"losses {losses}"]
+                words = [f"{step.images_per_s:.0f} images/s", f"losses {losses}"]
                 if waiting > _MUCH_WAITING:
                     words.append(f"{waiting:.0%} of the time waiting for images")
                 if scores:
                     words.append(train.scores_text(scores))
-                update(
-                    step.number, ", ".join(words), landmark=step.number % per_epoch == 0,
-                    facts=facts_of(step, scores),
-                )  # fmt: skip
+                update(step.number, ", ".join(words), facts_of(step, scores))
 
             train.train(
                 space, dataset, recipe, folder=args.out, ranks=ranks, workers=workers, on_step=show

@@ -23,11 +23,14 @@ class Metrics:
 
     def __init__(self, folder: Path, first: int, columns: tuple[str, ...]) -> None:
         path = folder / "metrics.csv"
+        self._columns = (*_COLUMNS, *columns)
         rows: list[list[str]] = []
         if first and path.exists():
-            with open(path, encoding="utf-8", newline="") as file:
-                rows = [r for r in csv.reader(file) if r and r[0].isdigit() and int(r[0]) <= first]
-        self._columns = (*_COLUMNS, *columns)
+            # a machine that lost its power may leave half a row, or zero bytes
+            with writing(path):
+                found = path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace")
+            complete = (r for r in csv.reader(io.StringIO(found)) if len(r) == len(self._columns))
+            rows = [r for r in complete if r[0].isdecimal() and int(r[0]) <= first]
         text = io.StringIO()
         csv.writer(text).writerows([self._columns, *rows])
         write_file(path, text.getvalue().encode())

@@ -15,7 +15,7 @@ from ramnas_host.config import Schedule
 from ramnas_host.training import resume
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.metrics import Metrics
-from ramnas_models.files import make_folder, write_file
+from ramnas_models.files import make_folder, write_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class RunFolder:
         if self._ranks.leads:
             make_folder(self._folder)
             if not self.progress.next_step:  # best weights there are from an earlier run
-                (self._folder / BEST).unlink(missing_ok=True)
+                _remove(self._folder / BEST)
             write_file(self._folder / "run.yaml", msgspec.yaml.encode(self._resolved()))
             self._metrics = Metrics(self._folder, self.progress.next_step, contents.columns)
         return self.progress.next_step
@@ -116,7 +116,7 @@ class RunFolder:
             self._metrics.close()
         if self._ranks.leads:
             self._contents.save(self._folder / self._contents.last)
-            (self._folder / STATE).unlink(missing_ok=True)
+            _remove(self._folder / STATE)
 
     def _save(self, step: int) -> None:
         self.progress = resume.TrainingProgress(step, self.progress.best)
@@ -146,3 +146,8 @@ class RunFolder:
             "device": str(self._ranks.device),
             "torch": str(torch.__version__),
         }
+
+
+def _remove(path: Path) -> None:
+    with writing(path):
+        path.unlink(missing_ok=True)

@@ -34,20 +34,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_log_gets_a_line_at_every_landmark_and_every_30_s(
+def test_a_log_gets_a_line_at_after_every_epoch_and_every_30_s(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with bar("train", 200) as update:
+    with bar("train", 200, epochs=2) as update:
         for step in range(1, 201):
             clock.now += 1
-            update(step, f"loss {step}", landmark=step % 100 == 0)
+            update(step, f"loss {step}")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "train: 0 of 200"
     steps = [int(re.match(r"train: (\d+) of 200", line)[1]) for line in lines]  # type: ignore[index]
     assert steps == [0, 30, 60, 90, 100, 130, 160, 190, 200]
-    assert lines[1].startswith("train: 30 of 200, loss 30, expected end 2")
+    assert lines[1].startswith("train: 30 of 200, epoch 1 of 2, loss 30, expected end 2")
     assert lines[1].endswith("(in 3 min)")
-    assert lines[-1] == "train: 200 of 200, loss 200"
+    assert lines[-1] == "train: 200 of 200, epoch 2 of 2, loss 200"
 
 
 def test_the_last_line_of_a_log_says_what_was_done(
@@ -84,7 +84,7 @@ def test_programs_get_a_line_of_json_for_every_update(
     with bar("train", 3, json_lines=True) as update:
         for step in (1, 2, 3):
             clock.now += 2
-            update(step, "a note", facts={"step": step, "loss": 0.5, "score": float("nan")})
+            update(step, "a note", {"step": step, "loss": 0.5, "score": float("nan")})
     found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["step"] for line in found] == [1, 2, 3]
     assert [line["left_s"] for line in found] == [None, 2.0, 0.0]
@@ -97,7 +97,7 @@ def test_programs_get_a_line_of_json_for_every_update(
 def test_a_process_that_does_not_lead_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     for json_lines in (False, True):
         with bar("train", 3, shown=False, json_lines=json_lines) as update:
-            update(3, "note", landmark=True, facts={"step": 3})
+            update(3, "note", {"step": 3})
     assert capsys.readouterr().err == ""
 
 
@@ -105,8 +105,8 @@ CODE = f"""
 import sys
 sys.path[:0] = {sys.path!r}
 from ramnas_host.cli.progress import bar
-with bar("train", 2) as update:
-    update(1, landmark=True)
+with bar("train", 2, epochs=2) as update:
+    update(1)
     update(2)
 """
 
@@ -115,7 +115,14 @@ def test_a_pipe_gets_plain_lines_even_where_colours_are_forced() -> None:
     """GitHub's and GitLab's runners set FORCE_COLOR, and rich then paints its bar into the log."""
     env = {**os.environ, "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
     ran = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=env)
-    assert ran.stderr == "train: 0 of 2\ntrain: 1 of 2\ntrain: 2 of 2\n"
+    assert ran.stderr == "train: 0 of 2\ntrain: 1 of 2, epoch 1 of 2\ntrain: 2 of 2, epoch 2 of 2\n"
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_work() -> None:
+    with open("/dev/full", "w") as full:  # every write fails as on a full disk
+        code = f"{CODE}\nprint('all done')\nimport os; sys.stdout.flush(); os._exit(0)"
+        ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full)
+    assert ran.stdout == b"all done\n"
 
 
 def test_a_terminal_gets_a_bar() -> None:

@@ -216,8 +216,8 @@ def test_the_progress_line_names_the_split_and_a_long_wait_for_images(
     lines: list[str] = []
 
     @contextlib.contextmanager
-    def bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[int, str], None]]:
-        yield lambda done, text: lines.append(text)
+    def bar(title: str, total: int, **options: object) -> Iterator[Callable[..., None]]:
+        yield lambda done, text, facts: lines.append(text)
 
     def fake(*arguments: object, on_step: Callable[[train.Step], None], **options: object) -> None:
         for number, share in enumerate(shares, start=1):
