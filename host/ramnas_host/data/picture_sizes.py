@@ -81,10 +81,8 @@ def _put_right_exchanged(
         for i, header in headers.items()
         if not header.turned and sizes[i] == header.stored[::-1] != header.stored
     }
-    if (
-        sum(_fits(reach[i], size) - _fits(reach[i], size[::-1]) for i, size in exchanged.items())
-        < 0
-    ):
+    gains = [_fits(reach[i], hw) - _fits(reach[i], hw[::-1]) for i, hw in exchanged.items()]
+    if sum(gains) < 0:
         return
     for i, size in exchanged.items():
         sizes[i] = size
