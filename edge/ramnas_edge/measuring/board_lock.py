@@ -108,7 +108,8 @@ def holder() -> Optional[str]:
     if pid == 0:
         return "a process in another container"
     command = _command(pid)
-    return f"process {pid}" + (f" ({command})" if command else "")
+    stopped = ", which is stopped: continue it with fg or kill -CONT" if _is_stopped(pid) else ""
+    return f"process {pid}" + (f" ({command}{stopped})" if command else "")
 
 
 def _connected() -> Optional[socket.socket]:
@@ -137,6 +138,15 @@ def _is_open(connection: socket.socket) -> bool:
         return True
     except OSError:
         return False
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process was stopped, as by Ctrl-Z: it then keeps the lock and does nothing."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1]
+    except OSError:
+        return False
+    return state in (b"T", b"t")
 
 
 def _command(pid: int) -> str:

@@ -142,11 +142,11 @@ class Gate:
 
 
 def _address(descriptor: int) -> str:
-    """The address of a peer, whose connection may already be over."""
+    """The address of a peer, whose connection may already be over; with ipc it has none."""
     try:
         with sockets.socket(fileno=os.dup(descriptor)) as connection:
             return _plain(str(connection.getpeername()[0]))
-    except OSError:
+    except (OSError, IndexError):
         return "an unknown address"
 
 

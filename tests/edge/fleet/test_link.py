@@ -154,6 +154,18 @@ def test_each_address_of_a_name_is_tried(
     link.close(0)
 
 
+def test_a_name_that_has_only_an_ipv6_address_is_reached(
+    router: zmq.Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_ip6():
+        pytest.skip("this machine has no IPv6 loopback")
+    monkeypatch.setattr(socket, "getaddrinfo", Names("::1"))
+    clock = Clock()
+    link = Link(f"tcp://host:{listening(router, '[::1]')}", "board", clock=clock)
+    until_reached(link, router, clock)
+    link.close(0)
+
+
 def test_a_name_that_does_not_resolve_yet_is_asked_for_again(
     router: zmq.Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,8 @@ def test_a_killed_holder_frees_the_lock(run: Run) -> None:
     holding, lock = hold(run), BoardLock()
     assert not lock.take()
     assert holder() == f"process {holding.pid} ({Path(sys.executable).name})"
+    holding.send_signal(signal.SIGSTOP)
+    until(lambda: "which is stopped: continue it with fg" in str(holder()))
     holding.kill()
     until(lock.take)
     lock.release()

@@ -76,6 +76,11 @@ def test_loopback_of_either_family_needs_no_keys(bind: Bind, address: str) -> No
     assert hears(router, f"tcp://{address}:{port(router)}")
 
 
+def test_a_socket_of_this_machine_needs_no_keys(bind: Bind, tmp_path: Path) -> None:
+    router = bind(f"ipc://{tmp_path}/s")
+    assert hears(router, router.endpoint)
+
+
 @pytest.mark.parametrize(
     "address", ["[::]", "*", "0.0.0.0", "[fd00::1]", "[fe80::1%lo]", "[::ffff:192.168.1.7]"]
 )
