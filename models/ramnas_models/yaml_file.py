@@ -8,6 +8,7 @@ or, where a type is known, whatever version fits it. A key that is given twice i
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,9 @@ import msgspec
 import yaml
 
 T = TypeVar("T")
+
+# a file may hold thousands of archs
+_type_info: Any = functools.lru_cache(maxsize=16)(msgspec.inspect.type_info)
 
 
 class Ambiguous(str):
@@ -65,7 +69,7 @@ def as_type(content: Any, kind: Type[T]) -> T:
     where `kind` has an int.
     """
     try:
-        return msgspec.convert(_fitted(content, msgspec.inspect.type_info(kind)), kind)
+        return msgspec.convert(_fitted(content, _type_info(kind)), kind)
     except msgspec.ValidationError as error:
         raise ValueError(str(error).replace("$.", "")) from error
 
