@@ -148,8 +148,8 @@ class Supervisor:
                 if self._idle is None:  # until now the other process was at work
                     self._started_s = self._clock()
             return True
-        if not self.waits_for:
-            other = holder() or "another process"
+        other = "" if self.waits_for else holder()
+        if other:  # none if the lock has just been given back
             self.waits_for = f"waiting for {other}, which measures on this board"
             if self.waits_for != self._said:  # the two may take turns for hours
                 self._said = self.waits_for

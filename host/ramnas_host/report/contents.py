@@ -287,6 +287,7 @@ def _facts(records: list[LatencyRecord]) -> dict[str, str]:
         facts = {
             "module": device.module, "CPU": device.cpu, "GPU": device.gpu,
             "cores": f"{device.cores}", "memory": f"{device.memory_gib} GiB",
+            "CPU quota": f"{device.cpu_quota:.3g} cores" if device.is_throttled else None,
             "system": device.system, "JetPack": device.jetpack, "power mode": device.power_mode,
             "clocks": locked,
         }  # fmt: skip
