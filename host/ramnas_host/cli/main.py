@@ -42,7 +42,7 @@ STEPS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb and return its exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    """Run one verb and return its exit code, which `guarded` explains."""
     # torch counts the cores and knows no quota: its threads would then stop each other
     if cores.usable() < cores.affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(cores.usable()))
