@@ -201,7 +201,9 @@ def _parts(examples: _Examples, sampler: _BatchSampler, workers: int, pin: bool)
                 parts = next(iterator)
             except StopIteration:
                 return
-            except (RuntimeError, OSError, EOFError):
+            except (RuntimeError, OSError, EOFError) as error:
+                # the frames would keep the iterator, and with it the workers
+                traceback.clear_frames(error.__traceback__)
                 # a process that is killed closes its files, and can be waited for a moment later
                 ending = connection.wait([process.sentinel for process in processes], 1)
                 for process in processes:
@@ -212,11 +214,8 @@ def _parts(examples: _Examples, sampler: _BatchSampler, workers: int, pin: bool)
             finally:
                 waiting = False
             yield parts
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause:  # the frames would keep the iterator, and with it the workers
-            traceback.clear_frames(cause.__traceback__)
-            cause = cause.__context__
+    except (Exception, KeyboardInterrupt) as error:
+        traceback.clear_frames(error.__traceback__)
         raise
     finally:
         del iterator  # ends the workers
