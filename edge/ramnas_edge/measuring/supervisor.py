@@ -153,7 +153,7 @@ class Supervisor:
             self.waits_for = f"waiting for {other}, which measures on this board"
             if self.waits_for != self._said:  # the two may take turns for hours
                 self._said = self.waits_for
-                log.warning("%s", self.waits_for)
+                log.info("%s", self.waits_for)
         return False
 
     def _release_board(self) -> None:
