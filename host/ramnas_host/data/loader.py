@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -159,8 +160,6 @@ def _parts(examples: _Examples, sampler: _BatchSampler, workers: int, pin: bool)
         )  # fmt: skip
     others, usual = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
     try:
-        for _ in range(workers + 1 if workers else 0):  # torch shows a traceback where this fails
-            multiprocessing.Queue()
         with warnings.catch_warnings():  # torch says in five lines that they are many
             warnings.filterwarnings("ignore", ".*suggested max number of worker")
             loader: data.DataLoader[Item] = data.DataLoader(
@@ -171,6 +170,7 @@ def _parts(examples: _Examples, sampler: _BatchSampler, workers: int, pin: bool)
     except (OSError, ImportError) as error:  # too few processes or files, or no semaphores
         if not workers:
             raise
+        _clear_half_started(error, others)
         log.warning(
             "no processes that decode images can be started (%s): the training process decodes "
             "them itself, which takes longer; --workers 0 does the same without this warning",
@@ -221,6 +221,20 @@ def _parts(examples: _Examples, sampler: _BatchSampler, workers: int, pin: bool)
         del iterator  # ends the workers
         if handles:
             signal.signal(signal.SIGCHLD, usual or signal.SIG_DFL)
+
+
+def _clear_half_started(error: Exception, others: Sequence[BaseProcess]) -> None:
+    """Delete the iterator that torch could not make, and end the workers that it had started."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None  # torch cannot delete half of one in silence
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
+    for process in multiprocessing.active_children():
+        if process not in others:
+            process.terminate()
+            process.join()
 
 
 def _check_alive(processes: Sequence[BaseProcess]) -> None:

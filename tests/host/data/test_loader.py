@@ -375,18 +375,6 @@ def test_shared_memory_is_used_where_it_has_room(caplog: pytest.LogCaptureFixtur
     assert not caplog.text
 
 
-def test_without_processes_the_images_are_decoded_by_the_training_itself(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def no_queue() -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    alone = list(Frames().batches(0))
-    monkeypatch.setattr(loader.multiprocessing, "Queue", no_queue)
-    assert_equal(Frames().batches(2), alone)
-    assert "no processes that decode images can be started (Too many open files)" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("mount", "line"),
     [("size=1m", "room for batches of 1.4 MB"), ("ro", "can be started (Read-only file system)")],
@@ -432,3 +420,23 @@ def test_images_in_memory_may_be_grey_or_in_colour(split: Split) -> None:
         batches(Split(colour, split.labels, split.preprocessing), recipe(), 0, 6),
         batches(split, recipe(), 0, 6),
     )
+
+
+def test_without_processes_the_images_are_decoded_by_the_training_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fork, calls = os.fork, []
+
+    def limited() -> int:
+        calls.append(0)
+        if len(calls) > 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    alone = list(Frames().batches(0))
+    others = multiprocessing.active_children()
+    monkeypatch.setattr(os, "fork", limited)
+    assert_equal(Frames().batches(2), alone)
+    assert "can be started (Resource temporarily unavailable)" in caplog.text
+    assert len(calls) == 2
+    assert multiprocessing.active_children() == others  # the first worker has been ended
