@@ -46,7 +46,8 @@ def board_options(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     verb.add_argument(
         "--bind", default=_BIND, metavar="tcp://HOST:PORT",
-        help="the address where boards connect; port * takes any free one (default: %(default)s)",
+        help="the address where boards connect: * stands for all of this machine, and IPv6 is in "
+        "brackets; port * takes any free one (default: %(default)s)",
     )  # fmt: skip
     verb.add_argument(
         "--local-agent", action="store_true",
