@@ -81,19 +81,23 @@ def _check(args: argparse.Namespace) -> None:
     import sys
 
     import cv2
-    import msgspec
 
     from ramnas_host.cli.progress import bar
-    from ramnas_host.data.check import PARTS, check
+    from ramnas_host.data.check import PARTS, Checked, check
     from ramnas_host.data.contact_sheet import contact_sheet
+    from ramnas_host.data.findings import Finding
     from ramnas_host.data.layouts import task_of
     from ramnas_models.files import write_file
 
     task = args.task or task_of(args.folder)
+    sheet = args.sheet or Path(f"{args.folder.resolve().name}-check.png")
+    if sheet.suffix.lower() != ".png":
+        raise DataError(f"--sheet {sheet}: the name has to end in .png")
     try:
         data = _read(args.folder, task)
     except DataError as error:  # training would refuse it for the same reason
-        print(f"wrong: {error}")
+        refused = Checked((), (), (Finding(str(args.folder), str(error), 1, "", wrong=True),))
+        print(_json(task, refused, None) if args.json else f"wrong: {error}")
         sys.exit(1)
     total = sum(len(getattr(data, part)) for part in PARTS)
     with bar(f"look at {args.folder}", total) as update:
@@ -105,19 +109,22 @@ def _check(args: argparse.Namespace) -> None:
             update(count)
 
         checked = check(data, looked)
-    sheet = args.sheet or Path(f"{args.folder.resolve().name}-check.png")
+    print(_json(task, checked, sheet) if args.json else _overview(task, checked), flush=True)
     written, png = cv2.imencode(".png", contact_sheet(data))
     if not written:
         raise DataError(f"this OpenCV ({cv2.__version__}) cannot write {sheet} as PNG")
     write_file(sheet, png.tobytes())
-    if args.json:
-        found = {"task": task, "wrong": checked.wrong, "sheet": str(sheet), **vars(checked)}
-        print(msgspec.json.encode(found).decode())
-    else:
-        print(_overview(task, checked))
+    if not args.json:
         print(f"some pictures with their labels: {sheet}")
     if checked.wrong:
         sys.exit(1)
+
+
+def _json(task: str, checked: Checked, sheet: Path | None) -> str:
+    import msgspec
+
+    found = {"task": task, "wrong": checked.wrong, "sheet": sheet and str(sheet), **vars(checked)}
+    return msgspec.json.encode(found).decode()
 
 
 def _read(folder: Path, task: str) -> Data:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,9 @@ PARTS = ("train", "selection", "report")
 FEW_TO_LEARN = 10  # pictures of a class
 FEW_TO_JUDGE = 30  # pictures of a split; with fewer, 95 % intervals are some 35 points wide
 TINY = 0.02  # of the picture's side; at an input size of 320 such an object has six pixels
+FLAT = 16  # of 255 steps; the colours of a picture that differ less are nearly one
+_MANY = 0.5  # of the pictures of a split
+_ONE_COLOUR = "pictures of nearly a single colour"
 
 
 @dataclass(frozen=True)
@@ -114,27 +118,45 @@ def _look(split: AnySplit, classes: int, index: int) -> _Seen:
     name = split.images.name(index)
     try:
         image, found = picture_and_labels(split, index)
-        digest = _digest(split.images, index)
+        content = _content(split.images, index)
     except (SourceError, OSError) as error:
         return _Seen(name, fault=str(error))
     counts = np.zeros(classes, np.int64)
     counts[: len(found)] = found
-    notes = []
-    if (image == image[0, 0]).all():
-        notes.append(("pictures of a single colour", name))
+    notes = [(what, name) for what in _left_out_of_png(content)]
+    if _nearly_one_colour(image):
+        notes.append((_ONE_COLOUR, name))
     if isinstance(split, DetectionSplit):
         notes += _odd_boxes(split, index, name)
     height, width = image.shape[:2]
+    digest = hashlib.blake2b(content, digest_size=16).digest()
     return _Seen(name, digest, (width, height), tuple(counts.tolist()), tuple(notes))
 
 
-def _digest(images: Arrays | Files, index: int) -> bytes:
-    """The same for files with the same bytes."""
+def _nearly_one_colour(image: np.ndarray) -> bool:
+    """As a picture of a covered lens has it, or one of 12 bits in a PNG file of 16 bits."""
+
+    def flat(pixels: np.ndarray) -> bool:
+        return bool((np.ptp(pixels.reshape(-1, 3), axis=0) < FLAT).all())
+
+    return flat(image[::16, ::16]) and flat(image)  # the first is soon done, and mostly enough
+
+
+def _content(images: Arrays | Files, index: int) -> bytes:
+    """The bytes of the file, or the pixels."""
     if isinstance(images, Arrays):
-        content = np.ascontiguousarray(images.pixels[index]).tobytes()
-    else:
-        content = images.paths[index].read_bytes()
-    return hashlib.blake2b(content, digest_size=16).digest()
+        return np.ascontiguousarray(images.pixels[index]).tobytes()
+    return images.paths[index].read_bytes()
+
+
+def _left_out_of_png(content: bytes) -> Iterator[str]:
+    """What a PNG file has that is not read, as its header (IHDR) tells."""
+    if content.startswith(b"\x89PNG") and len(content) > 25:
+        bits, colour_type = content[24], content[25]
+        if bits == 16:
+            yield "pictures with 16 bits per channel, of which the upper 8 are read"
+        if colour_type in (4, 6):
+            yield "pictures with transparency, which is left out: hidden colours show"
 
 
 def _odd_boxes(split: DetectionSplit, index: int, name: str) -> list[tuple[str, str]]:
@@ -155,8 +177,11 @@ def _summary(name: str, seen: Sequence[_Seen], classes: int) -> tuple[Part, tupl
     for picture in seen:
         if picture.fault:
             notes.add("pictures that cannot be used", picture.fault, wrong=True)
+    odd = Counter(what for picture in usable for what, _ in picture.notes)
+    for picture in usable:
         for what, example in picture.notes:
-            notes.add(what, example)
+            many = what == _ONE_COLOUR and odd[what] > _MANY * len(usable)
+            notes.add(what, example, wrong=many)
     counts = np.array([picture.counts for picture in usable], np.int64).reshape(-1, classes)
     empty = np.flatnonzero(counts.sum(1) == 0)
     if usable and len(empty) == len(usable):
@@ -164,12 +189,11 @@ def _summary(name: str, seen: Sequence[_Seen], classes: int) -> tuple[Part, tupl
             "no picture has an object of any class", usable[0].name, wrong=True, count=len(usable)
         )
     if name != "train" and len(usable) < FEW_TO_JUDGE:
-        low, high = wilson(0.5, max(1, len(usable)))
+        low, high = (100 * edge for edge in wilson(0.5, max(1, len(usable))))
         notes.add(
-            f"fewer than {FEW_TO_JUDGE} pictures",
-            f"an accuracy of 50 % with the interval {100 * low:.0f} to {100 * high:.0f} %",
+            f"too few pictures: an accuracy of 50 % could be {low:.0f} or {high:.0f} %", "",
             count=len(usable),
-        )
+        )  # fmt: skip
     sizes = sorted((picture.size for picture in usable), key=lambda size: size[0] * size[1])
     part = Part(
         name=name,
@@ -183,12 +207,12 @@ def _summary(name: str, seen: Sequence[_Seen], classes: int) -> tuple[Part, tupl
     return part, notes.findings()
 
 
-def _copies(seen: dict[str, list[_Seen]], data: Data) -> Iterable[Finding]:
+def _copies(seen: Mapping[str, Sequence[_Seen]], data: Data) -> Iterable[Finding]:
     """Files with the same bytes: in two parts, with two classes, or twice in one part.
 
     The reader of label images has compared the parts already.
     """
-    notes = Notes("all parts")
+    notes = {part: Notes(part) for part in seen}
     first: dict[bytes, tuple[str, _Seen]] = {}
     for part, pictures in seen.items():
         for picture in pictures:
@@ -199,30 +223,33 @@ def _copies(seen: dict[str, list[_Seen]], data: Data) -> Iterable[Finding]:
                 continue
             example = f"{picture.name} is {other.name}"
             if isinstance(data, Dataset) and other.counts != picture.counts:
-                notes.add("the same picture with two classes", example, wrong=True)
-            elif before != part and isinstance(data, SegmentationData):
-                continue
-            elif before != part:
-                what = f"pictures of {part} that are in {before} too"
-                notes.add(what, example, wrong=True)
-            else:
-                notes.add(f"pictures that {part} has twice", example)
-    return notes.findings()
+                notes[part].add("pictures that have another class too", example, wrong=True)
+            elif before == part:
+                notes[part].add("pictures that are there twice", example)
+            elif not isinstance(data, SegmentationData):
+                notes[part].add(f"pictures that are in {before} too", example, wrong=True)
+    return [finding for of_part in notes.values() for finding in of_part.findings()]
 
 
 def _coverage(parts: Sequence[Part], classes: Sequence[str]) -> Iterable[Finding]:
-    """Classes that a part lacks, or has too few pictures of."""
-    notes = Notes("classes")
+    """Classes that a part lacks or has too few pictures of, and whether train is the largest."""
     train, *others = parts
+    notes = {part.name: Notes(part.name) for part in parts}
     for k, name in enumerate(classes):
         learned = train.pictures_with[k]
-        judged = [part.name for part in others if part.pictures_with[k]]
-        if not learned and judged:
-            what = f"no picture of train has them, but pictures of {' and '.join(judged)} have"
-            notes.add(what, name, wrong=True)
+        judged = [part for part in others if part.pictures_with[k]]
+        if not learned and judged and train.pictures:
+            having = " and ".join(part.name for part in judged)
+            verb = "has" if len(judged) == 1 else "have"
+            what = f"classes without a picture, though {having} {verb} some"
+            notes["train"].add(what, name, wrong=True)
         elif 0 < learned < FEW_TO_LEARN:  # the readers say it of those that no picture has
-            notes.add(f"fewer than {FEW_TO_LEARN} pictures of train have them", name)
+            notes["train"].add(f"classes with fewer than {FEW_TO_LEARN} pictures", name)
         for part in others:
-            if learned and not part.pictures_with[k]:
-                notes.add(f"{part.name} has no picture of them, so it does not judge them", name)
-    return notes.findings()
+            if learned and part.pictures > part.empty and not part.pictures_with[k]:
+                notes[part.name].add("classes without a picture, which it does not judge", name)
+    for part in others:
+        if part.pictures > train.pictures > 0:
+            what = "more pictures than train has; perhaps the folders were exchanged"
+            notes[part.name].add(what, "", count=part.pictures)
+    return [finding for of_part in notes.values() for finding in of_part.findings()]

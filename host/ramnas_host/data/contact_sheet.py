@@ -10,11 +10,13 @@ import numpy as np
 from ramnas_edge.vision.annotate import OPACITY, class_colours
 from ramnas_host.data.check import PARTS, AnySplit, Data
 from ramnas_host.data.detection_data import DetectionSplit
+from ramnas_host.data.images import Dataset
 from ramnas_host.data.segmentation_data import IGNORED, SegmentationSplit, resize_labels
 from ramnas_models.errors import SourceError
 
 _COLUMNS, _ROWS = 6, 2  # of tiles, for each split
-_TILE = 256  # pixels, the longer side of a picture
+_TILE = 256  # pixels, with some beside each picture that part it from the next one
+_PICTURE = _TILE - 4  # pixels, the longer side of a picture
 _LINE = 20  # pixels, for a line of text
 _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 _WHITE = (255, 255, 255)
@@ -25,7 +27,7 @@ def contact_sheet(data: Data) -> np.ndarray:
 
     Boxes and masks are drawn in the colours of their classes, which a legend at the bottom names.
     The name of a class stands in a box if there is room. A crowd's box is grey. Ignored pixels are
-    black. Pictures that cannot be used are left out.
+    black. The class of a whole picture stands above it. Pictures that cannot be used are left out.
     """
     colours = class_colours(len(data.classes))
     rows: list[np.ndarray] = []
@@ -37,7 +39,9 @@ def contact_sheet(data: Data) -> np.ndarray:
             group = tiles[start : start + _COLUMNS]
             blank = [np.full((1, _TILE, 3), 255, np.uint8)] * (_COLUMNS - len(group))
             rows.append(_row([*group, *blank]))
-    return np.vstack([*rows, *_legend(data.classes, colours)])
+    if not isinstance(data, Dataset):  # pictures of one class have its name above them
+        rows += _legend(data.classes, colours)
+    return np.vstack(rows)
 
 
 def _tiles(split: AnySplit, classes: Sequence[str], colours: np.ndarray) -> Iterator[np.ndarray]:
@@ -99,7 +103,7 @@ def _drawn(
 def _fitted(image: np.ndarray) -> np.ndarray:
     """The picture, scaled so that its longer side fills a tile."""
     height, width = image.shape[:2]
-    scale = _TILE / max(height, width)
+    scale = _PICTURE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     return np.array(cv2.resize(image, size, interpolation=how))

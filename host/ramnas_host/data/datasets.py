@@ -23,7 +23,7 @@ from ramnas_host.data.class_names import in_order
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
-from ramnas_host.data.paths import ClassFolder, labelled, list_classes
+from ramnas_host.data.paths import ClassFolder, labelled, list_classes, what_is_there
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 _VAL = ("val", "valid", "validation")  # how people call that folder
+# names of folders in layouts that have no class folders
+_NOT_CLASSES = {
+    "images", "image", "imgs", "img", "jpegimages", "labels", "label", "masks", "annotations",
+    "segmentationclass",
+}  # fmt: skip
 
 
 def load_dataset(name: str, images: SplitSizes, folder: Path | None = None) -> Dataset:
@@ -393,8 +398,8 @@ def _train_folder(folder: Path) -> Path:
     train = folder / "train"
     if not train.is_dir():
         raise DataError(
-            f"{train} is not a folder: put the folders of the classes into train/, and those with "
-            "other images of the same classes into val/"
+            f"{train} is not a folder, but {folder} has {what_is_there(folder)}: put the folders "
+            "of the classes into train/, and those with other images of the same classes into val/"
         )
     return train
 
@@ -427,10 +432,16 @@ def _read_class_folders(
         found[part.name] = list_classes(part, notes)
         findings += notes.findings()
     classes = tuple(found["train"])
+    if {name.lower() for name in classes} <= _NOT_CLASSES:
+        raise DataError(
+            f"{folder / 'train'} has {' and '.join(classes)} where class folders should be: it "
+            "seems to be in another layout. A classifier needs train/<class>/ with pictures"
+        )
     if len(classes) < 2:
+        left_out = "".join(f"; {finding}" for finding in findings if finding.part == "train")
         raise DataError(
             f"{folder / 'train'} has images of one class only, '{classes[0]}': a classifier needs "
-            "two or more, each in a folder of its own"
+            f"two or more, each in a folder of its own{left_out}"
         )
     splits = {}
     for name, of_part in found.items():

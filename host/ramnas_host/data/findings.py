@@ -14,8 +14,8 @@ class Finding:
     """Something that was noticed in one part of a data set, `count` times.
 
     `part` is how people call that part: an annotation file or a folder. `what` says what was
-    noticed and what was done about it, and `example` is the first case. `wrong` means that a
-    network trained on the data would be wrong, or would be judged wrongly.
+    noticed and what was done about it, and `example` is the first case, or empty. `wrong` means
+    that a network trained on the data would be wrong, or would be judged wrongly.
     """
 
     part: str
@@ -26,7 +26,8 @@ class Finding:
 
     def __str__(self) -> str:
         """For people: `val/instances_val.json: boxes of no size, left out: 3, such as ...`."""
-        return f"{self.part}: {self.what}: {self.count}, such as {self.example}"
+        text = f"{self.part}: {self.what}: {self.count}"
+        return f"{text}, such as {self.example}" if self.example else text
 
 
 class Notes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from ramnas_host.data.paths import what_is_there
 from ramnas_models.errors import DataError
 
 # what a folder of each task has
@@ -19,21 +21,30 @@ def task_of(folder: Path) -> str:
 
     DataError if the layout is none of those in LAYOUTS, or several of them.
     """
-    if not folder.is_dir():
-        reason = "is not a folder" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        reason = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise DataError(f"{folder} {reason}: give the folder of your labelled pictures")
-    annotated = sorted((folder / "annotations").glob("instances_*.json"))
-    pixels = (folder / "leftImg8bit").is_dir()
-    classes = (folder / "train").is_dir() and any(p.is_dir() for p in (folder / "train").iterdir())
+    annotated = any((folder / "annotations").glob("instances_*.json"))
+    pixels = os.path.isdir(folder / "leftImg8bit")
+    classes = not annotated and _has_folders(folder / "train")
     found = [
-        task
-        for task, there in zip(LAYOUTS, (annotated, pixels, classes and not annotated), strict=True)
-        if there
+        task for task, there in zip(LAYOUTS, (annotated, pixels, classes), strict=True) if there
     ]
     if len(found) > 1:
         raise DataError(f"{folder} has the layouts of {' and '.join(found)}: name one with --task")
     if not found:
         raise DataError(
-            f"{folder} has no layout that is known: it needs {'; or '.join(LAYOUTS.values())}"
+            f"{folder} has {what_is_there(folder)}, which is no layout that is known: it needs "
+            f"{'; or '.join(LAYOUTS.values())}"
         )
     return found[0]
+
+
+def _has_folders(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.is_dir() for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # whoever reads it says why it cannot be listed

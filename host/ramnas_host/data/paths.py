@@ -29,6 +29,7 @@ from ramnas_models.files import write_file
 
 log = logging.getLogger(__name__)
 
+_SHOWN = 5  # names of what a folder has
 _RULES = 2  # raised when other files count as pictures, so that older lists are not used
 _SETTLED_NS = 2 * 10**9  # a change sooner after another may leave a folder's time as it is
 
@@ -153,6 +154,18 @@ def labelled(
     groups = [found.get(name, ClassFolder(b"", b"")) for name in classes]
     paths = PathList.of_folders([group.path for group in groups], [group.names for group in groups])
     return paths, np.repeat(np.arange(len(classes)), [len(group) for group in groups])
+
+
+def what_is_there(folder: Path) -> str:
+    """The first names in a folder, for people: `Test/, Train/, notes.txt and 3 more`."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted((e.name, is_folder(e)) for e in entries if not is_by_product(e.name))
+    except OSError as error:
+        return f"something that cannot be listed ({error.strerror})"
+    shown = [_text(name) + "/" * inner for name, inner in listed[:_SHOWN]]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(shown) + more or "nothing"
 
 
 class _Listing(msgspec.Struct, frozen=True):

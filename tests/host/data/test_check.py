@@ -124,7 +124,7 @@ def test_a_picture_of_training_must_not_be_in_the_report(scenes: Path) -> None:
     shutil.copyfile(train, test)
     ran = checked(scenes / "coco")
     assert ran.returncode == 1
-    lines = [line for line in wrong(ran) if "pictures of report that are in train too: 1" in line]
+    lines = [line for line in wrong(ran) if "report: pictures that are in train too: 1" in line]
     assert len(lines) == 1
     assert train.name in lines[0]
     assert test.name in lines[0]
@@ -136,7 +136,7 @@ def test_one_picture_with_two_classes_is_wrong(tmp_path: Path) -> None:
     ran = checked(folder)
     assert ran.returncode == 1
     (line,) = wrong(ran)
-    assert "the same picture with two classes: 1" in line
+    assert "train: pictures that have another class too: 1" in line
 
 
 def test_a_class_that_only_the_report_has_is_wrong(scenes: Path) -> None:
@@ -147,7 +147,11 @@ def test_a_class_that_only_the_report_has_is_wrong(scenes: Path) -> None:
     change_annotations(scenes / "coco", "train", without_nines)
     ran = checked(scenes / "coco")
     assert ran.returncode == 1
-    assert any("no picture of train has them" in line and "9" in line for line in wrong(ran))
+    assert any(
+        "train: classes without a picture, though selection and report have some: 1, such as 9"
+        in line
+        for line in wrong(ran)
+    )
 
 
 def test_a_split_without_any_object_is_wrong(scenes: Path) -> None:

@@ -297,15 +297,33 @@ def test_a_test_split_without_labels_is_left_out(folder: Path) -> None:
     assert said(found) == ["test: images without a class folder, left out: 2, such as 1.jpg"]
 
 
-def test_a_single_class_is_refused(tmp_path: Path) -> None:
-    """As in the layout of YOLO, train/images/ and train/labels/."""
-    class_folders(tmp_path, "train", {"images": 9})
-    touch(tmp_path / "train/labels", "000.txt")
+def test_a_single_class_is_refused_with_what_was_left_out(tmp_path: Path) -> None:
+    """Pictures of an iPhone are HEIC files, which are not read."""
+    class_folders(tmp_path, "train", {"ant": 9})
+    class_folders(tmp_path, "val", {"ant": 9})
+    touch(tmp_path / "train/bee", "1.heic", "2.heic")
     for load in (load_class_folders, lambda folder: load_dataset("imagenet", SIZES, folder)):
-        (tmp_path / "val/images").mkdir(parents=True, exist_ok=True)
-        touch(tmp_path / "val/images", "1.jpg")
-        with pytest.raises(DataError, match="train has images of one class only, 'images'"):
+        with pytest.raises(DataError, match="images of one class only, 'ant'.* such as bee;.*heic"):
             load(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("images", "masks"), ("img",), ("Images", "labels")])
+def test_folders_of_pictures_and_labels_are_no_classes(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As train/images and train/labels of YOLO, and train/images and train/masks elsewhere."""
+    for part in ("train", "val"):
+        class_folders(tmp_path, part, dict.fromkeys(names, 9))
+    for load in (load_class_folders, lambda folder: load_dataset("imagenet", SIZES, folder)):
+        with pytest.raises(DataError, match="where class folders should be.* another layout"):
+            load(tmp_path)
+
+
+def test_a_folder_without_train_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    class_folders(tmp_path, "Train", {"ant": 9, "bee": 9})
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=f"{tmp_path} has Train/, notes.txt: put the folders"):
+        load_class_folders(tmp_path)
 
 
 def test_too_few_pictures_to_hold_some_out_are_refused(tmp_path: Path) -> None:
