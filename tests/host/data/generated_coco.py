@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import unicodedata
@@ -328,7 +329,7 @@ def spoilt(content: Any, draw: Draw) -> bytes:
         inside, key = draw(st.sampled_from(places))
         deed = draw(st.sampled_from(["replace"] * 4 + ["leave out", "repeat"]))
         if deed == "replace":
-            inside[key] = draw(st.sampled_from(ODD_VALUES))
+            inside[key] = copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))
         elif deed == "leave out":
             del inside[key]
         elif isinstance(inside, list):
