@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 from ramnas_host.config import load_recipe
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.scenes import write_scenes
-from tests.host.cli.commands import Ran, ramnas
+from tests.host.cli.commands import Ran, ramnas, refused
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,59 @@ def test_the_sheet_has_the_name_of_the_folder_by_default(
     assert cv2.imread("coco-check.png") is not None
 
 
+def test_what_was_found_is_told_where_the_sheet_cannot_be_written(tmp_path: Path) -> None:
+    folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 10, "val": 60})
+    (tmp_path / "file").touch()
+    ran = ramnas("data", "check", folder, "--sheet", tmp_path / "file/sheet.png")
+    refused(ran, "file/sheet.png: a part of the path is a file")
+    assert "nothing was found that would make training wrong" in ran.stdout
+    refused(ramnas("data", "check", folder, "--sheet", "sheet.jpg"), "has to end in .png")
+
+
+def test_a_refusal_is_json_too(tmp_path: Path) -> None:
+    folder = classes(tmp_path / "set", ("ant",), {"train": 2, "val": 2})
+    ran = ramnas("data", "check", folder, "--json")
+    found = json.loads(ran.stdout)
+    assert (ran.returncode, found["wrong"], found["sheet"], found["parts"]) == (1, True, None, [])
+    (finding,) = found["findings"]
+    assert "images of one class only, 'ant'" in finding["what"]
+
+
+def test_pictures_that_show_nothing_are_wrong_if_they_are_many(tmp_path: Path) -> None:
+    """A thermal camera of 12 bits writes PNG files of 16 bits, whose upper 8 are nearly black."""
+    folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 10, "val": 60})
+    pictures = sorted((folder / "train").rglob("*.png"))
+    rng = np.random.default_rng(0)
+    for count, code in ((2, 0), (15, 1)):
+        for path in pictures[:count]:
+            cv2.imwrite(str(path), rng.integers(0, 4096, (60, 80), np.uint16))
+        ran = checked(folder)
+        assert ran.returncode == code
+        assert f"train: pictures of nearly a single colour: {count}, such as" in ran.stdout
+        assert f"16 bits per channel, of which the upper 8 are read: {count}" in ran.stdout
+
+
+def test_transparency_is_noted(tmp_path: Path) -> None:
+    folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 10, "val": 60})
+    cut_out = np.random.default_rng(0).integers(0, 255, (24, 32, 4), np.uint8)
+    cv2.imwrite(str(folder / "train/ant/0.png"), cut_out)
+    ran = checked(folder)
+    assert (ran.returncode, wrong(ran)) == (0, [])
+    assert "train: pictures with transparency, which is left out: hidden" in ran.stdout
+
+
+def test_few_pictures_are_noted_with_what_their_accuracy_is_worth(tmp_path: Path) -> None:
+    folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 10, "val": 12, "test": 40})
+    ran = checked(folder)
+    assert (ran.returncode, wrong(ran)) == (0, [])
+    notes = [line for line in ran.stdout.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: selection: too few pictures: an accuracy of 50 % could be 31 or 69 %: 24",
+        "note: selection: more pictures than train has; perhaps the folders were exchanged: 24",
+        "note: report: more pictures than train has; perhaps the folders were exchanged: 80",
+    ]
+
+
 def test_a_picture_that_cannot_be_read_is_named_with_its_reason(scenes: Path) -> None:
     victim = sorted((scenes / "coco/train").iterdir())[3]
     victim.write_bytes(b"")
@@ -190,6 +243,14 @@ def test_data_that_training_refuses_have_the_reason_and_exit_code_1(scenes: Path
     assert ran.returncode == 1
     (line,) = wrong(ran)
     assert "instances_val.json" in line
+
+
+def test_another_layout_is_refused_with_what_the_folder_has(tmp_path: Path) -> None:
+    """As YOLO has it."""
+    classes(tmp_path, ("train", "val"), {"images": 1})
+    (tmp_path / "data.yaml").touch()
+    (tmp_path / ".git").mkdir()
+    refused(checked(tmp_path), f"{tmp_path} has data.yaml, images/, which is no layout that is")
 
 
 @pytest.mark.parametrize("there", ["nothing", "file", "empty folder"])
