@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ramnas_host.data.check import Checked, Data, Part
+    from ramnas_host.data.findings import Finding
 
 _SHOWN_CLASSES = 100
 _TASKS = ("detection", "segmentation", "classification")
+# the recipe of ramnas finetune for a folder of one's own
+_RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "transfer"}
 # what is counted for each task, beside pictures
 _COUNTED = {"detection": "objects", "segmentation": "pixels", "classification": "pictures"}
 
@@ -79,6 +82,7 @@ def _data(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     import sys
+    from dataclasses import replace
 
     import cv2
 
@@ -109,6 +113,7 @@ def _check(args: argparse.Namespace) -> None:
             update(count)
 
         checked = check(data, looked)
+    checked = replace(checked, findings=(*checked.findings, *_of_less_than_a_batch(task, data)))
     print(_json(task, checked, sheet) if args.json else _overview(task, checked), flush=True)
     written, png = cv2.imencode(".png", contact_sheet(data))
     if not written:
@@ -118,6 +123,21 @@ def _check(args: argparse.Namespace) -> None:
         print(f"some pictures with their labels: {sheet}")
     if checked.wrong:
         sys.exit(1)
+
+
+def _of_less_than_a_batch(task: str, data: Data) -> tuple[Finding, ...]:
+    from ramnas_host.config import load_finetuning
+    from ramnas_host.data.findings import Finding
+
+    recipe, count = _RECIPES[task], len(data.train)
+    batch = load_finetuning(recipe).batch_size
+    if count >= batch:
+        return ()
+    what = (
+        f"fewer pictures than a batch of the recipe {recipe} has, which is {batch}: give ramnas "
+        "finetune a lower --batch-size"
+    )
+    return (Finding("train", what, count, ""),)
 
 
 def _json(task: str, checked: Checked, sheet: Path | None) -> str:

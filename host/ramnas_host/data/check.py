@@ -232,7 +232,7 @@ def _copies(seen: Mapping[str, Sequence[_Seen]], data: Data) -> Iterable[Finding
 
 
 def _coverage(parts: Sequence[Part], classes: Sequence[str]) -> Iterable[Finding]:
-    """Classes that a part lacks or has too few pictures of, and whether train is the largest."""
+    """Classes that a part lacks or has too few pictures of, and whether train is large."""
     train, *others = parts
     notes = {part.name: Notes(part.name) for part in parts}
     for k, name in enumerate(classes):
@@ -249,7 +249,7 @@ def _coverage(parts: Sequence[Part], classes: Sequence[str]) -> Iterable[Finding
             if learned and part.pictures > part.empty and not part.pictures_with[k]:
                 notes[part.name].add("classes without a picture, which it does not judge", name)
     for part in others:
-        if part.pictures > train.pictures > 0:
-            what = "more pictures than train has; perhaps the folders were exchanged"
+        if part.pictures >= 2 * train.pictures > 0:
+            what = "twice as many pictures as train has; perhaps the folders were exchanged"
             notes[part.name].add(what, "", count=part.pictures)
     return [finding for of_part in notes.values() for finding in of_part.findings()]

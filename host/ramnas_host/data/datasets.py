@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 import torch
 
-from ramnas_edge.vision.picture_files import is_by_product, is_picture
+from ramnas_edge.vision.picture_files import is_by_product, is_folder, is_picture
 from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data.about import About
 from ramnas_host.data.class_names import in_order
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
-from ramnas_host.data.paths import ClassFolder, labelled, list_classes, what_is_there
+from ramnas_host.data.paths import ClassFolder, labelled, list_classes, may_have, what_is_there
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
@@ -132,7 +132,7 @@ def load_class_folders(
     """
     val, test, notes = _val_folder(folder), folder / "test", Notes("test")
     there = [val] if val.is_dir() else []
-    if test.is_dir() and any(p.is_dir() and not is_by_product(p.name) for p in test.iterdir()):
+    if may_have(test, lambda entry: is_folder(entry) and not is_by_product(entry.name)):
         there.append(test)
     elif pictures := [path.name for path in test.glob("*") if is_picture(path.name)]:
         notes.add("images without a class folder, left out", min(pictures), count=len(pictures))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
-from ramnas_host.data.paths import what_is_there
+from ramnas_edge.vision.picture_files import is_folder
+from ramnas_host.data.paths import may_have, what_is_there
 from ramnas_models.errors import DataError
 
 # what a folder of each task has
@@ -24,9 +26,11 @@ def task_of(folder: Path) -> str:
     if not os.path.isdir(folder):
         reason = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise DataError(f"{folder} {reason}: give the folder of your labelled pictures")
-    annotated = any((folder / "annotations").glob("instances_*.json"))
+    annotated = may_have(
+        folder / "annotations", lambda entry: fnmatch(entry.name, "instances_*.json")
+    )
     pixels = os.path.isdir(folder / "leftImg8bit")
-    classes = not annotated and _has_folders(folder / "train")
+    classes = not annotated and may_have(folder / "train", is_folder)
     found = [
         task for task, there in zip(LAYOUTS, (annotated, pixels, classes), strict=True) if there
     ]
@@ -38,13 +42,3 @@ def task_of(folder: Path) -> str:
             f"{'; or '.join(LAYOUTS.values())}"
         )
     return found[0]
-
-
-def _has_folders(folder: Path) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(entry.is_dir() for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True  # whoever reads it says why it cannot be listed

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -154,6 +154,20 @@ def labelled(
     groups = [found.get(name, ClassFolder(b"", b"")) for name in classes]
     paths = PathList.of_folders([group.path for group in groups], [group.names for group in groups])
     return paths, np.repeat(np.arange(len(classes)), [len(group) for group in groups])
+
+
+def may_have(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> bool:
+    """Whether an entry of a folder is wanted; also if it is there, but cannot be listed.
+
+    Whoever reads it then says why.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return any(wanted(entry) for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def what_is_there(folder: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +130,26 @@ def test_a_refusal_is_json_too(tmp_path: Path) -> None:
     assert "images of one class only, 'ant'" in finding["what"]
 
 
+def test_a_folder_without_the_right_to_list_it_is_refused_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 5, "val": 5, "test": 5})
+    (folder / "annotations").mkdir()
+    scandir, listdir = os.scandir, os.listdir
+
+    def closed(path: str, listed: Callable[[str], Any]) -> Any:
+        if os.fspath(path) == os.fspath(folder / part):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", lambda path: closed(path, scandir))
+    monkeypatch.setattr(os, "listdir", lambda path: closed(path, listdir))
+    for part in ("train", "val", "test", "annotations"):
+        ran = checked(folder)
+        assert ran.returncode == 1
+        assert wrong(ran) == [f"wrong: cannot list {folder / part}: Permission denied"]
+
+
 def test_pictures_that_show_nothing_are_wrong_if_they_are_many(tmp_path: Path) -> None:
     """A thermal camera of 12 bits writes PNG files of 16 bits, whose upper 8 are nearly black."""
     folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 10, "val": 60})
@@ -158,8 +180,9 @@ def test_few_pictures_are_noted_with_what_their_accuracy_is_worth(tmp_path: Path
     notes = [line for line in ran.stdout.splitlines() if line.startswith("note: ")]
     assert notes == [
         "note: selection: too few pictures: an accuracy of 50 % could be 31 or 69 %: 24",
-        "note: selection: more pictures than train has; perhaps the folders were exchanged: 24",
-        "note: report: more pictures than train has; perhaps the folders were exchanged: 80",
+        "note: report: twice as many pictures as train has; perhaps the folders were exchanged: 80",
+        "note: train: fewer pictures than a batch of the recipe transfer has, which is 32: give "
+        "ramnas finetune a lower --batch-size: 20",
     ]
 
 
