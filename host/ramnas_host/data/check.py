@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
 from ramnas_edge.board import cores
+from ramnas_edge.vision.picture_files import is_picture
 from ramnas_host.data.detection_data import DetectionData, DetectionSplit
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
@@ -95,6 +98,8 @@ def check(data: Data, on_picture: Callable[[], None] = lambda: None) -> Checked:
             part, found = _summary(name, seen[name], len(data.classes))
             parts.append(part)
             findings += found
+    if isinstance(data, DetectionData):
+        findings += _unlisted(seen)
     findings += _copies(seen, data)
     findings += _coverage(parts, data.classes)
     return Checked(data.classes, tuple(parts), tuple(findings))
@@ -207,6 +212,19 @@ def _summary(name: str, seen: Sequence[_Seen], classes: int) -> tuple[Part, tupl
     return part, notes.findings()
 
 
+def _unlisted(seen: Mapping[str, Sequence[_Seen]]) -> Iterable[Finding]:
+    """Pictures beside those of the label files. Some tools do not list pictures without objects."""
+    listed: dict[str, set[str]] = {}
+    for picture in chain.from_iterable(seen.values()):
+        folder, name = os.path.split(picture.name)
+        listed.setdefault(folder, set()).add(name)
+    for folder, names in listed.items():
+        beside = [n for n in os.listdir(folder) if is_picture(n) and n not in names]
+        if beside:
+            what = "pictures that no label file lists, left out; if nothing is on them, list them"
+            yield Finding(folder, what, len(beside), min(beside))
+
+
 def _copies(seen: Mapping[str, Sequence[_Seen]], data: Data) -> Iterable[Finding]:
     """Files with the same bytes: in two parts, with two classes, or twice in one part.
 
@@ -250,6 +268,8 @@ def _coverage(parts: Sequence[Part], classes: Sequence[str]) -> Iterable[Finding
                 notes[part.name].add("classes without a picture, which it does not judge", name)
     for part in others:
         if part.pictures >= 2 * train.pictures > 0:
-            what = "twice as many pictures as train has; perhaps the folders were exchanged"
+            what = (
+                "at least twice as many pictures as train has; perhaps the folders were exchanged"
+            )
             notes[part.name].add(what, "", count=part.pictures)
     return [finding for of_part in notes.values() for finding in of_part.findings()]

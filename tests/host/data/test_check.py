@@ -180,7 +180,8 @@ def test_few_pictures_are_noted_with_what_their_accuracy_is_worth(tmp_path: Path
     notes = [line for line in ran.stdout.splitlines() if line.startswith("note: ")]
     assert notes == [
         "note: selection: too few pictures: an accuracy of 50 % could be 31 or 69 %: 24",
-        "note: report: twice as many pictures as train has; perhaps the folders were exchanged: 80",
+        "note: report: at least twice as many pictures as train has; perhaps the folders were "
+        "exchanged: 80",
         "note: train: fewer pictures than a batch of the recipe transfer has, which is 32: give "
         "ramnas finetune a lower --batch-size: 20",
     ]
@@ -235,6 +236,16 @@ def test_a_split_without_any_object_is_wrong(scenes: Path) -> None:
     ran = checked(scenes / "coco")
     assert ran.returncode == 1
     assert any("no picture has an object of any class: 40" in line for line in wrong(ran))
+
+
+def test_pictures_that_no_label_file_lists_are_counted(scenes: Path) -> None:
+    """Label Studio once left pictures without an object out of its export."""
+    shutil.copyfile(next((scenes / "coco/train").iterdir()), scenes / "coco/train/empty scene.png")
+    ran = checked(scenes / "coco")
+    assert (ran.returncode, wrong(ran)) == (0, [])
+    (line,) = [line for line in ran.stdout.splitlines() if "no label file lists" in line]
+    assert line.startswith(f"note: {scenes}/coco/train: ")
+    assert line.endswith("list them: 1, such as empty scene.png")
 
 
 def test_odd_boxes_are_noted_and_training_goes_on(scenes: Path) -> None:
