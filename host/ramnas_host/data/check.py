@@ -268,8 +268,6 @@ def _coverage(parts: Sequence[Part], classes: Sequence[str]) -> Iterable[Finding
                 notes[part.name].add("classes without a picture, which it does not judge", name)
     for part in others:
         if part.pictures >= 2 * train.pictures > 0:
-            what = (
-                "at least twice as many pictures as train has; perhaps the folders were exchanged"
-            )
+            what = "at least twice as many pictures as in train; perhaps the two were exchanged"
             notes[part.name].add(what, "", count=part.pictures)
     return [finding for of_part in notes.values() for finding in of_part.findings()]
