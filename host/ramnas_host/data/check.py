@@ -173,6 +173,8 @@ def _odd_boxes(split: DetectionSplit, index: int, name: str) -> list[tuple[str, 
         (np.sqrt(shares) < TINY).sum()
     )
     notes += [("boxes that cover the whole picture", name)] * int((shares > 0.99).sum())
+    crowds = "objects marked as crowds (iscrowd), which are neither examples nor background"
+    notes += [(crowds, name)] * int(objects.crowd.sum())
     return notes
 
 

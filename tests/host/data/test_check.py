@@ -257,6 +257,7 @@ def test_odd_boxes_are_noted_and_training_goes_on(scenes: Path) -> None:
             {**first, "id": 90001},
             {**first, "id": 90002, "bbox": [1, 1, 2, 2]},
             {**first, "id": 90003, "bbox": everything},
+            {**first, "id": 90004, "iscrowd": 1},
         ]
 
     change_annotations(scenes / "coco", "train", odd)
@@ -267,6 +268,7 @@ def test_odd_boxes_are_noted_and_training_goes_on(scenes: Path) -> None:
         "objects that their picture has twice, with the same class and box, kept once: 1",
         "objects smaller than 2 % of the picture's side: 1",
         "boxes that cover the whole picture: 1",
+        "objects marked as crowds (iscrowd), which are neither examples nor background: 1",
     ):
         assert any(words in line for line in notes), words
 
