@@ -87,7 +87,7 @@ def _check(args: argparse.Namespace) -> None:
     import cv2
 
     from ramnas_host.cli.progress import bar
-    from ramnas_host.data.check import PARTS, Checked, check
+    from ramnas_host.data.check import PARTS, Checked, check, keep_freed_memory
     from ramnas_host.data.contact_sheet import contact_sheet
     from ramnas_host.data.findings import Finding
     from ramnas_host.data.layouts import task_of
@@ -103,6 +103,7 @@ def _check(args: argparse.Namespace) -> None:
         refused = Checked((), (), (Finding(str(args.folder), str(error), 1, "", wrong=True),))
         print(_json(task, refused, None) if args.json else f"wrong: {error}")
         sys.exit(1)
+    keep_freed_memory()
     total = sum(len(getattr(data, part)) for part in PARTS)
     with bar(f"look at {args.folder}", total) as update:
         count = 0
