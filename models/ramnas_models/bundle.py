@@ -13,11 +13,11 @@ import msgspec
 from ramnas_models.accuracy import Accuracy
 from ramnas_models.anchors import Anchors
 from ramnas_models.errors import BundleError
-from ramnas_models.files import new_folder, write_file
+from ramnas_models.files import write_file
 from ramnas_models.head_plan import CLASSIFICATION, DETECTION, TASKS
 from ramnas_models.onnx_graph import Normalisation
-from ramnas_models.replaceable import check_replaceable
 from ramnas_models.space import Arch, Space
+from ramnas_models.whole_folder import check_replaceable, new_folder
 
 # In format 2 an accuracy lacks its images and its interval. Up to format 3 all models came from one
 # space, those of a task shared one preprocessing, and the arch id was the name.
@@ -323,8 +323,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
     for trouble in _troubles(manifest):
         raise BundleError(f"{path} would not be a valid bundle: {trouble}")
-    check_out(path)
-    with new_folder(path) as folder:
+    with new_folder(path, _OWN) as folder:
         fronts = tuple(
             msgspec.structs.replace(front, models=tuple(put(folder, m) for m in front.models))
             for front in manifest.tasks

@@ -1,4 +1,4 @@
-"""Write a file or a folder so that it appears whole or not at all: write aside, fsync, rename.
+"""Write a file so that it appears whole or not at all: write aside, fsync, rename. Lock a file.
 
 File systems differ in what they can do: some cannot flush a folder, rename over a mount point, or
 lock a file. Where one of these steps is impossible, the next best way is taken. An error of the
@@ -11,10 +11,10 @@ import errno
 import fcntl
 import logging
 import os
-import shutil
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Iterator
 
 from ramnas_models.errors import FileError
 
@@ -41,12 +41,11 @@ _CANNOT_FLUSH = {
 }  # fmt: skip
 # What stands in the way of a rename, such as a mount point, a folder of somebody else or, for a
 # folder of an image, the overlay file system of a container; what is there may still be writable.
-_CANNOT_RENAME = {
+CANNOT_RENAME = {
     errno.EBUSY, errno.EXDEV, errno.ETXTBSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL,
     errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
 }  # fmt: skip
 CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_KEPT = "lost+found"  # belongs to the file system and lies in the folder where it is mounted
 
 
 @contextmanager
@@ -70,7 +69,8 @@ def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path`. A reader sees the old content or the new one, never a part of it.
 
     A symbolic link stays, and the file that it names is written. Only a file that cannot be
-    replaced, such as one that is mounted into a container, is written in place.
+    replaced, such as one that is mounted into a container, is written in place. Who may read and
+    write a file stays as it was; for a new one the umask decides.
     """
     with writing(path):
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -80,43 +80,20 @@ def write_file(path: Path, data: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "")
-        aside = _aside(target)
+        aside = aside_of(target)
         try:
             _fill(aside, data, "xb")
+            with suppress(OSError):  # there is no old file, or the file system has no permissions
+                os.chmod(aside, stat.S_IMODE(os.stat(target).st_mode))
             os.replace(aside, target)
         except OSError as error:
-            if error.errno not in _CANNOT_RENAME:
+            if error.errno not in CANNOT_RENAME:
                 raise
             _fill_in_place(target, data)
         finally:
             with suppress(OSError):  # after the rename it is not there any more
                 os.unlink(aside)
-        _sync(target.parent)
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` to fill; at the end of the block it becomes `path`.
-
-    It replaces a folder that was there before as a whole. After an error nothing has changed. If
-    `path` cannot be renamed, as a mount point cannot, the new folder lies inside it, and at the end
-    its entries take the places of those in `path`.
-    """
-    with writing(path):
-        target = Path(os.path.realpath(path))  # a link to a folder goes on leading to it
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not target.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "")
-        aside = _folder_aside(target)
-    try:
-        with writing(path):
-            yield aside
-            for entry in [*aside.rglob("*"), aside]:
-                if not entry.is_symlink():
-                    _sync(entry)
-            _put(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        sync(target.parent)
 
 
 def flush(handle: int) -> None:
@@ -144,7 +121,7 @@ def lock(handle: int, *, wait: bool) -> bool:
     return True
 
 
-def _aside(path: Path) -> Path:
+def aside_of(path: Path) -> Path:
     """A hidden path beside `path` that is not taken; its name is short also if `path`'s is not."""
     return path.with_name(f".{path.name[:32]}.{os.urandom(6).hex()}")
 
@@ -171,71 +148,7 @@ def _fill_in_place(path: Path, data: bytes) -> None:
         raise
 
 
-def _folder_aside(target: Path) -> Path:
-    """Make an empty folder beside `target`, or inside it if it cannot be replaced by another."""
-    if not os.path.ismount(target):
-        beside = _aside(target)
-        try:
-            os.mkdir(beside)
-        except OSError as error:
-            if error.errno not in _CANNOT_RENAME or not target.is_dir():
-                raise
-        else:
-            return beside
-    inside = _aside(target / target.name)
-    os.mkdir(inside)
-    return inside
-
-
-def _put(aside: Path, target: Path) -> None:
-    """Make the folder `aside` the folder `target`, or its content that of `target`."""
-    if aside.parent == target:
-        _exchange(aside, target)
-        return
-    old: Optional[Path] = None
-    if target.exists():
-        # a crash between the two renames leaves both folders whole, under hidden names
-        old = _aside(target)
-        try:
-            os.replace(target, old)
-        except OSError as error:
-            if error.errno not in _CANNOT_RENAME:
-                raise
-            _exchange(aside, target)
-            return
-    try:
-        os.replace(aside, target)
-    except BaseException:
-        if old is not None:
-            os.replace(old, target)
-        raise
-    _sync(target.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(aside: Path, target: Path) -> None:
-    """Move what `target` holds away and what `aside` holds into it; after an error, all back."""
-    old = _aside(target / target.name)
-    os.mkdir(old)
-    done: List[List[Path]] = []  # from where to where
-    try:
-        for folder, other in ((target, old), (aside, target)):
-            for entry in [*folder.iterdir()]:
-                if entry not in (aside, old) and entry.name != _KEPT:
-                    shutil.move(str(entry), str(other / entry.name))
-                    done.append([entry, other / entry.name])
-    except BaseException:
-        for entry, moved in reversed(done):
-            shutil.move(str(moved), str(entry))
-        with suppress(OSError):  # it is empty, unless something could not be moved back
-            os.rmdir(old)
-        raise
-    _sync(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a closed file or a folder; one that cannot be opened for that is left to the system."""
     try:
         handle = os.open(path, os.O_RDONLY)

@@ -18,7 +18,8 @@ import pytest
 
 from ramnas_models import files
 from ramnas_models.errors import FileError
-from ramnas_models.files import new_folder, write_file
+from ramnas_models.files import write_file
+from ramnas_models.whole_folder import new_folder
 
 CANNOT_FLUSH = ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES", "EPERM", "EISDIR")
 CANNOT_RENAME = ("EBUSY", "EXDEV", "EPERM", "EACCES", "EINVAL", "ENOSYS", "ENOTSUP", "ETXTBSY")
@@ -59,7 +60,7 @@ class FileKind:
         if not self._folder:
             write_file(path, text.encode())
             return
-        with new_folder(path) as folder:
+        with new_folder(path, ["*"]) as folder:
             (folder / "deep").mkdir()
             (folder / "deep/a").write_text(text)
             (folder / "b").symlink_to("deep/a")
@@ -230,7 +231,7 @@ def test_a_mounted_folder_or_file_stays_mounted_and_gets_the_new_content(
 ) -> None:
     write_file(mounted / "file", b"new")
     assert (small_disk / "file").read_bytes() == b"new"
-    with new_folder(mounted / "folder") as folder:
+    with new_folder(mounted / "folder", ["*"]) as folder:
         (folder / "new").touch()
     assert {p.name for p in (small_disk / "folder").iterdir()} == {"new", "lost+found"}
     assert {p.name for p in mounted.iterdir()} == {"folder", "file"}
@@ -254,7 +255,7 @@ def test_a_folder_of_somebody_else_may_hold_ones_own() -> None:
 
         def write() -> None:
             os.setuid(user)
-            with new_folder(folder / "own") as inside:
+            with new_folder(folder / "own", ["*"]) as inside:
                 (inside / "a").write_text("new")
             write_file(folder / "file", b"new")
             with pytest.raises(FileError, match="permission denied"):
@@ -273,7 +274,7 @@ def test_the_users_umask_decides_who_may_read(umask: int, mode: int, tmp_path: P
     before = os.umask(umask)
     try:
         write_file(tmp_path / "a", b"")
-        with new_folder(tmp_path / "b") as folder:
+        with new_folder(tmp_path / "b", ["*"]) as folder:
             (folder / "c").touch()
     finally:
         os.umask(before)
@@ -364,7 +365,7 @@ def overlay(small_disk: Path, tmp_path: Path) -> Iterator[Path]:
 
 def test_a_folder_of_the_image_of_a_container_can_be_replaced(overlay: Path) -> None:
     for text in ("one", "two"):
-        with new_folder(overlay / "out") as folder:
+        with new_folder(overlay / "out", ["*"]) as folder:
             (folder / "sub").mkdir()
             (folder / "sub/new").write_text(text)
         assert [str(p.relative_to(overlay)) for p in sorted(overlay.rglob("*"))] == [

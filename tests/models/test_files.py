@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ramnas_models.errors import FileError
-from ramnas_models.files import make_folder, new_folder, write_file
+from ramnas_models.files import make_folder, write_file
+from ramnas_models.whole_folder import new_folder
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -23,18 +24,18 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for text in ("one", "two"):
-        with new_folder(tmp_path / "out") as folder:
+        with new_folder(tmp_path / "out", ["*"]) as folder:
             (folder / text).write_text(text)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["two"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_error_while_filling_leaves_only_the_old_folder(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "out") as folder:
+    with new_folder(tmp_path / "out", ["*"]) as folder:
         (folder / "a").write_text("a")
 
     def fail() -> None:
-        with new_folder(tmp_path / "out") as folder:
+        with new_folder(tmp_path / "out", ["*"]) as folder:
             (folder / "b").write_text("b")
             raise KeyError("stop")
 
@@ -88,3 +89,24 @@ def test_a_full_disk_and_a_read_only_folder_are_named(small_disk: Path, tmp_path
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(FileError, match="read-only; write elsewhere"):
         write_file(small_disk / "other", b"")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
+def test_a_file_keeps_its_mode_when_it_is_written_again(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    path.chmod(mode)
+    write_file(path, b"new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", mode)
+
+
+def test_where_modes_cannot_be_set_the_umask_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    for text in (b"old", b"new"):
+        write_file(tmp_path / "a", text)
+    assert (tmp_path / "a").read_text() == "new"

@@ -28,9 +28,8 @@ from ramnas_host.data.paths import PathList
 from ramnas_host.data.picture_cache import CACHE_BYTES, PictureCache
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError, FileError, SourceError
-from ramnas_models.files import new_folder
 from ramnas_models.onnx_graph import Normalisation
-from ramnas_models.replaceable import check_replaceable
+from ramnas_models.whole_folder import new_folder
 
 if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
@@ -363,8 +362,7 @@ def write_image_folder(dataset: Dataset, part: str, out: Path) -> int:
     for name, folder in zip(dataset.classes, names, strict=True):
         if folder != name:
             log.warning("the class '%s' is in the folder '%s'", name, folder)
-    check_replaceable(out, ["*/?????.png"])
-    with new_folder(out) as whole:
+    with new_folder(out, ["*/?????.png"]) as whole:
         for i, label in enumerate(split.labels.tolist()):
             target = whole / names[label]
             target.mkdir(exist_ok=True)

@@ -20,8 +20,7 @@ import numpy as np
 from ramnas_host.data.images import Dataset, Split
 from ramnas_host.data.photographs import PHOTOGRAPHS
 from ramnas_models.errors import DataError
-from ramnas_models.files import new_folder
-from ramnas_models.replaceable import check_replaceable
+from ramnas_models.whole_folder import new_folder
 
 if TYPE_CHECKING:
     from ramnas_edge.vision.preprocessing import Image
@@ -75,8 +74,7 @@ def write_scenes(
     background.
     """
     done = 0
-    check_replaceable(out, ["scenes.json", "coco/*", "cityscapes/*"])
-    with new_folder(out) as folder:
+    with new_folder(out, ["scenes.json", "coco/*", "cityscapes/*"]) as folder:
         for part, count in counts.items():
             backgrounds = [photograph.read() for photograph in PHOTOGRAPHS[part]]
             frames = folder / "cityscapes/leftImg8bit" / part / "scenes"
