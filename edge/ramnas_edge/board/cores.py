@@ -47,8 +47,11 @@ class Quota:
 
 
 def affinity() -> int:
-    """The number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """The number of cores that this process may run on; all cores where a sandbox hides that."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not Linux, or a seccomp filter without this call
+        return os.cpu_count() or 1
 
 
 def usable(root: Path = Path("/")) -> int:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -110,6 +111,7 @@ def guarded(call: Callable[[], None]) -> int:
     128 + the signal if Ctrl-C (130), SIGTERM (143) or SIGHUP (129) ended the verb, and 141 if the
     program that reads its output has ended. A mistake in ramnas itself keeps its traceback.
     """
+    _fill_closed_streams()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     _escape_what_cannot_be_printed()
     with stoppable() as ending:
@@ -123,6 +125,22 @@ def guarded(call: Callable[[], None]) -> int:
         return _said(str(Stopped(ending.number)), 128 + ending.number)
 
 
+def _fill_closed_streams() -> None:
+    """Have stdin, stdout and stderr lead nowhere if they were closed, as by `2>&-` or a daemon.
+
+    Otherwise the next files that are opened, such as the store of records, would get their
+    numbers, and what libraries print would be written into them.
+    """
+    number = 0
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if number <= 2:
+            os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stderr is None:  # `print` would write to stdout in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+
+
 def _code_of(call: Callable[[], None], ending: Ending) -> int:
     try:
         call()
@@ -134,22 +152,37 @@ def _code_of(call: Callable[[], None], ending: Ending) -> int:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return 128 + signal.SIGPIPE
         where = error.filename or "reading or writing failed"
-        return _stdout_failure() or _said(f"error: {where}: {error.strerror or error}", 2)
+        reason = _limit(error) or f"{where}: {error.strerror or error}"
+        return _stdout_failure() or _said(f"error: {reason}", 2)
     except MemoryError:
         return _said("error: out of memory; end other programs, or ask for less at a time", 2)
-    except Exception:
+    except Exception as error:
         if ending.number is None:
-            raise
+            reason = _limit(error)
+            if not reason:
+                raise
+            return _said(f"error: {reason}", 2)
         # what libraries make of a signal that comes while they import or wait
         return _said(f"ended by {signal.Signals(ending.number).name}", 128 + ending.number)
     return 0
 
 
+def _limit(error: Exception) -> str:
+    """The limit of this process that `error` is about, and the way out; empty if it is no limit."""
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):  # also what ZeroMQ raises
+        return "too many open files; raise the limit with ulimit -n"
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return (
+            "no more threads can be started; raise the limit of ulimit -u, docker --pids-limit, "
+            "or TasksMax= of systemd"
+        )
+    return ""
+
+
 def _said(line: str, code: int) -> int:
-    """Print a line on stderr, if there still is one, and return `code`."""
+    """Print a line on stderr, if it can be written, and return `code`."""
     with contextlib.suppress(OSError, ValueError):
-        if sys.stderr is not None:
-            print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     return code
 
 
@@ -192,6 +225,7 @@ class ProgressLine:
     """How far a long verb is, on stderr.
 
     On a terminal the line is rewritten in place; elsewhere, in a log, a new one appears every 30 s.
+    Where stderr is closed, or on a full disk, the verb goes on without it.
     """
 
     def __init__(self, name: str) -> None:
@@ -206,10 +240,14 @@ class ProgressLine:
         self._last = now
         spent_s = now - self._start
         line = f"{self._name}: {done:.0f} of {total} after {spent_s:.0f} s {note}".rstrip()
-        print(f"\r{line:79}" if self._terminal else line, end="" if self._terminal else "\n",
-              file=sys.stderr, flush=True)  # fmt: skip
+        self._print(f"\r{line:79}" if self._terminal else f"{line}\n")
 
     def end(self) -> None:
         """Leave the line on the terminal and go on below it."""
         if self._terminal:
-            print(file=sys.stderr)
+            self._print("\n")
+
+    @staticmethod
+    def _print(text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, end="", file=sys.stderr, flush=True)

@@ -48,7 +48,7 @@ def new(folder: Path, name: str) -> Path:
     An existing secret is never replaced. If only its public file is missing, that is written again;
     otherwise FileError is raised, as on a file system where others could read the secret.
     """
-    path = make_folder(folder) / f"{checked_name(name)}{SECRET}"
+    path = _make_folder(folder) / f"{checked_name(name)}{SECRET}"
     public, secret = zmq.curve_keypair()
     try:
         _write_secret(path, _text(public, secret))
@@ -93,17 +93,23 @@ def authorize(public: Path, authorized: Path, name: Optional[str] = None) -> Pat
     Returns the new file's path. `name` is by default that of the file. Hosts let in whoever has a
     key in that folder.
     """
-    path = authorized / f"{checked_name(public.stem if name is None else name)}{PUBLIC}"
-    write_file(path, _text(load_public(public)))
+    file, text = checked_name(public.stem if name is None else name), _text(load_public(public))
+    path = _make_folder(authorized) / f"{file}{PUBLIC}"
+    write_file(path, text)
     return path
 
 
 def load_authorized(authorized: Path) -> Tuple[Dict[bytes, str], List[str]]:
-    """Read every `.key` file in a folder: public key -> name, and one message per unusable file.
+    """Read every `.key` file in a folder: public key -> name, and a message per thing amiss.
 
-    A folder that does not exist has none. OSError if there is one that cannot be listed.
+    That is a file without a key, or that everybody may write into the folder. A folder that does
+    not exist has no keys. OSError if there is one that cannot be listed.
     """
     known, wrong = {}, []
+    if authorized.is_dir() and authorized.stat().st_mode & stat.S_IWOTH:
+        wrong.append(
+            f"every user of this machine can add keys to {authorized}: chmod o-w {authorized}"
+        )
     # not `glob`, which from Python 3.13 on takes a folder that cannot be listed for an empty one
     files = sorted(authorized.iterdir()) if authorized.is_dir() else []
     for path in (file for file in files if file.suffix == PUBLIC):
@@ -210,6 +216,14 @@ def _text(public: bytes, secret: Optional[bytes] = None) -> bytes:
     if secret is not None:
         lines += [b'    secret-key = "' + secret + b'"']
     return b"\n".join([*lines, b""])
+
+
+def _make_folder(path: Path) -> Path:
+    """Like `make_folder`, but a new folder is for its owner only, whatever the umask."""
+    make_folder(path.parent)
+    with writing(path):
+        path.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def _open_to_others(path: Path) -> int:

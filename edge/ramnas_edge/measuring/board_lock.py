@@ -13,16 +13,24 @@ import errno
 import logging
 import os
 import socket
-import sys
+import struct
 import time
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 log = logging.getLogger(__name__)
 NAME = "\0ramnas.measuring"
 TURN_S = 1.0  # who has given the lock back to others that wait leaves them so long to take it
 LOOK_S = 0.5  # those who wait look again this often, or more often
 _WAITING = 64  # connections of waiting processes that the kernel keeps
+_UCRED = struct.Struct("iII")  # pid, uid, gid
+
+
+class _Peer(NamedTuple):
+    """The process at the other end of a socket; `pid` is 0 if it is in a container and hidden."""
+
+    pid: int
+    uid: int
 
 
 class BoardLock:
@@ -49,18 +57,17 @@ class BoardLock:
             return True
         if self._clock() < self._turn_s:
             return False
-        own = socket.socket(socket.AF_UNIX)
         try:
-            own.bind(NAME)
-            own.listen(_WAITING)
+            own = _bound()
         except OSError as error:
-            own.close()
-            if error.errno != errno.EADDRINUSE:
-                self._works = False
-                log.warning("two processes that measure here at once will not notice: %s", error)
-                return True
+            self._works = False
+            log.warning(
+                "two processes that measure here at once will not notice: %s", error.strerror
+            )
+            return True
+        if own is None:
             self._queue()
-            return self._queued is not None and _pid(self._queued) == os.getpid()
+            return self._queued is not None and _peer(self._queued).pid == os.getpid()
         own.setblocking(False)
         self._held = own
         self._leave_queue()
@@ -97,36 +104,55 @@ class BoardLock:
 def holder() -> Optional[str]:
     """Who measures on this board now, such as `process 1234 (ramnas-edge agent)`; None if nobody.
 
-    The command is shown only if this user may see it, and the process only if it is not in another
-    container.
+    The command is shown only if this user may see it, the user only if it is another one, and the
+    process only if it is not in another container.
     """
     connection = _connected()
     if connection is None:
         return None
     with connection:
-        pid = _pid(connection)
-    if pid == 0:
+        peer = _peer(connection)
+    if peer.pid == 0:
         return "a process in another container"
-    command = _command(pid)
-    stopped = ", which is stopped: continue it with fg or kill -CONT" if _is_stopped(pid) else ""
-    return f"process {pid}" + (f" ({command}{stopped})" if command else "")
+    command = _command(peer.pid)
+    stopped = "which is stopped: continue it with fg or kill -CONT" if _is_stopped(peer.pid) else ""
+    owner = f"of user {peer.uid}" if peer.uid != os.getuid() else ""
+    known = ", ".join(filter(None, (command, owner, stopped)))
+    return f"process {peer.pid}" + (f" ({known})" if known else "")
+
+
+def _bound() -> Optional[socket.socket]:
+    """A socket that has the name of the lock; None if another one has it.
+
+    OSError where there are no such sockets, as in a service with RestrictAddressFamilies=AF_INET.
+    """
+    with contextlib.ExitStack() as opened:
+        own = opened.enter_context(socket.socket(socket.AF_UNIX))
+        try:
+            own.bind(NAME)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return None
+            raise
+        own.listen(_WAITING)
+        opened.pop_all()
+    return own
 
 
 def _connected() -> Optional[socket.socket]:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.setblocking(False)
-    try:
+    """A connection to the holder of the lock; None if there is no holder."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+        connection = opened.enter_context(socket.socket(socket.AF_UNIX))
+        connection.setblocking(False)
         connection.connect(NAME)
-    except OSError:
-        connection.close()
-        return None
-    return connection
+        opened.pop_all()
+        return connection
+    return None
 
 
-def _pid(connection: socket.socket) -> int:
-    """The process that listens at the other end; 0 if it is in a container and cannot be seen."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 3 * 4)
-    return int.from_bytes(credentials[:4], sys.byteorder)  # struct ucred: pid, uid, gid
+def _peer(connection: socket.socket) -> _Peer:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return _Peer(*_UCRED.unpack(credentials)[:2])
 
 
 def _is_open(connection: socket.socket) -> bool:

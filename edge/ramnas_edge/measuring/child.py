@@ -18,7 +18,7 @@ import msgspec
 
 from ramnas_edge.measuring import messages, profiler
 from ramnas_edge.measuring.record import Visit
-from ramnas_models.errors import OutOfMemoryError
+from ramnas_models.errors import BackendError, OutOfMemoryError
 from ramnas_models.signals import end_with_parent
 from ramnas_models.space import Space
 
@@ -31,12 +31,18 @@ class Child:
     def __init__(self, space: Space) -> None:
         # Not multiprocessing: a fork would inherit the parent's threads and memory, which disturb
         # the timing, and a spawn would import the parent's main module again.
-        self._pipe, other = Pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ramnas_edge.measuring.child", str(other.fileno())],
-            pass_fds=[other.fileno()],
-        )
-        other.close()
+        try:
+            self._pipe, other = Pipe()
+            with other:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "ramnas_edge.measuring.child", str(other.fileno())],
+                    pass_fds=[other.fileno()],
+                )
+        except OSError as error:
+            raise BackendError(
+                f"cannot start the process that measures: {error.strerror}; look at ulimit -a, and "
+                "at the limits of this container or service"
+            ) from error
         self._pipe.send_bytes(msgspec.msgpack.encode(space))
 
     def fileno(self) -> int:

@@ -196,3 +196,17 @@ def test_a_real_cgroup_with_a_quota_is_found_and_throttles(half_a_core: Path) ->
     command = [sys.executable, "-c", BUSY, str(half_a_core)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0.5", "1", "True"]
+
+
+@pytest.mark.parametrize("error", [AttributeError(), PermissionError(1, "Operation not permitted")])
+def test_where_the_affinity_is_hidden_all_cores_count(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(pid: int) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "sched_getaffinity", refused)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores.affinity() == 1
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert cores.affinity() == 6

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,3 +87,64 @@ def test_ctrl_c_ends_with_130(capsys: Any) -> None:
         raise KeyboardInterrupt
 
     assert guarded(interrupted) == 130
+
+
+class LikeZeroMq(Exception):
+    """ZeroMQ's errors are no OSErrors, but have an errno."""
+
+    errno = errno.EMFILE
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EMFILE, "Too many open files", "/proc/stat"), "raise the limit with ulimit"),
+        (LikeZeroMq(), "too many open files; raise the limit with ulimit -n"),
+        (RuntimeError("can't start new thread"), "no more threads can be started; raise the limit"),
+    ],
+)
+def test_a_limit_of_the_process_is_one_line_with_the_way_out(
+    error: Exception, reason: str, capsys: Any
+) -> None:
+    def call() -> None:
+        raise error
+
+    assert guarded(call) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and reason in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_work_goes_on_where_its_progress_cannot_be_shown(stderr: str) -> None:
+    program = (
+        "from ramnas_edge.cli.terminal import ProgressLine, guarded\n"
+        "def call():\n"
+        "    line = ProgressLine('work')\n"
+        "    line.show(1, 2)\n"
+        "    line.end()\n"
+        "    print('done')\n"
+        "raise SystemExit(guarded(call))\n"
+    )
+    command = ["sh", "-c", f'"$0" -c "$1" {stderr}', sys.executable, program]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert (done.stdout, done.returncode) == ("done\n", 0)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_does_not_become_a_file_of_ours(closed: str, tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from ramnas_edge.cli.terminal import guarded\n"
+        "def call():\n"
+        "    store = open(sys.argv[1], 'w')\n"
+        "    for number in (1, 2):\n"
+        "        os.write(number, b'a warning of a library')\n"
+        "    print('of a verb', file=sys.stderr)\n"
+        "    store.write('kept')\n"
+        "raise SystemExit(guarded(call))\n"
+    )
+    store = tmp_path / "store"
+    command = ["sh", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, program, str(store)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, store.read_text()) == (0, "kept")
+    assert "of a verb" not in done.stdout

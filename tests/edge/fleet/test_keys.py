@@ -122,3 +122,23 @@ def test_a_file_system_where_others_can_read_every_file_gets_no_secret(
     with pytest.raises(FileError, match=r"lets others read every file; name another --folder"):
         keys.new(tmp_path, "a")
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_keys_are_for_their_owner_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        secret = keys.new(tmp_path / "own", "jetson")
+        keys.authorize(secret.with_suffix(keys.PUBLIC), tmp_path / "own/authorized_keys")
+    finally:
+        os.umask(before)
+    for folder in ("own", "own/authorized_keys"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_where_everybody_can_add_keys_is_said(tmp_path: Path) -> None:
+    authorized = tmp_path / "authorized_keys"
+    authorized.mkdir()
+    assert keys.load_authorized(authorized) == ({}, [])
+    authorized.chmod(0o777)
+    reason = f"every user of this machine can add keys to {authorized}: chmod o-w {authorized}"
+    assert keys.load_authorized(authorized) == ({}, [reason])

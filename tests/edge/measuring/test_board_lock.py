@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,7 +117,8 @@ def test_a_killed_holder_frees_the_lock(run: Run) -> None:
 def test_the_process_of_another_user_is_waited_for_too(run: Run) -> None:
     holding, lock = hold(run, "65534"), BoardLock()
     assert not lock.take()
-    assert f"process {holding.pid}" in str(holder())
+    assert str(holder()).startswith(f"process {holding.pid} (")
+    assert "of user 65534" in str(holder())
     lock.release()
 
 
@@ -152,11 +155,20 @@ def test_without_waiting_processes_the_lock_can_be_taken_again_at_once() -> None
         lock.release()
 
 
+@pytest.mark.parametrize("refused", ["the name", "the family, as by a service of systemd"])
 def test_a_system_without_such_sockets_measures_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    refused: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(board_lock, "NAME", "\0" + 200 * "n")
+    if refused == "the name":
+        monkeypatch.setattr(board_lock, "NAME", "\0" + 200 * "n")
+    else:
+
+        def no_socket(family: int) -> None:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+        monkeypatch.setattr(socket, "socket", no_socket)
     lock = BoardLock()
+    assert holder() is None
     assert lock.take()
     assert lock.take()
     lock.release()
