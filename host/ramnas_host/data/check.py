@@ -206,10 +206,6 @@ def _summary(name: str, seen: Sequence[_Seen], classes: int) -> tuple[Part, tupl
             notes.add(what, example, wrong=many)
     counts = np.array([picture.counts for picture in usable], np.int64).reshape(-1, classes)
     empty = np.flatnonzero(counts.sum(1) == 0)
-    if usable and len(empty) == len(usable):
-        notes.add(
-            "no picture has an object of any class", usable[0].name, wrong=True, count=len(usable)
-        )
     if name != "train" and len(usable) < FEW_TO_JUDGE:
         low, high = (100 * edge for edge in wilson(0.5, max(1, len(usable))))
         notes.add(

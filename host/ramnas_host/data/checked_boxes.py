@@ -105,7 +105,8 @@ def across_splits(
         notes = Notes(part)
         examples = _examples(split, len(classes))
         if not examples.sum():
-            notes.add("no object at all, so that nothing can be scored", split.labels, wrong=True)
+            what = "pictures without a single object among them, which cannot score a network"
+            notes.add(what, str(split.images.paths[0]), wrong=True, count=len(split))
         if split is train:
             for k in np.flatnonzero(examples == 0).tolist():
                 notes.add("classes without an example to learn from", shown(classes[k]))

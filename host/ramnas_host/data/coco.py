@@ -88,14 +88,13 @@ def load_coco(folder: Path) -> DetectionData:
             classes, licence = file.classes(), file.licence
         splits[part] = file.split(classes)
         findings += file.notes.findings()
-    train, *judging = splits.values()
-    findings += across_splits(train, judging, classes, folder, findings)
-    val, test = splits["val"], splits.get("test")
+    train, val, test = splits["train"], splits["val"], splits.get("test")
     if test is None:
         names = [str(path) for path in val.images.paths]
         selection, report = map(val.take, halves(names, str(val_file), "instances_test.json"))
     else:
         selection, report = val, test
+    findings += across_splits(train, (selection, report), classes, folder, findings)
     return DetectionData(
         classes=classes,
         licence=licence,

@@ -232,10 +232,20 @@ def test_a_class_that_only_the_report_has_is_wrong(scenes: Path) -> None:
 
 
 def test_a_split_without_any_object_is_wrong(scenes: Path) -> None:
-    change_annotations(scenes / "coco", "val", lambda coco: coco.update(annotations=[]))
-    ran = checked(scenes / "coco")
-    assert ran.returncode == 1
-    assert any("no picture has an object of any class: 40" in line for line in wrong(ran))
+    """Also a half of val, if there is no test split."""
+    (scenes / "coco/annotations/instances_test.json").unlink()
+
+    def every_second(coco: dict[str, Any]) -> None:
+        named = sorted(coco["images"], key=lambda image: image["file_name"])
+        kept = {image["id"] for image in named[1::2]}
+        coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in kept]
+
+    for change, count in ((every_second, 20), (lambda coco: coco.update(annotations=[]), 20)):
+        change_annotations(scenes / "coco", "val", change)
+        ran = checked(scenes / "coco")
+        assert ran.returncode == 1
+        line = wrong(ran)[0]
+        assert f"without a single object among them, which cannot score a network: {count}" in line
 
 
 def test_pictures_that_no_label_file_lists_are_counted(scenes: Path) -> None:
