@@ -162,6 +162,8 @@ def _read(folder: Path, task: str) -> Data:
 
 def _overview(task: str, checked: Checked) -> str:
     """The splits, the classes and the findings, for people."""
+    from ramnas_host.data.findings import one_line
+
     lines = [f"{task}, {len(checked.classes)} classes", ""]
     lines += _table(
         ["split", "pictures", "not usable", "without a class", "smallest", "median", "largest"],
@@ -173,7 +175,7 @@ def _overview(task: str, checked: Checked) -> str:
         head += [f"{part.name}: pictures"] + ([counted] if counted != "pictures" else [])
     rows = []
     for k, name in enumerate(checked.classes[:_SHOWN_CLASSES]):
-        row = [name]
+        row = [one_line(name)]
         for part in checked.parts:
             row += [str(part.pictures_with[k])]
             row += [str(part.objects[k])] if counted != "pictures" else []

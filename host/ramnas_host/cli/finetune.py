@@ -195,9 +195,12 @@ def by_class_lines(by_class: ByClass) -> list[str]:
     """
     if not by_class:
         return []
+    from ramnas_host.data.findings import one_line
+
     rows = sorted(by_class.items(), key=lambda row: (row[1][0].value, row[0]))
+    rows = [(one_line(name), accuracies) for name, accuracies in rows]
     first = rows[0][1]
-    width = max(len(name) for name in ("class", *by_class))
+    width = max(len(name) for name, _ in (("class", ()), *rows))
     heads = "".join(f"{accuracy.metric:>10}" for accuracy in first)
     lines = [f"by class in %, {first[0].split} split:", f"  {'class':{width}}{heads}{'n':>8}"]
     for name, accuracies in rows[:_MOST_CLASSES]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,15 @@ class Finding:
     def __str__(self) -> str:
         """For people: `val/instances_val.json: boxes of no size, left out: 3, such as ...`."""
         text = f"{self.part}: {self.what}: {self.count}"
-        return f"{text}, such as {self.example}" if self.example else text
+        return one_line(f"{text}, such as {self.example}" if self.example else text)
+
+
+def one_line(text: str) -> str:
+    """The text with every control character as in Python: `\\n` for the end of a line.
+
+    File names and names of classes can have such characters, which would change a terminal.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class Notes:

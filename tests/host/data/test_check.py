@@ -164,6 +164,17 @@ def test_pictures_that_show_nothing_are_wrong_if_they_are_many(tmp_path: Path) -
         assert f"16 bits per channel, of which the upper 8 are read: {count}" in ran.stdout
 
 
+def test_names_with_control_characters_stay_on_their_line(tmp_path: Path) -> None:
+    folder = classes(tmp_path / "set", ("ant\nhill", "\x1b[31mbee"), {"train": 10, "val": 60})
+    (folder / "train/ant\nhill/empty\r.png").touch()
+    ran = checked(folder)
+    assert ran.returncode == 1
+    assert any(line.startswith("ant\\nhill  ") for line in ran.stdout.splitlines())
+    assert any(line.startswith("\\x1b[31mbee  ") for line in ran.stdout.splitlines())
+    (line,) = wrong(ran)
+    assert line.endswith("ant\\nhill/empty\\r.png cannot be read as an image: it is empty")
+
+
 def test_transparency_is_noted(tmp_path: Path) -> None:
     folder = classes(tmp_path / "set", ("ant", "bee"), {"train": 10, "val": 60})
     cut_out = np.random.default_rng(0).integers(0, 255, (24, 32, 4), np.uint8)
