@@ -100,12 +100,12 @@ def addresses(endpoint: Endpoint) -> List[str]:
     return [*hosts]
 
 
-def look_up(endpoint: Endpoint, *, ask_why: bool) -> Future[Found]:
+def look_up(endpoint: Endpoint, *, ask_why: bool) -> Future[Found]:  # novermin
     """Resolve an endpoint in a thread of its own, since that may take half a minute.
 
     With `ask_why` it also tries to connect to each address, to find out why nobody answers.
     """
-    result: Future[Found] = Future()
+    result: Future[Found] = Future()  # novermin
 
     def work() -> None:
         try:

@@ -148,7 +148,7 @@ class Link:
         self._socket, self._watch = dealer, Watch(dealer)
         self._dialled = ""  # the address that this socket connects to, as ZeroMQ takes it
         self._dialled_s = 0.0
-        self._lookup: Optional[Future[Found]] = None
+        self._lookup: Optional[Future[Found]] = None  # novermin
         self._asked_why = False
         if self._host.transport != "tcp":
             self._dial((self.endpoint,))

@@ -26,7 +26,7 @@ def is_by_product(name: str) -> bool:
     return name.startswith(".") or name.lower() in _BY_PRODUCTS
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:  # novermin
     """Whether it is a folder or a link to one; a link that leads nowhere or to itself is not."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
