@@ -67,30 +67,44 @@ def _below_home(name: str) -> Optional[Path]:
     """The folder ramnas in the folder `name` of this user's home, if it can be written."""
     home = _home()
     if home is None:
+        _say(f"user {os.getuid()} has no home folder")
         return None
     folder = home / name / "ramnas"
     there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    usable = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
-    return folder if usable else None
+    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
+        return folder
+    owner = os.stat(there).st_uid
+    _say(f"{there} of user {owner} cannot be written" if owner != os.getuid() else
+         f"{there} cannot be written")  # fmt: skip
+    return None
+
+
+@functools.lru_cache(maxsize=None)  # each reason once
+def _say(reason: str) -> None:
+    log.info(
+        "%s, so caches and records are in %s; set HOME, or XDG_CACHE_HOME and XDG_STATE_HOME, to "
+        "keep them elsewhere", reason, _temporary(),
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=None)
 def _temporary() -> Path:
-    """The folder ramnas-UID in the one for temporary files. Nobody else may write into it."""
+    """The folder ramnas-UID in the one for temporary files. Nobody else may write into it.
+
+    Where no folder at all can be written it is one that does not exist: reading finds nothing,
+    not even what others have put into /tmp, and writing fails with the reason.
+    """
     name = f"ramnas-{os.getuid()}"
     try:
         folder = Path(tempfile.gettempdir(), name)
+    except FileNotFoundError:
+        return Path("/nonexistent", name)
+    try:
         os.mkdir(folder, 0o700)
-    except FileNotFoundError:  # no folder at all can be written, and writing a cache will say so
-        return Path("/tmp", name)
     except FileExistsError:
         found = os.lstat(folder)
         own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
         if not own or found.st_mode & 0o077:
             log.warning("%s is not a folder of this user alone; remove it", folder)
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-    log.info(
-        "the home folder of user %d cannot be written, so caches are in %s; set HOME, or "
-        "XDG_CACHE_HOME and XDG_STATE_HOME, to keep them elsewhere", os.getuid(), folder,
-    )  # fmt: skip
     return folder

@@ -22,9 +22,11 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folders._temporary.cache_clear()
+    for remembered in (folders._temporary, folders._say):
+        remembered.cache_clear()
     yield tmp_path
-    folders._temporary.cache_clear()
+    for remembered in (folders._temporary, folders._say):
+        remembered.cache_clear()
 
 
 @pytest.fixture
@@ -82,6 +84,23 @@ def test_a_home_folder_that_cannot_be_written_holds_no_cache(
     assert cache_folder().parent == temporary / f"ramnas-{os.getuid()}"
 
 
+def test_a_cache_that_sudo_has_made_is_named_with_its_owner(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    of_root = temporary / ".cache/ramnas"
+    of_root.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(temporary))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != of_root)
+    monkeypatch.setattr(os, "getuid", lambda: of_root.stat().st_uid + 1000)
+    own = cache_folder()
+    assert temporary / ".cache" not in own.parents
+    assert cache_folder() == own
+    assert state_folder() == temporary / ".local/state/ramnas"  # sudo has made nothing there
+    said = f"{of_root} of user {of_root.stat().st_uid} cannot be written, so caches and records are"
+    assert caplog.text.count(f"{said} in {own.parent};") == 1
+
+
 @pytest.mark.parametrize("trap", ["link", "open to others", "file"])
 def test_a_temporary_folder_that_others_could_have_made_is_not_used(
     trap: str, unknown: None, temporary: Path, caplog: pytest.LogCaptureFixture
@@ -114,4 +133,5 @@ def test_without_any_folder_for_temporary_files_a_name_is_known_all_the_same(
         raise FileNotFoundError("No usable temporary directory found")
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
-    assert cache_folder().name == "cache"  # writing there is what fails, and that is said
+    # writing there is what fails, and that is said; in /tmp others could have put something
+    assert cache_folder() == Path(f"/nonexistent/ramnas-{os.getuid()}/cache")
