@@ -18,6 +18,7 @@ from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.json_file import JsonFile
 from ramnas_host.data.loose_values import box_around, flag, identity_of, short, shown, side
+from ramnas_host.data.paths import what_is_there
 from ramnas_host.data.picture_names import PictureNames, same_picture
 from ramnas_models.errors import DataError
 
@@ -73,9 +74,11 @@ def load_coco(folder: Path) -> DetectionData:
     train_file, val_file = files["train"], files["val"]
     if train_file is None or val_file is None:
         missing = "val" if train_file else "train"
+        place = folder / "annotations"
+        place = place if place.is_dir() else folder
         raise DataError(
             f"{folder} is not in the format of COCO: it has no "
-            f"annotations/instances_{missing}*.json"
+            f"annotations/instances_{missing}*.json; {place} has {what_is_there(place)}"
         )
     classes: tuple[str, ...] = ()
     splits: dict[str, DetectionSplit] = {}

@@ -310,6 +310,16 @@ def test_another_layout_is_refused_with_what_the_folder_has(tmp_path: Path) -> N
     refused(checked(tmp_path), f"{tmp_path} has data.yaml, images/, which is no layout that is")
 
 
+def test_an_annotation_file_of_another_name_is_named(scenes: Path) -> None:
+    """CVAT calls it instances_default.json."""
+    annotations = scenes / "coco/annotations"
+    (annotations / "instances_train.json").rename(annotations / "instances_default.json")
+    ran = checked(scenes / "coco")
+    assert ran.returncode == 1
+    (line,) = wrong(ran)
+    assert f"instances_train*.json; {annotations} has instances_default.json, " in line
+
+
 @pytest.mark.parametrize("there", ["nothing", "file", "empty folder"])
 def test_what_is_no_folder_of_labelled_pictures_is_an_error(there: str, tmp_path: Path) -> None:
     folder = tmp_path / "set"
