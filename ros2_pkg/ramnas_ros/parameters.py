@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
 
 import msgspec
@@ -73,7 +74,10 @@ PARAMETERS = (
         "precision", "fp32", "numeric precision; the engine must support it",
         choices=("fp32", "tf32", "fp16", "int8"),
     ),
-    Parameter("threads", 1, "threads of an engine that runs on the CPU", between=(1, 256)),
+    Parameter(
+        "threads", 1, "threads of an engine that runs on the CPU, at most one per processor",
+        between=(1, os.cpu_count() or 1),
+    ),
     Parameter(
         "score_threshold", 0.3, "lowest score of a published detection",
         between=(0.01, 0.99), live=True,

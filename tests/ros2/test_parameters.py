@@ -47,6 +47,7 @@ def test_the_defaults_are_accepted() -> None:
         ({"latency_budget_ms": True}, "True is not a number"),
         ({"score_threshold": 1}, "is not between 0.01 and 0.99"),
         ({"max_detections": 0}, "is not between 1 and 1000"),
+        ({"threads": 99_999}, "threads: 99999 is not between 1 and "),
         ({"task": "classification"}, "is not one of detection, segmentation, both"),
         ({"policy": "adaptive"}, "needs a budget to keep: set latency_budget_ms too"),
         ({"engine": "tensorrt", "device": "cpu"}, "tensorrt does not run on device cpu"),

@@ -153,6 +153,7 @@ def _profile(args: argparse.Namespace) -> None:
     from ramnas_edge.board.clocks import board_settings
     from ramnas_edge.board.short_names import legend, short_names
     from ramnas_edge.cli.terminal import ProgressLine
+    from ramnas_edge.engines.backends import check_threads
     from ramnas_edge.measuring.local import profile
     from ramnas_edge.measuring.record import MIN_VISITS
     from ramnas_edge.measuring.request import Request
@@ -163,6 +164,7 @@ def _profile(args: argparse.Namespace) -> None:
     if args.rounds < MIN_VISITS:
         raise DataError(f"--rounds {args.rounds}: a record needs {MIN_VISITS} visits or more")
     space, target = load_space(args.space), target_of(args)
+    check_threads(target.threads)  # a host asks its boards for more than it has itself
     if args.archs:
         archs = list({arch.id: arch for arch in read_archs(space, args.archs)}.values())
     else:

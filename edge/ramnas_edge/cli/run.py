@@ -106,12 +106,14 @@ def _run(args: argparse.Namespace) -> None:
     # The reasons are in our own messages. OpenCV and its FFmpeg read this when they are imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    from ramnas_edge.engines.backends import check_threads
     from ramnas_edge.runtime.runtime import Runtime
     from ramnas_edge.vision.detection import Limits
     from ramnas_edge.vision.sinks import check_window
     from ramnas_edge.vision.sources import Source
     from ramnas_models import ready
 
+    check_threads(args.threads)
     if not args.bundle:
         args.task = args.task or "detection"
         args.source = str(ready.frames()) if args.source is None else args.source

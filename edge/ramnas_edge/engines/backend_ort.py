@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, 
 
 import onnxruntime as ort
 
-from ramnas_edge.engines.backends import Clock, Options, Running, Stages, TensorSpec
+from ramnas_edge.engines.backends import (
+    Clock,
+    Options,
+    Running,
+    Stages,
+    TensorSpec,
+    check_threads,
+)
 from ramnas_models.errors import BackendError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -69,6 +76,7 @@ class OrtBackend:
                 f"engine {self.engine}: precision int8 needs a quantised graph, but this one "
                 "is float; ramnas_models.quantise quantises it"
             )
+        check_threads(options.threads)
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1

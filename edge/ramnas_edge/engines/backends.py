@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Protocol, Tuple
 
+from ramnas_edge.board.cores import usable
 from ramnas_models import onnx_graph
 from ramnas_models.errors import BackendError
 from ramnas_models.plan import plan
@@ -101,6 +103,21 @@ class Backend(Protocol):
     def open(self, model: bytes, options: Options) -> Session:
         """Bytes of ONNX -> session; BackendError if the engine refuses the model or `options`."""
         ...
+
+
+def check_threads(threads: int) -> None:
+    """BackendError if an engine cannot sensibly have so many threads on this machine.
+
+    An engine would start all of them. Many thousands take all memory, and no signal ends that.
+    """
+    processors = os.cpu_count() or 1
+    if threads < 1:
+        raise BackendError(f"an engine needs 1 thread or more, not {threads}")
+    if threads > processors:
+        raise BackendError(
+            f"{threads} threads are more than the {processors} processors of this machine, of "
+            f"which this process may use {usable()}; ask for fewer"
+        )
 
 
 def load(engine: str) -> Backend:

@@ -48,6 +48,7 @@ def calibrate_bundle(
 
     Returns the device class's file, to which the latencies were added, and a record per model.
     """
+    backends.check_threads(target.threads)
     opened = open_bundle(Path(bundle).resolve())
     if target.frame_hw is None:
         raise DataError(

@@ -96,6 +96,7 @@ class Perception:
         `adaptive` changes the models while frames come, to keep the budget on a busy board. Engine
         `auto` is the fastest engine that works here, not counting `without_engines`.
         """
+        backends.check_threads(threads)
         opened = open_bundle(ready.path() if bundle is None else bundle)
         fronts = [opened.front(task) for task in tasks]
         if not fronts or len({front.task for front in fronts}) < len(fronts):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,7 +29,7 @@ def model() -> bytes:
 
 def test_a_session_describes_what_runs_and_its_inputs_and_outputs() -> None:
     backend = backends.load("onnxruntime-cpu")
-    session = backend.open(model(), Options(threads=2))
+    session = backend.open(model(), Options(threads=min(2, os.cpu_count() or 1)))
     (source,), (sink,) = session.inputs, session.outputs
     assert (source.name, source.shape, source.dtype) == ("image", (1, 3, 24, 24), "tensor(float)")
     assert (sink.name, sink.shape) == ("logits", (1, 10))
