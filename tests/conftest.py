@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# processes that run tests side by side need not wait for each other's measurements
+os.environ["RAMNAS_TEST_BOARD"] = str(os.getpid())
 # on a shared machine one example may stall for longer than any deadline
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 log = logging.getLogger(__name__)
-NAME = "\0ramnas.measuring"
+# the variable is for the tests of ramnas alone: each process of them has a board of its own
+NAME = "\0ramnas.measuring" + os.environ.get("RAMNAS_TEST_BOARD", "")
 TURN_S = 1.0  # who has given the lock back to others that wait leaves them so long to take it
 LOOK_S = 0.5  # those who wait look again this often, or more often
 _WAITING = 64  # connections of waiting processes that the kernel keeps

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import select
-from typing import Callable, Iterable, Iterator, Tuple
+from contextlib import closing
+from typing import Callable, Generator, Iterable, Tuple
 
 import msgspec
 
@@ -55,25 +56,27 @@ def profile(
         return device_class
     current_block, done_before, inside = "", done, 0.0
     blocks = request.blocks(missing)
-    for block, news, source in measure_blocks(blocks, request.space, device_class):
-        if block.id != current_block:
-            current_block, done_before, inside = block.id, done, 0.0
-        if isinstance(news, messages.Measured):
-            store.add(news.record)
-            done += 1
-        else:  # a second try counts its visits from 0 again, and progress must not step back
-            inside = max(inside, len(block.archs) * news.done / news.total)
-        on_progress(Progress(done, total, max(0.0, done_before + inside - done), source))
+    with closing(measure_blocks(blocks, request.space, device_class)) as measuring:
+        for block, news, source in measuring:
+            if block.id != current_block:
+                current_block, done_before, inside = block.id, done, 0.0
+            if isinstance(news, messages.Measured):
+                store.add(news.record)
+                done += 1
+            else:  # a second try counts its visits from 0 again, and progress must not step back
+                inside = max(inside, len(block.archs) * news.done / news.total)
+            on_progress(Progress(done, total, max(0.0, done_before + inside - done), source))
     return device_class
 
 
 def measure_blocks(
     blocks: Iterable[Block], space: Space, device_class: str
-) -> Iterator[Tuple[Block, News, str]]:
+) -> Generator[Tuple[Block, News, str], None, None]:
     """Measure `blocks`, one after the other, in a child process.
 
     Yields each visit and each record as it comes, with its block and the source of the sensor
-    readings (`Telemetry.source`).
+    readings (`Telemetry.source`). Close it: a notebook keeps the last exception, and with it a
+    generator that is not closed would keep the child process and the lock of the board.
     """
     with Telemetry.open() as telemetry:
         supervisor = Supervisor(space, this_device(), telemetry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Callable, List, Sequence, Tuple, Union
 
@@ -62,12 +63,13 @@ def calibrate_bundle(
         device_class, block = _block(opened, front, target, rounds)
         latency_file.keep(device_class, ())  # if it cannot be written, fail before the measuring
         space = opened.manifest.spaces[front.models[0].space]  # each record then gets its own
-        for _, news, source in measure_blocks([block], space, device_class):
-            if isinstance(news, messages.Measured):
-                measured.append(_model_record(opened, front, news.record))
-            else:  # when doubtful models are measured again, their visits count from 0 again
-                inside = max(inside, len(front.models) * news.done / news.total)
-                on_progress(Progress(done, total, inside, source))
+        with closing(measure_blocks([block], space, device_class)) as measuring:
+            for _, news, source in measuring:
+                if isinstance(news, messages.Measured):
+                    measured.append(_model_record(opened, front, news.record))
+                else:  # when doubtful models are measured again, their visits count from 0 again
+                    inside = max(inside, len(front.models) * news.done / news.total)
+                    on_progress(Progress(done, total, inside, source))
         latencies = [
             _stored_latency(front, entry.record)
             for entry in measured[done:]

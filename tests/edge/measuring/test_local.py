@@ -19,6 +19,7 @@ import pytest
 from ramnas_edge.__main__ import main
 from ramnas_edge.board.short_names import short_names
 from ramnas_edge.measuring import local, request, supervisor
+from ramnas_edge.measuring.board_lock import holder
 from ramnas_edge.measuring.drift import corrected_ms
 from ramnas_edge.measuring.local import Progress
 from ramnas_edge.measuring.record import FAILED, LatencyRecord, Target
@@ -110,6 +111,26 @@ def test_progress_never_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert shares == sorted(shares)
     assert (shares[0], shares[-1], seen[-1].done) == (0, 3, 3)
     assert len(set(shares)) > 2 * 8  # there is progress within a block
+
+
+def test_an_interrupted_profile_gives_the_board_back_though_its_exception_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_SAMPLES_S", 0.0)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.inside:
+            assert holder() is not None
+            raise KeyboardInterrupt
+
+    wanted = Request(
+        "run", SPACE, Target(num_classes=10), sample_by_macs(SPACE, np.random.default_rng(0), 2)
+    )
+    with contextlib.closing(Store(tmp_path / "records.sqlite")) as store:
+        with pytest.raises(KeyboardInterrupt) as kept:  # as notebooks keep it
+            local.profile(wanted, store, on_progress=interrupt)
+        assert holder() is None
+        del kept
 
 
 def test_an_arch_whose_engine_hangs_has_failed_and_the_others_are_measured(
