@@ -53,8 +53,7 @@ HOST = [
     "rich>=13",
     "matplotlib>=3.7",
     "pycocotools>=2.0.7",
-    "pillow>=10.1",  # reads label images as they are stored; from there on it has types
-    "pillow>=9",  # the headers of pictures: their size and orientation
+    "pillow>=10.1",  # label images as they are stored, and the sizes of pictures; typed from there
 ]
 TEST = ["pytest>=7", "pytest-timeout>=2", "pytest-xdist>=3", "hypothesis>=6"]
 DEV = [

@@ -27,6 +27,7 @@ ROOMS = (
     "edge.cli",
     "host.config",
     "host.data",
+    "host.annotations",
     "host.surrogates",
     "host.training",
     "host.finetuning",

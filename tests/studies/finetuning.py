@@ -22,9 +22,9 @@ import numpy as np
 from ramnas_edge.runtime.runtime import Runtime
 from ramnas_edge.vision.detection import Limits
 from ramnas_edge.vision.results import Detections, Mask
+from ramnas_host.annotations.cityscapes import load_cityscapes
+from ramnas_host.annotations.coco import load_coco
 from ramnas_host.config import Finetuning, load_finetuning
-from ramnas_host.data.cityscapes import load_cityscapes
-from ramnas_host.data.coco import load_coco
 from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.detection_metrics import SCORES, coco_matches
 from ramnas_host.finetuning.prepare import PreparedRun, prepare

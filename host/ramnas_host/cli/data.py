@@ -13,7 +13,7 @@ from ramnas_models.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ramnas_host.data.check import Checked, Data, Part
+    from ramnas_host.annotations.check import Checked, Data, Part
     from ramnas_host.data.findings import Finding
 
 _SHOWN_CLASSES = 100
@@ -86,11 +86,11 @@ def _check(args: argparse.Namespace) -> None:
 
     import cv2
 
+    from ramnas_host.annotations.check import PARTS, Checked, check, keep_freed_memory
+    from ramnas_host.annotations.contact_sheet import contact_sheet
+    from ramnas_host.annotations.layouts import task_of
     from ramnas_host.cli.progress import bar
-    from ramnas_host.data.check import PARTS, Checked, check, keep_freed_memory
-    from ramnas_host.data.contact_sheet import contact_sheet
     from ramnas_host.data.findings import Finding
-    from ramnas_host.data.layouts import task_of
     from ramnas_models.files import write_file
 
     task = args.task or task_of(args.folder)
@@ -149,8 +149,8 @@ def _json(task: str, checked: Checked, sheet: Path | None) -> str:
 
 
 def _read(folder: Path, task: str) -> Data:
-    from ramnas_host.data.cityscapes import load_cityscapes
-    from ramnas_host.data.coco import load_coco
+    from ramnas_host.annotations.cityscapes import load_cityscapes
+    from ramnas_host.annotations.coco import load_coco
     from ramnas_host.data.datasets import load_class_folders
 
     if task == "detection":

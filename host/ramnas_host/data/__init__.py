@@ -1,1 +1,1 @@
-"""Pictures and labels, read from the files that people have, in splits."""
+"""Pictures with one label each, in splits, and the batches that every training draws."""

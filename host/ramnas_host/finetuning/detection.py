@@ -14,9 +14,14 @@ from torch import Tensor
 
 from ramnas_edge.vision.detection import Limits, detect
 from ramnas_edge.vision.preprocessing import prepare
+from ramnas_host.annotations.detection_data import (
+    DetectionData,
+    DetectionSplit,
+    Objects,
+    random_view,
+)
 from ramnas_host.config import SceneAugment
 from ramnas_host.data.augment import Augmentation
-from ramnas_host.data.detection_data import DetectionData, DetectionSplit, Objects, random_view
 from ramnas_host.data.images import normalise
 from ramnas_host.data.loader import Example
 from ramnas_host.finetuning import bootstrap

@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ramnas_host.data.detection_data import Objects
+from ramnas_host.annotations.detection_data import Objects
 
 SCORES = ("mAP50-95", "mAP50")
 CLASS_SCORES = ("AP50-95", "AP50")  # of one class

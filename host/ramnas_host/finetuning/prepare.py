@@ -11,16 +11,16 @@ from pathlib import Path
 import msgspec
 import torch
 
+from ramnas_host.annotations.cityscapes import load_cityscapes
+from ramnas_host.annotations.coco import load_coco
+from ramnas_host.annotations.detection_data import DetectionData
+from ramnas_host.annotations.segmentation_data import SegmentationData
 from ramnas_host.config import Augment, Finetuning, load_recipe
 from ramnas_host.data import loader
 from ramnas_host.data.about import About
-from ramnas_host.data.cityscapes import load_cityscapes
-from ramnas_host.data.coco import load_coco
 from ramnas_host.data.datasets import dataset_to_finetune, load_class_folders, recipe_of
-from ramnas_host.data.detection_data import DetectionData
 from ramnas_host.data.findings import Finding, log_findings
 from ramnas_host.data.images import Dataset
-from ramnas_host.data.segmentation_data import SegmentationData
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.classification import classification_task
 from ramnas_host.finetuning.detection import detection_task

@@ -15,17 +15,17 @@ from torch import Tensor
 
 from ramnas_edge.vision.preprocessing import prepare
 from ramnas_edge.vision.segmentation import class_map
-from ramnas_host.config import SceneAugment
-from ramnas_host.data.augment import Augmentation
-from ramnas_host.data.images import normalise
-from ramnas_host.data.loader import Example
-from ramnas_host.data.segmentation_data import (
+from ramnas_host.annotations.segmentation_data import (
     IGNORED,
     SegmentationData,
     SegmentationSplit,
     random_view,
     resize_labels,
 )
+from ramnas_host.config import SceneAugment
+from ramnas_host.data.augment import Augmentation
+from ramnas_host.data.images import normalise
+from ramnas_host.data.loader import Example
 from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.finetune import Evaluation, Task
 from ramnas_host.finetuning.segmentation_metrics import (

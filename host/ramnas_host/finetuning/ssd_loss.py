@@ -6,7 +6,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ramnas_host.data.detection_data import Objects
+from ramnas_host.annotations.detection_data import Objects
 from ramnas_models.anchors import encode
 
 _MATCH_IOU = 0.5  # an anchor that overlaps an object at least this much is matched to it

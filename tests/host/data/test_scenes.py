@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch")
 
 from pycocotools.coco import COCO
 
+from ramnas_host.annotations.cityscapes import load_cityscapes
+from ramnas_host.annotations.coco import load_coco
 from ramnas_host.config import load_recipe
 from ramnas_host.data import scenes
-from ramnas_host.data.cityscapes import load_cityscapes
-from ramnas_host.data.coco import load_coco
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import Dataset
 from ramnas_host.data.photographs import PHOTOGRAPHS, Photograph

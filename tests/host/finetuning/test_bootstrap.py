@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ramnas_host.data.detection_data import Objects
+from ramnas_host.annotations.detection_data import Objects
 from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.detection_metrics import CocoMatches, Found, coco_matches
 from ramnas_host.finetuning.segmentation_metrics import mean_iou

@@ -19,7 +19,7 @@ pytest.importorskip("pycocotools")
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ramnas_host.data.detection_data import Objects
+from ramnas_host.annotations.detection_data import Objects
 from ramnas_host.finetuning.detection import evaluation
 from ramnas_host.finetuning.detection_metrics import CocoMatches, Found, coco_matches, mean_scores
 

@@ -17,10 +17,10 @@ torch = pytest.importorskip("torch")
 
 from torch import distributed, nn
 
+from ramnas_host.annotations.coco import load_coco
 from ramnas_host.cli import main
 from ramnas_host.config import Finetuning, load_finetuning, load_recipe
 from ramnas_host.data.about import describe
-from ramnas_host.data.coco import load_coco
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import Dataset
 from ramnas_host.data.scenes import write_scenes

@@ -12,9 +12,9 @@ import pytest
 from ramnas_edge.runtime.runtime import Runtime
 from ramnas_edge.vision.detection import Limits
 from ramnas_edge.vision.results import Detections, Mask
+from ramnas_host.annotations.cityscapes import load_cityscapes
+from ramnas_host.annotations.coco import load_coco
 from ramnas_host.config import load_recipe
-from ramnas_host.data.cityscapes import load_cityscapes
-from ramnas_host.data.coco import load_coco
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.scenes import write_scenes
 from ramnas_host.finetuning.detection_metrics import coco_scores

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ramnas_host.data.segmentation_data import IGNORED
+from ramnas_host.annotations.segmentation_data import IGNORED
 from ramnas_host.finetuning.segmentation import pixel_loss, segmentation_evaluation
 from ramnas_host.finetuning.segmentation_metrics import confusion
 from ramnas_models.accuracy import wilson

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F
 
-from ramnas_host.data.detection_data import Objects
+from ramnas_host.annotations.detection_data import Objects
 from ramnas_host.finetuning.ssd_loss import iou, match, ssd_loss
 from ramnas_models.anchors import Anchors, decode
 

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor
 
-from ramnas_host.data.segmentation_data import IGNORED
+from ramnas_host.annotations.segmentation_data import IGNORED
 from ramnas_host.finetuning.segmentation import pixel_loss
 from ramnas_host.finetuning.ssd_loss import ssd_loss
 from tests.host.waits import NoWaits

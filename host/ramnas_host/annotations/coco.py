@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ramnas_host.data.checked_boxes import Listed, across_splits, checked_split
-from ramnas_host.data.detection_data import DetectionData, DetectionSplit
+from ramnas_host.annotations.checked_boxes import Listed, across_splits, checked_split
+from ramnas_host.annotations.detection_data import DetectionData, DetectionSplit
+from ramnas_host.annotations.json_file import JsonFile
+from ramnas_host.annotations.loose_values import box_around, flag, identity_of, short, shown, side
+from ramnas_host.annotations.picture_names import PictureNames, same_picture
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
-from ramnas_host.data.json_file import JsonFile
-from ramnas_host.data.loose_values import box_around, flag, identity_of, short, shown, side
 from ramnas_host.data.paths import what_is_there
-from ramnas_host.data.picture_names import PictureNames, same_picture
 from ramnas_models.errors import DataError
 
 

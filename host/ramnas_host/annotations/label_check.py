@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ramnas_edge.board import cores
+from ramnas_host.annotations.label_images import IDS
+from ramnas_host.annotations.segmentation_data import IGNORED, LabelTable, SegmentationSplit
 from ramnas_host.data.findings import Finding, Notes
-from ramnas_host.data.label_images import IDS
-from ramnas_host.data.segmentation_data import IGNORED, LabelTable, SegmentationSplit
 from ramnas_models.errors import DataError, SourceError
 
 MOST = 100  # label images of a split that are looked at

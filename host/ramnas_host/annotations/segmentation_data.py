@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from ramnas_edge.vision import preprocessing
+from ramnas_host.annotations.label_images import IDS, Colours, read_ids
 from ramnas_host.data.augment import random_window
 from ramnas_host.data.findings import Finding
 from ramnas_host.data.images import Files
-from ramnas_host.data.label_images import IDS, Colours, read_ids
 from ramnas_models.errors import SourceError
 
 IGNORED = 255

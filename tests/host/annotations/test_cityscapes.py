@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ramnas_host.data.cityscapes import load_cityscapes
-from ramnas_host.data.segmentation_data import IGNORED, random_view, resize_labels
+from ramnas_host.annotations.cityscapes import load_cityscapes
+from ramnas_host.annotations.segmentation_data import IGNORED, random_view, resize_labels
 from ramnas_models.errors import DataError, SourceError
 
 # label id -> train id, from the table that Cityscapes publishes (cityscapesscripts, labels.py)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 mask = pytest.importorskip("pycocotools.mask")
 
-from ramnas_host.data.loose_values import box_around, flag, identity_of, short, side
+from ramnas_host.annotations.loose_values import box_around, flag, identity_of, short, side
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(0, 1))

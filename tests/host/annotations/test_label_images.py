@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from ramnas_host.data.label_images import read_ids
+from ramnas_host.annotations.label_images import read_ids
 from ramnas_models.errors import SourceError
-from tests.host.data.mask_files import FORMS, png, tiff
+from tests.host.annotations.mask_files import FORMS, png, tiff
 
 IDS = np.arange(256, dtype=np.uint8).reshape(8, 32)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ramnas_edge.vision.picture_files import is_by_product
+from ramnas_host.annotations.loose_values import shown
 from ramnas_host.data.findings import Notes
-from ramnas_host.data.loose_values import shown
 from ramnas_models.errors import DataError
 
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)

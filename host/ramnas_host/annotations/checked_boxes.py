@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ramnas_host.data.detection_data import DetectionSplit, Objects
+from ramnas_host.annotations.detection_data import DetectionSplit, Objects
+from ramnas_host.annotations.loose_values import shown
+from ramnas_host.annotations.picture_names import PictureNames
+from ramnas_host.annotations.picture_sizes import Size, true_sizes
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.images import Files
-from ramnas_host.data.loose_values import shown
-from ramnas_host.data.picture_names import PictureNames
-from ramnas_host.data.picture_sizes import Size, true_sizes
 from ramnas_models.errors import DataError
 
 _NO_PICTURE = -1

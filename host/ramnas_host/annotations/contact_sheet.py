@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from ramnas_edge.vision.annotate import OPACITY, class_colours
-from ramnas_host.data.check import PARTS, AnySplit, Data
-from ramnas_host.data.detection_data import DetectionSplit
+from ramnas_host.annotations.check import PARTS, AnySplit, Data
+from ramnas_host.annotations.detection_data import DetectionSplit
+from ramnas_host.annotations.segmentation_data import IGNORED, SegmentationSplit, resize_labels
 from ramnas_host.data.images import Dataset
-from ramnas_host.data.segmentation_data import IGNORED, SegmentationSplit, resize_labels
 from ramnas_models.errors import SourceError
 
 _COLUMNS, _ROWS = 6, 2  # of tiles, for each split

@@ -17,10 +17,10 @@ import numpy as np
 
 from ramnas_edge.board import cores
 from ramnas_edge.vision.picture_files import is_picture
-from ramnas_host.data.detection_data import DetectionData, DetectionSplit
+from ramnas_host.annotations.detection_data import DetectionData, DetectionSplit
+from ramnas_host.annotations.segmentation_data import IGNORED, SegmentationData, SegmentationSplit
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
-from ramnas_host.data.segmentation_data import IGNORED, SegmentationData, SegmentationSplit
 from ramnas_models.accuracy import wilson
 from ramnas_models.errors import SourceError
 

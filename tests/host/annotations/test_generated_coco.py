@@ -3,7 +3,7 @@ refused is refused in one line.
 
 RAMNAS_GENERATED_MINUTES=10 makes a run of ten minutes, of data sets that are new each time:
 
-    RAMNAS_GENERATED_MINUTES=10 pytest -s tests/host/data/test_generated_coco.py
+    RAMNAS_GENERATED_MINUTES=10 pytest -s tests/host/annotations/test_generated_coco.py
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
 
-from ramnas_host.data.coco import load_coco
-from ramnas_host.data.detection_data import DetectionSplit
+from ramnas_host.annotations.coco import load_coco
+from ramnas_host.annotations.detection_data import DetectionSplit
 from ramnas_host.finetuning.detection_metrics import coco_scores
 from ramnas_models.errors import DataError
-from tests.host.data import generated_coco
-from tests.host.data.generated_coco import Truth
+from tests.host.annotations import generated_coco
+from tests.host.annotations.generated_coco import Truth
 
 MINUTES = float(os.environ.get("RAMNAS_GENERATED_MINUTES", "0"))
 seen: Counter[str] = Counter()

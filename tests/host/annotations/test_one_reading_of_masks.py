@@ -20,14 +20,14 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from ramnas_host.data import label_check
-from ramnas_host.data.cityscapes import load_cityscapes
-from ramnas_host.data.label_check import look_at_labels
-from ramnas_host.data.segmentation_data import IGNORED
+from ramnas_host.annotations import label_check
+from ramnas_host.annotations.cityscapes import load_cityscapes
+from ramnas_host.annotations.label_check import look_at_labels
+from ramnas_host.annotations.segmentation_data import IGNORED
 from ramnas_host.finetuning.segmentation import segmentation_evaluation
 from ramnas_host.finetuning.segmentation_metrics import confusion
 from ramnas_models.errors import DataError, SourceError
-from tests.host.data.mask_files import FORMS, drawn, named, save_palette, write_set
+from tests.host.annotations.mask_files import FORMS, drawn, named, save_palette, write_set
 
 # In the training set of Cityscapes 88 % of the pixels have one of the 19 classes; these have most.
 STREET = {7: 33, 8: 5, 11: 20, 13: 1, 17: 1, 20: 1, 21: 14, 23: 3, 24: 1, 26: 6, 1: 5, 3: 5, 4: 2}

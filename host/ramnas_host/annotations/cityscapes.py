@@ -9,25 +9,25 @@ from pathlib import Path
 import msgspec
 
 from ramnas_edge.vision.picture_files import pictures_below
-from ramnas_host.data.findings import Finding, Notes
-from ramnas_host.data.halves import halves
-from ramnas_host.data.images import Files
-from ramnas_host.data.json_file import JsonFile
-from ramnas_host.data.label_check import (
+from ramnas_host.annotations.json_file import JsonFile
+from ramnas_host.annotations.label_check import (
     MOST,
     LabelsSeen,
     check_cityscapes_ids,
     label_findings,
     look_at_labels,
 )
-from ramnas_host.data.label_images import IDS, Colours
-from ramnas_host.data.same_pictures import same_pictures
-from ramnas_host.data.segmentation_data import (
+from ramnas_host.annotations.label_images import IDS, Colours
+from ramnas_host.annotations.same_pictures import same_pictures
+from ramnas_host.annotations.segmentation_data import (
     IGNORED,
     LabelTable,
     SegmentationData,
     SegmentationSplit,
 )
+from ramnas_host.data.findings import Finding, Notes
+from ramnas_host.data.halves import halves
+from ramnas_host.data.images import Files
 from ramnas_models.errors import DataError
 
 # The label ids that Cityscapes evaluates, in the order of their train ids (from its labels.py).

@@ -13,8 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ramnas_host.data.coco import load_coco
-from ramnas_host.data.detection_data import Objects, clip, random_view
+from ramnas_host.annotations.coco import load_coco
+from ramnas_host.annotations.detection_data import Objects, clip, random_view
 from ramnas_models.errors import DataError, SourceError
 
 Change = Callable[[dict[str, Any]], None]

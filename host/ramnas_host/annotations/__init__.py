@@ -1,0 +1,1 @@
+"""Boxes and masks as people write them -> splits that are read and checked once."""
