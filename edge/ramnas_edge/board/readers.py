@@ -138,7 +138,10 @@ class Sysfs:
 
 
 class Psutil:
-    """psutil, for machines whose kernel shows no sensors as files, such as virtual ones."""
+    """psutil, for machines whose kernel shows no sensors as files, such as virtual ones.
+
+    What a system lacks or forbids, as Android forbids /proc/stat, is left out.
+    """
 
     source = "psutil"
 
@@ -147,12 +150,19 @@ class Psutil:
 
         self._psutil = psutil
         self._since_s = time.monotonic()
-        psutil.cpu_percent()  # the first call has nothing to compare with
+        with contextlib.suppress(OSError):
+            psutil.cpu_percent()  # the first call has nothing to compare with
 
     def read(self) -> List[Fields]:
         psutil, now_s = self._psutil, time.monotonic()
         temperature_c, clock_mhz, load_percent = {}, {}, {}
-        with contextlib.suppress(AttributeError, OSError):  # some systems lack it
+        fields: Fields = {
+            "time_s": now_s,
+            "temperature_c": temperature_c,
+            "clock_mhz": clock_mhz,
+            "load_percent": load_percent,
+        }
+        with contextlib.suppress(AttributeError, OSError):
             for chip, found in psutil.sensors_temperatures().items():
                 for number, sensor in enumerate(found, 1):
                     name = f"{chip} {sensor.label or (number if len(found) > 1 else '')}"
@@ -162,18 +172,13 @@ class Psutil:
             if cores and max(core.current for core in cores):
                 clock_mhz["cpu"] = float(max(core.current for core in cores))
         if now_s - self._since_s > 0.1:  # over a shorter time the load means nothing
-            load_percent["cpu"] = float(psutil.cpu_percent())
+            with contextlib.suppress(OSError):
+                load_percent["cpu"] = float(psutil.cpu_percent())
             self._since_s = now_s
-        memory = psutil.virtual_memory()
-        return [
-            {
-                "time_s": now_s,
-                "temperature_c": temperature_c,
-                "clock_mhz": clock_mhz,
-                "load_percent": load_percent,
-                "memory_used_mib": (memory.total - memory.available) / 2**20,
-            }
-        ]
+        with contextlib.suppress(OSError):
+            memory = psutil.virtual_memory()
+            fields["memory_used_mib"] = (memory.total - memory.available) / 2**20
+        return [fields]
 
 
 Reader = Union[Jtop, Sysfs, Psutil]

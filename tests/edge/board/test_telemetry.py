@@ -201,6 +201,18 @@ def test_a_folder_without_sensors_gives_no_samples_and_no_error(
     assert not caplog.records
 
 
+def test_what_psutil_may_not_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "/proc/stat")
+
+    for name in ("cpu_percent", "virtual_memory", "cpu_freq", "sensors_temperatures"):
+        monkeypatch.setattr(psutil, name, forbidden, raising=False)
+    reader = readers.Psutil()
+    reader._since_s -= 1.0
+    (fields,) = reader.read()
+    assert {name: value for name, value in fields.items() if value} == {"time_s": fields["time_s"]}
+
+
 def test_psutil_reads_this_machine() -> None:
     reader = readers.Psutil()
     (first,) = reader.read()
