@@ -79,20 +79,25 @@ def stoppable() -> Iterator[Ending]:
     """Inside, SIGINT raises KeyboardInterrupt, and SIGTERM and SIGHUP raise Stopped, once.
 
     A signal that the program handles or ignores itself, as nohup ignores SIGHUP, is left as it is.
-    Only the main thread can handle signals, so in another one nothing changes.
+    One that is blocked is not, because a process inherits that from a parent that blocks signals
+    for itself. Only the main thread can handle signals, so in another one nothing changes.
     """
     ending, defaults = Ending(), (signal.SIG_DFL, signal.default_int_handler)
     ours = []
     if threading.current_thread() is threading.main_thread():
         ours = [(number, signal.getsignal(number)) for number in _ASKING]
         ours = [(number, handler) for number, handler in ours if handler in defaults]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    blocked = [number for number, _ in ours if number in mask]
     try:
         if ours:
             _endings.append(ending)
         for number, _ in ours:
             signal.signal(number, ending.handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         yield ending
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         for number, handler in ours:
             signal.signal(number, handler)
         if ours:

@@ -87,6 +87,19 @@ def test_what_the_program_handles_or_ignores_is_left_to_it() -> None:
     assert {number: signal.getsignal(number) for number in ASKING} == before
 
 
+def test_a_signal_that_the_parent_has_blocked_ends_the_process_too() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    try:
+        with stoppable() as ending:
+            with pytest.raises(Stopped):
+                send(signal.SIGTERM)
+            assert signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert ending.number == signal.SIGTERM
+        assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR1])
+
+
 def test_another_thread_changes_no_signal() -> None:
     found: List[object] = []
 

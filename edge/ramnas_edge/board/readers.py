@@ -155,7 +155,9 @@ class Psutil:
 
     def read(self) -> List[Fields]:
         psutil, now_s = self._psutil, time.monotonic()
-        temperature_c, clock_mhz, load_percent = {}, {}, {}
+        temperature_c: Dict[str, float] = {}
+        clock_mhz: Dict[str, float] = {}
+        load_percent: Dict[str, float] = {}
         fields: Fields = {
             "time_s": now_s,
             "temperature_c": temperature_c,
