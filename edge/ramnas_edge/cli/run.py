@@ -61,7 +61,9 @@ def add(verbs: Verbs) -> None:
         help="how many times to play the source (default: %(default)s)",
     )  # fmt: skip
     run.add_argument(
-        "--show", action="store_true", help="show annotated frames in a window; the key q ends"
+        "--show",
+        action="store_true",
+        help="show annotated frames in a window; the key q or closing it ends",
     )
     run.add_argument(
         "--save", type=Path, metavar="OUT",
@@ -69,7 +71,7 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     run.add_argument(
         "--score", type=float, default=0.3,
-        help="leave out detections with a lower score (default: %(default)s)",
+        help="leave out detections with a lower score, between 0 and 1 (default: %(default)s)",
     )  # fmt: skip
     add_engine(run)
     run.add_argument(
@@ -109,7 +111,7 @@ def _run(args: argparse.Namespace) -> None:
     from ramnas_edge.engines.backends import check_threads
     from ramnas_edge.runtime.runtime import Runtime
     from ramnas_edge.vision.detection import Limits
-    from ramnas_edge.vision.sinks import check_window
+    from ramnas_edge.vision.sinks import check_apart, check_window
     from ramnas_edge.vision.sources import Source
     from ramnas_models import ready
 
@@ -122,9 +124,8 @@ def _run(args: argparse.Namespace) -> None:
             "--bundle needs a --source: name a camera, a video, an image or a folder of images"
         )
     source = Source(args.source, args.repeat)
-    in_place = args.save and os.path.isfile(args.source) and os.path.exists(args.save)
-    if in_place and os.path.samefile(args.source, args.save):
-        raise FileError(f"{args.save} is the source itself; save elsewhere")
+    if args.save:
+        check_apart(args.source, args.save)
     if args.show:
         check_window()
     frames = iter(source)
@@ -140,32 +141,33 @@ def _run(args: argparse.Namespace) -> None:
         frame_hw=(first[1].shape[0], first[1].shape[1]),
         limits=Limits(score=args.score),
     ) as runtime:
-        stream = _Stream(args, runtime)
+        stream = _Stream(args, runtime, source)
         try:
             for name, frame in itertools.chain([first], frames):
                 with whole():  # each frame is printed, saved and counted, or nothing of it
                     if not stream.take(name, frame):
                         break
+            else:
+                stream.hold()
         except KeyboardInterrupt:  # the usual way to end a camera
             pass
         finally:
             with whole():
                 stream.close()
-        stream.summary(source)
+        stream.summary()
 
 
 class _Stream:
     """Runs the frames one by one, prints and draws each result, and sums them up at the end."""
 
-    def __init__(self, args: argparse.Namespace, runtime: Runtime) -> None:
+    def __init__(self, args: argparse.Namespace, runtime: Runtime, source: Source) -> None:
         from ramnas_edge.vision import sinks
 
-        self._args, self._runtime = args, runtime
-        self._sinks: List[Any] = []
-        if args.show:
-            self._sinks.append(sinks.Window(f"ramnas: {runtime.bundle.path.name}"))
+        self._args, self._runtime, self._source = args, runtime, source
+        self._window = sinks.Window(f"ramnas: {runtime.bundle.path.name}") if args.show else None
+        self._sinks: List[Any] = [self._window] if self._window else []
         if args.save:
-            self._sinks.append(sinks.saving(args.save))
+            self._sinks.append(sinks.saving(args.save, source.rate))
         self._total_ms: List[float] = []
         self._models: Dict[str, int] = {}
         self._refused = 0
@@ -197,6 +199,12 @@ class _Stream:
         wants_more = [sink.put(name, drawn) for sink in self._sinks]  # each sink gets the frame
         return all(wants_more)
 
+    def hold(self) -> None:
+        """Leave the last picture in the window until somebody has seen it; a video just ends."""
+        if self._window and self._source.still:
+            self._print_results()
+            self._window.hold()
+
     def close(self) -> None:
         try:
             self._print_results()
@@ -204,7 +212,7 @@ class _Stream:
             for sink in self._sinks:
                 sink.close()
 
-    def summary(self, source: Source) -> None:
+    def summary(self) -> None:
         import msgspec
         import numpy as np
 
@@ -228,7 +236,7 @@ class _Stream:
             "device_class": self._runtime.perception.device_class,
             "calibrated": choice.calibrated,
             "frames": len(self._total_ms),
-            "broken": source.broken + self._refused,
+            "broken": self._source.broken + self._refused,
             "p50_ms": p50,
             "p90_ms": p90,
         }

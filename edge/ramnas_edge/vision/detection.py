@@ -33,10 +33,12 @@ class Limits(msgspec.Struct, frozen=True):
     count: int = 100
 
     def __post_init__(self) -> None:
-        if not (0 < self.score < 1 and 0 <= self.iou <= 1 and self.count > 0):
-            raise DataError(
-                f"{self}: score must lie in (0, 1), iou in [0, 1], and count must be 1 or more"
-            )
+        if not 0 < self.score < 1:
+            raise DataError(f"score {self.score:g}: it must be above 0 and below 1")
+        if not 0 <= self.iou <= 1:
+            raise DataError(f"iou {self.iou:g}: it must lie between 0 and 1")
+        if self.count < 1:
+            raise DataError(f"count {self.count}: it must be 1 or more")
 
 
 def detect(

@@ -18,6 +18,9 @@ _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 # markers that may stand between two scans: tables, DNL, restart interval, application data, comment
 _BETWEEN = (0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE)
 
+# the largest value of a PGM or PPM, which stands after its size; comments go to the line's end
+_PNM_LARGEST = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+\s+\d+\s+(\d{1,5})\s")
+
 # first bytes -> what the file is: kinds of images that some OpenCVs read, and other things
 _IMAGES = (
     (b"GIF8", "GIF"),
@@ -90,6 +93,17 @@ def unreadable(data: NDArray[np.uint8]) -> str:
     return f"it begins with the bytes {head[:8].hex()}, as no kind of image that OpenCV reads"
 
 
+def has_16_bits(data: NDArray[np.uint8]) -> bool:
+    """Whether an image has samples of 16 bits, of which OpenCV keeps the upper 8."""
+    head = data[:256].tobytes()
+    if head.startswith(b"\x89PNG"):
+        return head[24:25] == b"\x10"
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return _tiff_samples(data)[0] == 16
+    found = _PNM_LARGEST.match(head)
+    return bool(found and int(found[1]) > 255)
+
+
 def unplayable(path: str) -> str:
     """Say why OpenCV could not open the file `path` as a video; OSError if it cannot be read."""
     with open(path, "rb") as file:
@@ -152,8 +166,10 @@ def _damage(data: NDArray[np.uint8], head: bytes) -> Optional[str]:
         kind, cut_off = "WebP", data.size < 8 + int.from_bytes(head[4:8], "little")
     elif head.startswith(b"BM"):
         kind, cut_off = "BMP", data.size < int.from_bytes(head[2:6], "little")
+    elif re.match(rb"P[1-6]\s", head):
+        return f"its PNM data is cut off, {_OR_OTHER}"
     elif head.startswith((b"II*\0", b"MM\0*")) and head[8:10] != b"CR":
-        return f"its TIFF data is cut off, {_OR_OTHER}"
+        return f"its TIFF data {_tiff_fault(data)}"
     else:
         return None
     return f"its {kind} data is {'cut off' if cut_off else _OR_OTHER}"
@@ -169,6 +185,36 @@ def _png_ends_early(data: NDArray[np.uint8]) -> bool:
     else:
         return True
     return at > data.size
+
+
+def _tiff_samples(data: NDArray[np.uint8]) -> Tuple[int, bool]:
+    """The bits of a sample of a TIFF's first picture, and whether it is a floating-point number.
+
+    Its directory has entries of 12 bytes: tag, type, count, value (TIFF 6.0, section 2).
+    """
+    view, little = data.data, data[0] == ord("I")
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(view[at : at + size], "little" if little else "big")
+
+    bits, kind = 1, 1
+    directory = number(4, 4)
+    for at in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
+        tag, count = number(at, 2), number(at + 4, 4)
+        where = number(at + 8, 4) if count > 2 else at + 8  # two numbers fit into the entry itself
+        if tag == 258:
+            bits = number(where, 2)
+        elif tag == 339:
+            kind = number(where, 2)
+    return bits, kind == 3
+
+
+def _tiff_fault(data: NDArray[np.uint8]) -> str:
+    bits, floating = _tiff_samples(data)
+    if floating or bits not in (1, 2, 4, 8, 16):
+        kind = "floating-point samples" if floating else "samples"
+        return f"has {kind} of {bits} bits; convert it to 8 or 16 bits"
+    return f"is cut off, {_OR_OTHER}"
 
 
 def _image_kind(head: bytes) -> str:

@@ -31,9 +31,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:  # novermin
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
+def has_picture_suffix(path: str) -> bool:
+    """Whether the file is of a format that is read as a picture, by its name."""
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+
+
 def is_picture(name: str) -> bool:
-    """Whether a file of this name is a picture in a format that is read."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_by_product(name)
+    """Whether a file of this name, which was found in a folder, is a picture to read."""
+    return has_picture_suffix(name) and not is_by_product(name)
 
 
 def counted_suffixes(names: Iterable[str]) -> str:
@@ -48,11 +53,20 @@ def counted_suffixes(names: Iterable[str]) -> str:
 
 
 def pictures_below(folder: Path) -> List[Path]:
-    """Every picture below `folder`, ordered by path; links to folders are followed.
+    """Every picture below `folder`, ordered by path, as `files_below` finds them."""
+    return files_below(folder)[0]
 
-    SourceError if a folder cannot be listed.
+
+def files_below(folder: Path) -> Tuple[List[Path], List[Path]]:
+    """Every picture below `folder`, and every other file that a person put there, by path.
+
+    Links to folders are followed. SourceError if a folder cannot be listed.
     """
-    return sorted(_below(str(folder), ()))
+    pictures: List[Path] = []
+    others: List[Path] = []
+    for path in sorted(_below(str(folder), ())):
+        (pictures if is_picture(path.name) else others).append(path)
+    return pictures, others
 
 
 def _below(folder: str, above: Tuple[str, ...]) -> Iterator[Path]:
@@ -68,5 +82,5 @@ def _below(folder: str, above: Tuple[str, ...]) -> Iterator[Path]:
         if is_folder(entry):
             if not is_by_product(entry.name):
                 yield from _below(entry.path, (*above, real))
-        elif is_picture(entry.name):
+        elif not is_by_product(entry.name):
             yield Path(entry.path)

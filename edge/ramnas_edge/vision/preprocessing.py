@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 import cv2
 import numpy as np
 
-from ramnas_edge.vision.formats import jpeg_fault, unreadable
+from ramnas_edge.vision.formats import has_16_bits, jpeg_fault, unreadable
 from ramnas_models.errors import SourceError
 
 if TYPE_CHECKING:
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]  # [height, width, 3], BGR
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+log = logging.getLogger(__name__)
+IMAGE_SUFFIXES = (  # of the formats that every OpenCV reads
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm",
+    ".ppm", ".pnm",
+)  # fmt: skip
+
+
+_dark: List[str] = []  # the picture of few bits that was named; one is enough
 
 
 def check_frame(frame: Any) -> Image:
@@ -113,4 +121,19 @@ def decode_image(data: NDArray[np.uint8], name: str, *, upright: bool = True) ->
         raise SourceError(f"{name} cannot be read as an image: {reason}") from error
     if image is None:
         raise SourceError(f"{name} cannot be read as an image: {unreadable(data)}")
-    return np.asarray(image, np.uint8)
+    decoded = np.asarray(image, np.uint8)
+    if not _dark and has_16_bits(data):
+        _look_for_few_bits(decoded, name)
+    return decoded
+
+
+def _look_for_few_bits(image: Image, name: str) -> None:
+    """Say once that 16-bit pictures are nearly black, as samples of 10 or 12 bits are."""
+    below = (int(image.max()) + 1) * 256
+    if below <= 2**12:
+        _dark.append(name)
+        log.warning(
+            "%s is nearly black: all values are below %d of 65535; is it a picture of 10 or 12 "
+            "bits? then scale it to 16 bits (others like it are not named)",
+            name, below,
+        )  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
+import glob
 import logging
 import os
 import shutil
@@ -10,10 +12,11 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Optional, Tuple, Union
 
 import cv2
 
+from ramnas_edge.vision.picture_files import is_by_product
 from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES
 from ramnas_models.errors import FileError, SourceError
 from ramnas_models.files import flush, make_folder, write_file, writing
@@ -28,7 +31,7 @@ _NOT_WRITTEN = (
     ".mov", ".webm", ".m4v", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".ogv", ".3gp", ".gif",
     *IMAGE_SUFFIXES,
 )  # fmt: skip
-VIDEO_RATE = 30.0  # frames per second of a saved video
+_NO_KEY = 0xFF  # the lowest byte of -1
 NAME_BYTES = 100  # of a frame's own name in the name of its file; file systems take 255 in all
 _SPARE_BYTES, _INDEX_BYTES = 2**17, 100  # kept free for a video's end, and for each of its frames
 _TRY_A_WINDOW = (
@@ -52,6 +55,11 @@ def check_window() -> None:
         said = f"the display did not answer within {_WINDOW_S:g} s"
     except OSError as error:
         said = str(error)
+    raise _no_window(said)
+
+
+def _no_window(said: str) -> SourceError:
+    """The error for a window that cannot be shown, from what the toolkit has said."""
     if "not implemented" in said:
         reason = "this OpenCV has none; install opencv-python in place of opencv-python-headless"
     elif sys.platform.startswith("linux") and not (
@@ -61,14 +69,57 @@ def check_window() -> None:
     else:
         lines = [line for line in said.splitlines() if line.strip()] or ["no reason was given"]
         reason = lines[-1 if lines[0].startswith("Traceback") else 0]
-    raise SourceError(f"a window needs a display and an OpenCV with a GUI: {reason}; use --save")
+    return SourceError(f"a window needs a display and an OpenCV with a GUI: {reason}; use --save")
 
 
-def saving(path: Path) -> Union[Video, ImageFolder]:
-    """A video if the suffix is in VIDEO_CODECS, else a folder; FileError for suffixes of others."""
+def check_apart(source: str, out: Path) -> None:
+    """FileError if `out` is the source itself, or if pictures saved there would be read as source.
+
+    A later run on the same source would then run the models on what this one has drawn.
+    """
+    if source == "camera":
+        return
+    if not os.path.exists(source):
+        if glob.has_magic(source) and _matches(_parts(out / "000000_frame.jpg"), _parts(source)):
+            raise FileError(f"{out} is where {source} looks for images; save elsewhere")
+        return
+    if os.path.exists(out) and os.path.samefile(source, out):
+        raise FileError(f"{out} is the source itself; save elsewhere")
+    is_video = out.suffix.lower() in VIDEO_CODECS
+    if (is_video and not out.is_dir()) or not os.path.isdir(source):
+        return
+    folder = Path(os.path.realpath(out))
+    while not is_by_product(folder.name) and folder != folder.parent:
+        folder = folder.parent
+        if folder.exists() and folder.samefile(source):
+            raise FileError(f"{out} lies in the source {source}, whose images are all read; "
+                            "save elsewhere")  # fmt: skip
+
+
+def _parts(path: object) -> Tuple[str, ...]:
+    return Path(os.path.abspath(str(path))).parts
+
+
+def _matches(path: Tuple[str, ...], pattern: Tuple[str, ...]) -> bool:
+    """Whether `glob` would find a path for a pattern; ** stands for any number of folders."""
+    if pattern[:1] == ("**",) and _matches(path, pattern[1:]):
+        return True
+    if not pattern or not path:
+        return not pattern and not path
+    if path[0].startswith(".") and not pattern[0].startswith("."):  # hidden
+        return False
+    rest = pattern if pattern[0] == "**" else pattern[1:]
+    return fnmatch.fnmatch(path[0], pattern[0]) and _matches(path[1:], rest)
+
+
+def saving(path: Path, rate: float) -> Union[Video, ImageFolder]:
+    """A video of `rate` frames per second if the suffix is in VIDEO_CODECS, else a folder.
+
+    FileError if the suffix is one of videos or images that are not written.
+    """
     suffix = path.suffix.lower()
     if suffix in VIDEO_CODECS:
-        return Video(path)
+        return Video(path, rate)
     if suffix in _NOT_WRITTEN and not path.is_dir():
         raise FileError(
             f"cannot write {path}: frames are saved into a video ({', '.join(VIDEO_CODECS)}) or "
@@ -78,27 +129,51 @@ def saving(path: Path) -> Union[Video, ImageFolder]:
 
 
 class Window:
-    """Shows frames until somebody presses q or Escape."""
+    """Shows frames until somebody presses q or Escape, or closes the window."""
 
     def __init__(self, title: str) -> None:
-        self._title, self._shown = title, False
+        self._title, self._shown, self._seen = title, False, False
 
     def put(self, name: str, frame: Image) -> bool:
         """Show `frame`; return False if the user wants to stop."""
         try:
             cv2.imshow(self._title, frame)
-            self._shown = True
-            return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
         except cv2.error as error:
-            raise SourceError(
-                "a window needs a display and an OpenCV with a GUI (not opencv-python-headless); "
-                "use --save"
-            ) from error
+            raise _no_window(str(error)) from error
+        self._shown = True
+        return self._key(1) not in (ord("q"), 27) and not self._gone()
+
+    def hold(self) -> None:
+        """Keep showing the last frame until somebody presses a key or closes the window."""
+        if self._shown and not self._gone():
+            log.info("the last picture stays until a key is pressed in its window")
+            while self._key(50) == _NO_KEY and not self._gone():
+                pass
 
     def close(self) -> None:
         if self._shown:
             with suppress(cv2.error):  # somebody may have closed it
                 cv2.destroyWindow(self._title)
+
+    @staticmethod
+    def _key(wait_ms: int) -> int:
+        """The key that was pressed within `wait_ms`; the window also does its work meanwhile."""
+        try:
+            return int(cv2.waitKey(wait_ms)) & 0xFF
+        except cv2.error as error:
+            raise _no_window(str(error)) from error
+
+    def _gone(self) -> bool:
+        """Whether the window was visible once and is not any more.
+
+        Some builds of OpenCV never know, and say -1 of every window.
+        """
+        try:
+            visible = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # some builds do not know a window that is closed
+            visible = False
+        self._seen = self._seen or visible
+        return self._seen and not visible
 
 
 class ImageFolder:
@@ -130,7 +205,7 @@ class ImageFolder:
 
 
 class Video:
-    """Writes frames of one size into a video file.
+    """Writes frames of one size into a video file of `rate` frames per second.
 
     The file gets its name when it is closed, and only if all its frames can be read back. Until
     then it is a hidden file in the same folder. OpenCV does not say whether it could write a frame.
@@ -139,9 +214,9 @@ class Video:
     <name>.partial.<suffix>.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rate: float) -> None:
         make_folder(path.parent)
-        self._path = path
+        self._path, self._rate = path, rate
         self._aside = path.with_name(f".partial.{os.getpid()}.{path.stem[:32]}{path.suffix}")
         self._writer: Optional[cv2.VideoWriter] = None
         self._hw, self._count, self._stopped = (0, 0), 0, False
@@ -154,7 +229,7 @@ class Video:
         hw = (frame.shape[0], frame.shape[1])
         if self._writer is None:
             codec = cv2.VideoWriter.fourcc(*VIDEO_CODECS[self._path.suffix.lower()])
-            self._writer = cv2.VideoWriter(str(self._aside), codec, VIDEO_RATE, hw[::-1])
+            self._writer = cv2.VideoWriter(str(self._aside), codec, self._rate, hw[::-1])
             self._hw = hw
             if not self._writer.isOpened():
                 raise FileError(f"cannot write {self._path}: this OpenCV cannot encode it; "

@@ -15,7 +15,12 @@ import cv2
 import numpy as np
 
 from ramnas_edge.vision.formats import counts_frames, unplayable
-from ramnas_edge.vision.picture_files import counted_suffixes, pictures_below
+from ramnas_edge.vision.picture_files import (
+    counted_suffixes,
+    files_below,
+    has_picture_suffix,
+    is_picture,
+)
 from ramnas_edge.vision.preprocessing import IMAGE_SUFFIXES, read_image
 from ramnas_models.errors import SourceError
 
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PATIENCE = 30  # reads in a row that may fail before a camera counts as gone
 VIDEO_PATIENCE = 300  # the same for a video, which may have a long damaged stretch
+USUAL_RATE = 30.0  # frames per second of pictures, and where a rate is unknown
+_RATES = (0.01, 240.0)  # what is not between them is no rate: 0, NaN, the 90,000 of a time base
 KINDS = (
     "a source is `camera`, a camera's index, /dev/videoN, a video file, an image, a folder of "
     "images, or a pattern such as 'images/*.jpg'"
@@ -41,11 +48,14 @@ class Source:
     for the first one. A file or folder whose name is a number comes before a camera's index; a
     folder named `camera` is `./camera`. Files are played `repeat` times. `ahead` is how many images
     are decoded before the first of them is returned.
+
+    `rate` is the number of frames per second, known from the first frame on. `still` says whether
+    the frames are pictures, and not those of a video or camera.
     SourceError if the source cannot be opened, or if none of its frames can be read.
     """
 
     def __init__(self, source: str, repeat: int = 1, ahead: int = 256) -> None:
-        self.broken = 0
+        self.broken, self.rate, self.still = 0, USUAL_RATE, False
         mode = None if source == "camera" else _mode(source)
         index = "0" if source == "camera" else source
         is_index = index.isascii() and index.isdigit()
@@ -59,9 +69,10 @@ class Source:
             self._frames = self._camera(source, int(index))
         elif mode is not None and stat.S_ISCHR(mode):
             self._frames = self._camera(source, source)
-        elif mode is not None and stat.S_ISREG(mode) and not _is_image(source):
+        elif mode is not None and stat.S_ISREG(mode) and not has_picture_suffix(source):
             self._frames = self._video(source, repeat)
         else:
+            self.still = True
             self._frames = self._images(source, list_images(source) * repeat, ahead)
 
     def __iter__(self) -> Frames:
@@ -108,8 +119,10 @@ class Source:
         The container says how many frames to expect, but some only know a length in seconds.
         """
         capture, name = _opened(path, path), _printable(path)
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # phones store turned frames and the angle
         expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         rate = capture.get(cv2.CAP_PROP_FPS)
+        self.rate = _plausible(rate)
         good = damaged = missed = 0
         end_s = 0.0  # where the latest frame begins
         try:
@@ -143,6 +156,7 @@ class Source:
     def _camera(self, name: str, device: object) -> Frames:
         capture = _opened(name, device)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # so that each read gives the newest frame
+        self.rate = _plausible(capture.get(cv2.CAP_PROP_FPS))
         count = missed = 0
         try:
             while missed < PATIENCE:
@@ -169,25 +183,37 @@ def list_images(source: str) -> List[Path]:
     mode = _mode(source)
     if mode is None:
         found = sorted(Path(path) for path in glob.glob(source, recursive=True))
-        images = [path for path in found if _is_image(path) and path.is_file()]
+        files = [path for path in found if path.is_file()]
+        images = [path for path in files if is_picture(path.name)]
         if not images:
             raise SourceError(_absent(source, len(found)))
+        _say_left_out(source, [p for p in files if not is_picture(p.name)])
         return images
     if stat.S_ISDIR(mode):
         folder = Path(source)
-        images = pictures_below(folder)
+        images, others = files_below(folder)
         if not images:
-            others = counted_suffixes(p.name for p in folder.rglob("*") if p.is_file())
-            instead = f", but has files with other suffixes: {others}" if others else ""
+            suffixes = counted_suffixes(path.name for path in others)
+            instead = f", but has files with other suffixes: {suffixes}" if others else ""
             raise SourceError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){instead}")
+        _say_left_out(source, others)
         return images
     if not stat.S_ISREG(mode):
         raise SourceError(f"{source} is a pipe, a socket or a disk; {KINDS}")
     return [Path(source)]
 
 
-def _is_image(name: object) -> bool:
-    return os.path.splitext(str(name))[1].lower() in IMAGE_SUFFIXES
+def _say_left_out(source: str, others: List[Path]) -> None:
+    if others:
+        log.warning(
+            "left out of %s: %d files that are not read because of their suffix, %s, such as %s",
+            _printable(source), len(others), counted_suffixes(path.name for path in others),
+            _printable(others[0]),
+        )  # fmt: skip
+
+
+def _plausible(rate: float) -> float:
+    return rate if _RATES[0] <= rate <= _RATES[1] else USUAL_RATE
 
 
 def _mode(source: str) -> Optional[int]:

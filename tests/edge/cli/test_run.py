@@ -254,7 +254,7 @@ def test_bad_input_is_one_line_and_code_2(
         ((*bundle, "--source", good, "--engine", "tvm"), "unknown engine 'tvm'"),
         ((*bundle, "--source", good, "--task", "pose"), "no task 'pose'; it has classification"),
         ((*bundle, "--source", good, "--policy", "adaptive"), "needs a latency budget to keep"),
-        ((*bundle, "--source", good, "--score", "2"), "score must lie in (0, 1)"),
+        ((*bundle, "--source", good, "--score", "2"), "score 2: it must be above 0 and below 1"),
     ):
         assert run_here(*argv) == 2
         out, err = capsys.readouterr()

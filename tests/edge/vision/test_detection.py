@@ -171,7 +171,17 @@ def test_boxes_in_different_chunks_suppress_each_other() -> None:
     assert CHUNK < len(expected) < n
 
 
-@pytest.mark.parametrize("bad", [(0.0, 0.5, 1), (1.0, 0.5, 1), (0.5, -0.1, 1), (0.5, 0.5, 0)])
-def test_limits_out_of_range_are_refused(bad: Tuple[float, float, int]) -> None:
-    with pytest.raises(DataError, match=r"score must lie in \(0, 1\), iou in \[0, 1\]"):
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ((0.0, 0.5, 1), "score 0: it must be above 0 and below 1"),
+        ((1.5, 0.5, 1), "score 1.5: it must be above 0 and below 1"),
+        ((float("nan"), 0.5, 1), "score nan: it must be above 0 and below 1"),
+        ((0.5, -0.1, 1), "iou -0.1: it must lie between 0 and 1"),
+        ((0.5, 0.5, 0), "count 0: it must be 1 or more"),
+    ],
+)
+def test_limits_out_of_range_are_refused(bad: Tuple[float, float, int], reason: str) -> None:
+    with pytest.raises(DataError) as error:
         Limits(*bad)
+    assert str(error.value) == reason

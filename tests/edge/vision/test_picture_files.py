@@ -14,7 +14,8 @@ from ramnas_models.errors import SourceError
 @pytest.mark.parametrize(
     "name",
     [
-        "1.png", "1.JPG", "1.JpEg", "1.WEBP", "1.tar.png", "_1.bmp", "Katze.tiff", "猫.png",
+        "1.png", "1.JPG", "1.JpEg", "1.WEBP", "1.jfif", "1.JPE", "1.pgm",
+        "1.ppm", "1.pnm", "1.tar.png", "_1.bmp", "Katze.tiff", "猫.png",
     ],
 )  # fmt: skip
 def test_pictures_are_known_by_their_suffix_in_any_case(name: str) -> None:
@@ -74,6 +75,29 @@ def test_a_folder_of_other_files_is_refused_with_their_suffixes(tmp_path: Path) 
     for name in ("a/1.gif", "a/2.GIF", "b/1.heic", "README"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(SourceError, match=r"\.webp\), but has files with other suffixes: ") as e:
+    with pytest.raises(SourceError, match=r"\.pnm\), but has files with other suffixes: ") as e:
         list_images(str(tmp_path))
     assert all(part in str(e.value) for part in (": .gif (2), ", ".heic (1)", "no suffix (1)"))
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*"])
+def test_files_that_are_left_out_because_of_their_suffix_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, pattern: str
+) -> None:
+    for name in ("a/1.jpg", "a/1.heic", "a/2.HEIC", "3.gif", "4.avif", "README", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_images(f"{tmp_path}{pattern}") == [tmp_path / "a/1.jpg"]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert f"left out of {tmp_path}{pattern}: 5 files that are not read because of their" in said
+    assert all(part in said for part in (".heic (2)", ".gif (1)", ".avif (1)", "no suffix (1)"))
+    assert f"such as {tmp_path}/3.gif" in said
+
+
+def test_nothing_is_said_of_a_folder_of_pictures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("1.jpg", "2.jfif", "Thumbs.db", "._1.jpg"):
+        (tmp_path / name).touch()
+    assert len(list_images(str(tmp_path))) == 2
+    assert caplog.text == ""

@@ -32,7 +32,7 @@ from ramnas_models.errors import FileError
 noise = np.random.default_rng(0).integers(0, 256, (8, 240, 320, 3), np.uint8)
 for path in sys.argv[2:]:
     try:
-        sink = saving(Path(path))
+        sink = saving(Path(path), 30.0)
         try:
             for i in range(int(sys.argv[1])):
                 sink.put(f"frame{i}", noise[i % 8])
@@ -51,7 +51,7 @@ def frames_of(path: Path) -> int:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("count", [1, 2, 31])
 def test_a_saved_video_has_all_its_frames(tmp_path: Path, suffix: str, count: int) -> None:
-    video = Video(tmp_path / f"new/o{suffix}")
+    video = Video(tmp_path / f"new/o{suffix}", 30.0)
     for i in range(count):
         assert video.put(f"frame{i}", NOISE[i % 8])
         assert not (tmp_path / f"new/o{suffix}").exists()
@@ -98,7 +98,7 @@ def test_a_disk_that_is_nearly_full_ends_a_video_whose_frames_are_kept(
     free = iter([10**9] * 5 + [1000])
     usage = lambda folder: type("Usage", (), {"total": 10**9, "free": next(free)})  # noqa: E731
     monkeypatch.setattr(sinks.shutil, "disk_usage", usage)
-    video = Video(tmp_path / "o.avi")
+    video = Video(tmp_path / "o.avi", 30.0)
     for i in range(5):
         video.put(f"frame{i}", NOISE[i])
     with pytest.raises(FileError, match=r"o\.avi: the disk is full"):
@@ -112,7 +112,7 @@ def test_a_disk_that_is_nearly_full_ends_a_video_whose_frames_are_kept(
 def test_frames_that_cannot_be_read_back_are_an_error_though_the_disk_has_room_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    video = Video(tmp_path / "o.avi")
+    video = Video(tmp_path / "o.avi", 30.0)
     video.put("frame0", NOISE[0])
     monkeypatch.setattr(video, "_writer", type("Broken", (), {
         "write": lambda self, frame: None, "release": video._writer.release,
@@ -124,7 +124,7 @@ def test_frames_that_cannot_be_read_back_are_an_error_though_the_disk_has_room_a
 
 
 def test_a_video_without_frames_leaves_no_file(tmp_path: Path) -> None:
-    Video(tmp_path / "o.avi").close()
+    Video(tmp_path / "o.avi", 30.0).close()
     assert os.listdir(tmp_path) == []
 
 
@@ -140,15 +140,15 @@ def test_an_output_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path
         ("x" * 300 + ".avi", "name is too long|too long"),
     ):
         with pytest.raises(FileError, match=f"cannot write .*{reason}"):
-            saving(tmp_path / name)
+            saving(tmp_path / name, 30.0)
     (tmp_path / "old.mov").mkdir()
-    assert isinstance(saving(tmp_path / "old.mov"), ImageFolder)
-    assert isinstance(saving(tmp_path / ("x" * 240 + ".avi")), Video)
+    assert isinstance(saving(tmp_path / "old.mov", 30.0), ImageFolder)
+    assert isinstance(saving(tmp_path / ("x" * 240 + ".avi"), 30.0), Video)
 
 
 def test_a_codec_that_is_missing_is_an_error(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sinks.VIDEO_CODECS, ".avi", "!!!!")
-    video = Video(tmp_path / "o.avi")
+    video = Video(tmp_path / "o.avi", 30.0)
     with pytest.raises(FileError, match="this OpenCV cannot encode it; save into a folder"):
         video.put("frame0", NOISE[0])
     video.close()
@@ -156,7 +156,7 @@ def test_a_codec_that_is_missing_is_an_error(tmp_path: Path, monkeypatch: Any) -
 
 
 def test_a_frame_of_another_size_is_an_error_and_those_before_it_are_kept(tmp_path: Path) -> None:
-    video = Video(tmp_path / "o.avi")
+    video = Video(tmp_path / "o.avi", 30.0)
     video.put("a", NOISE[0])
     with pytest.raises(SourceError, match="b is 160x120, but the video is 320x240"):
         video.put("b", np.ascontiguousarray(NOISE[1, ::2, ::2]))
@@ -227,6 +227,7 @@ def test_a_window_that_somebody_closed_can_be_closed_again(monkeypatch: pytest.M
     monkeypatch.setattr(cv2, "imshow", lambda *arguments: None)
     monkeypatch.setattr(cv2, "waitKey", lambda ms: ord("q"))
     monkeypatch.setattr(cv2, "destroyWindow", gone)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *arguments: 1.0)
     window = Window("ramnas")
     assert not window.put("a", NOISE[0])
     window.close()
@@ -240,7 +241,7 @@ def test_the_reason_of_a_file_system_is_kept(
     def over_quota(handle: int) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    video = Video(tmp_path / "o.avi")
+    video = Video(tmp_path / "o.avi", 30.0)
     video.put("a", NOISE[0])
     monkeypatch.setattr(sinks, "flush", over_quota)
     with pytest.raises(FileError, match="the disk quota is used up"):
