@@ -154,7 +154,7 @@ def _look(split: AnySplit, classes: int, index: int) -> _Seen:
 
 
 def _nearly_one_colour(image: np.ndarray) -> bool:
-    """As a picture of a covered lens has it, or one of 12 bits in a PNG file of 16 bits."""
+    """Whether it shows next to nothing, as with a covered lens, or with 12 bits in a PNG of 16."""
 
     def flat(pixels: np.ndarray) -> bool:
         return bool((np.ptp(pixels.reshape(-1, 3), axis=0) < FLAT).all())

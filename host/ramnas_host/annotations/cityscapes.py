@@ -28,6 +28,7 @@ from ramnas_host.annotations.segmentation_data import (
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Files
+from ramnas_host.data.paths import check_folder
 from ramnas_models.errors import DataError
 
 # The label ids that Cityscapes evaluates, in the order of their train ids (from its labels.py).
@@ -72,8 +73,7 @@ def load_cityscapes(folder: Path, *, every_label: bool = False) -> SegmentationD
     Some label images of each split are looked at, or all of them with `every_label`, which shows
     whether their ids are those that are known. DataError names what is missing or wrong.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")
+    check_folder(folder, "give a folder in the format of Cityscapes")
     file = folder / "labels.json"
     own = file.exists()
     labels = _own_labels(file) if own else _cityscapes_labels()

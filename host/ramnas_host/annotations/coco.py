@@ -19,7 +19,7 @@ from ramnas_host.annotations.loose_values import box_around, flag, identity_of, 
 from ramnas_host.annotations.picture_names import PictureNames, same_picture
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
-from ramnas_host.data.paths import what_is_there
+from ramnas_host.data.paths import check_folder, what_is_there
 from ramnas_models.errors import DataError
 
 
@@ -110,9 +110,7 @@ def load_coco(folder: Path) -> DetectionData:
 
 
 def _annotations(folder: Path, part: str) -> Path | None:
-    if not os.path.isdir(folder):
-        reason = "is not a folder" if os.path.exists(folder) else "does not exist"
-        raise DataError(f"{folder} {reason}: give a folder in the format of COCO")
+    check_folder(folder, "give a folder in the format of COCO")
     try:
         names = os.listdir(folder / "annotations")
     except (FileNotFoundError, NotADirectoryError):
@@ -217,10 +215,10 @@ class _File:
                 if not same_picture(names[before], name):
                     both = f"{shown(names[before])} and as {shown(name)}"
                     raise self._wrong(
-                        f"image {shown(identity)} is listed as {both}; give every picture an id of "
+                        f"image {shown(identity)} is listed as {both}; give every image an id of "
                         "its own"
                     )
-                self.notes.add("image ids listed more than once, read as one picture", shown(name))
+                self.notes.add("image ids listed more than once, read as one image", shown(name))
                 continue
             names.append(name)
             height, width = side(image.height), side(image.width)

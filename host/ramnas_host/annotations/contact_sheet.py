@@ -15,7 +15,7 @@ from ramnas_host.data.images import Dataset
 from ramnas_models.errors import SourceError
 
 _COLUMNS, _ROWS = 6, 2  # of tiles, for each split
-_TILE = 256  # pixels, with some beside each picture that part it from the next one
+_TILE = 256  # pixels, with a margin between a picture and the next one
 _PICTURE = _TILE - 4  # pixels, the longer side of a picture
 _LINE = 20  # pixels, for a line of text
 _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
@@ -90,7 +90,7 @@ def _drawn(
             cv2.rectangle(small, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), colour, 2)
             text = _plain(classes[k], k)
             (width, height), _ = cv2.getTextSize(text, _FONT, _SCALE, 1)
-            if width + 6 < x1 - x0 and 4 * height < y1 - y0:  # it would hide a smaller object
+            if width + 6 < x1 - x0 and 4 * height < y1 - y0:  # or it hides the object
                 cv2.rectangle(small, (x0, y0), (x0 + width + 4, y0 + height + 6), colour, -1)
                 cv2.putText(
                     small, text, (x0 + 2, y0 + height + 2), _FONT, _SCALE, (0, 0, 0), 1, cv2.LINE_AA

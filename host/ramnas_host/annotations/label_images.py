@@ -86,8 +86,8 @@ def _check_palette(pixels: np.ndarray, palette: np.ndarray, colours: Colours, pa
     wrong = [i for i in meant if meant[i] != i]
     if wrong and None not in meant.values():
         raise SourceError(
-            f"{path} has palette index {wrong[0]} in the color of id {meant[wrong[0]]}: save it "
-            "without a palette, in label ids or in colors"
+            f"{path} has palette index {wrong[0]} in the colour of id {meant[wrong[0]]}: save it "
+            "without a palette, in label ids or in colours"
         )
 
 
@@ -107,8 +107,8 @@ def _of_channels(pixels: np.ndarray, path: Path, mode: str, colours: Colours) ->
         )
     row, column = np.argwhere(ids < 0)[0]
     raise SourceError(
-        f"{path} has the color {pixels[row, column].tolist()} in row {row}, column {column}, "
-        f"and labels.json does not list it ({(ids < 0).sum()} pixels have such colors)"
+        f"{path} has the colour {pixels[row, column].tolist()} in row {row}, column {column}, "
+        f"and labels.json does not list it ({(ids < 0).sum()} pixels have such colours)"
     )
 
 

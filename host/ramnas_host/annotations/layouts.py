@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ramnas_edge.vision.picture_files import is_folder
-from ramnas_host.data.paths import may_have, what_is_there
+from ramnas_host.data.paths import check_folder, may_have, what_is_there
 from ramnas_models.errors import DataError
 
 # what a folder of each task has
@@ -23,9 +23,7 @@ def task_of(folder: Path) -> str:
 
     DataError if the layout is none of those in LAYOUTS, or several of them.
     """
-    if not os.path.isdir(folder):
-        reason = "is not a folder" if os.path.exists(folder) else "does not exist"
-        raise DataError(f"{folder} {reason}: give the folder of your labelled pictures")
+    check_folder(folder, "give the folder of your labelled pictures")
     annotated = may_have(
         folder / "annotations", lambda entry: fnmatch(entry.name, "instances_*.json")
     )

@@ -45,8 +45,8 @@ class PictureNames:
     def locate(self, names: Sequence[str], notes: Notes) -> list[str | None]:
         """The path of each picture; None if there is no such file, which is noted.
 
-        A name that leads to a file only when it is read with good will is noted too. If two names
-        that do not mean the same picture lead to one file, only those count that are its own.
+        A name that is not quite that of its file is noted too. If names of different pictures lead
+        to one file, only the names that are its own get it.
         DataError if a folder cannot be listed.
         """
         first = self._roots[0]
@@ -151,7 +151,7 @@ def same_picture(one: str, other: str) -> bool:
 
 
 def _part_strangers(names: Sequence[str], found: list[str | None]) -> None:
-    """Take the file from names that lead to it beside others which do not mean the same picture."""
+    """Where names of different pictures lead to one file, leave it only to the file's own names."""
     leading: dict[str, list[int]] = {}
     for i, path in enumerate(found):
         if path is not None:

@@ -23,7 +23,14 @@ from ramnas_host.data.class_names import in_order
 from ramnas_host.data.findings import Finding, Notes
 from ramnas_host.data.halves import halves
 from ramnas_host.data.images import Arrays, Dataset, Files, Split
-from ramnas_host.data.paths import ClassFolder, labelled, list_classes, may_have, what_is_there
+from ramnas_host.data.paths import (
+    ClassFolder,
+    check_folder,
+    labelled,
+    list_classes,
+    may_have,
+    what_is_there,
+)
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
@@ -31,7 +38,7 @@ from ramnas_models.onnx_graph import Normalisation
 log = logging.getLogger(__name__)
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
-_VAL = ("val", "valid", "validation")  # how people call that folder
+_VAL = ("val", "valid", "validation")  # names that people give to that folder
 # names of folders in layouts that have no class folders
 _NOT_CLASSES = {
     "images", "image", "imgs", "img", "jpegimages", "labels", "label", "masks", "annotations",
@@ -392,9 +399,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
 
 
 def _train_folder(folder: Path) -> Path:
-    if not folder.is_dir():
-        reason = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{folder} {reason}: a data set like ImageNet has train/ and val/")
+    check_folder(folder, "a data set like ImageNet has train/ and val/")
     train = folder / "train"
     if not train.is_dir():
         raise DataError(
@@ -405,7 +410,7 @@ def _train_folder(folder: Path) -> Path:
 
 
 def _val_folder(folder: Path) -> Path:
-    """The first folder in `folder` that is called like a val split."""
+    """The folder in `folder` that has one of the names of a val split."""
     return next((folder / name for name in _VAL if (folder / name).is_dir()), folder / _VAL[0])
 
 

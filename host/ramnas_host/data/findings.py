@@ -16,7 +16,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Finding:
     """Something that was noticed in one part of a data set, `count` times.
 
-    `part` is how people call that part: an annotation file or a folder. `what` says what was
+    `part` is the name of that part for people: an annotation file or a folder. `what` says what was
     noticed and what was done about it, and `example` is the first case, or empty. `wrong` means
     that a network trained on the data would be wrong, or would be judged wrongly.
     """

@@ -156,6 +156,13 @@ def labelled(
     return paths, np.repeat(np.arange(len(classes)), [len(group) for group in groups])
 
 
+def check_folder(folder: Path, way_out: str) -> None:
+    """DataError, which ends with `way_out`, unless there is a folder at this path."""
+    if not os.path.isdir(folder):
+        reason = "is not a folder" if os.path.exists(folder) else "does not exist"
+        raise DataError(f"{folder} {reason}: {way_out}")
+
+
 def may_have(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> bool:
     """Whether an entry of a folder is wanted; also if it is there, but cannot be listed.
 
@@ -279,7 +286,7 @@ def _nothing_there(folder: Path, found: Mapping[str, _Listing]) -> str:
         if listing.folders:
             return (
                 f"{text} in its class folders, but {name} has a folder {listing.folders[0]}: put "
-                "the pictures of a class into one folder"
+                "the images of a class into one folder"
             )
     others = [other for listing in found.values() for other in listing.others]
     if others:

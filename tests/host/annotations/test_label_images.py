@@ -93,7 +93,7 @@ def test_a_colour_that_is_not_listed_is_named_with_its_place(tmp_path: Path) -> 
     pixels = painted(np.full((6, 5), 300))
     pixels[4, 2] = (1, 2, 3)
     Image.fromarray(pixels).save(tmp_path / "label.png")
-    with pytest.raises(SourceError, match=r"color \[1, 2, 3\] in row 4, column 2.*\(1 pixels"):
+    with pytest.raises(SourceError, match=r"colour \[1, 2, 3\] in row 4, column 2.*\(1 pixels"):
         read_ids(tmp_path / "label.png", COLOURS)
 
 
@@ -112,7 +112,7 @@ def test_a_palette_with_listed_colours_in_another_order_is_refused(tmp_path: Pat
     for palette, message in (
         ([0, 0, 0, 128, 0, 0, 0, 128, 0], ""),
         ([9, 9, 9, 128, 0, 0, 0, 0, 0], ""),  # not the colours that are listed
-        ([0, 128, 0, 128, 0, 0, 0, 0, 0], "palette index 0 in the color of id 2"),
+        ([0, 128, 0, 128, 0, 0, 0, 0, 0], "palette index 0 in the colour of id 2"),
     ):
         image.putpalette(palette)
         image.save(tmp_path / "label.png")

@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_log_gets_a_line_at_after_every_epoch_and_every_30_s(
+def test_a_log_gets_a_line_after_every_epoch_and_every_30_s(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with bar("train", 200, epochs=2) as update:

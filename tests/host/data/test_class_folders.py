@@ -163,7 +163,7 @@ def test_a_folder_without_any_picture_says_what_is_there_instead(tmp_path: Path)
     touch(tmp_path / "train/ant", "1.gif", "2.avif", "3.gif")
     assert "but files with other suffixes: .gif (2), .avif (1)" in refusal()
     touch(tmp_path / "train/bee", "front/1.jpg")
-    assert "but bee has a folder front: put the pictures of a class into one folder" in refusal()
+    assert "but bee has a folder front: put the images of a class into one folder" in refusal()
 
 
 def test_the_same_class_of_macos_and_linux_is_one_class(tmp_path: Path) -> None:
