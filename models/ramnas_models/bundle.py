@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import errno
 import hashlib
+import os
+import stat
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
@@ -13,7 +15,7 @@ import msgspec
 from ramnas_models.accuracy import Accuracy
 from ramnas_models.anchors import Anchors
 from ramnas_models.errors import BundleError
-from ramnas_models.files import write_file
+from ramnas_models.files import GIT_LFS, write_file
 from ramnas_models.head_plan import CLASSIFICATION, DETECTION, TASKS
 from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.space import Arch, Space
@@ -26,7 +28,6 @@ READABLE = (2, 3, FORMAT)
 MANIFEST = "manifest.json"
 INTERPOLATIONS = ("bilinear", "bicubic")
 _OWN = (MANIFEST, "models/*.onnx")  # the files of a bundle, which a new bundle may replace
-_LFS = b"version https://git-lfs"  # how a pointer of Git LFS begins
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,7 +199,7 @@ class Bundle(msgspec.Struct, frozen=True):
         """The ONNX bytes of `model`; BundleError if their hash differs from the manifest's."""
         path = _inside(self.path, model.file)
         try:
-            data = path.read_bytes()
+            data = _content(path)
         except OSError as error:
             raise BundleError(
                 f"{path} cannot be read ({error.strerror}); fetch the bundle again"
@@ -222,15 +223,16 @@ def open_bundle(path: Union[str, Path]) -> Bundle:
     folder = Path(path)
     file = folder / MANIFEST
     try:
-        content = file.read_bytes()
+        content = _content(file)
     except NotADirectoryError as error:
         raise BundleError(
             f"{folder} is a file, and a bundle is a folder: unpack it if it is an archive, and "
-            f"name the folder that holds {MANIFEST}"
+            f"name the folder that holds {MANIFEST}{_hint(folder)}"
         ) from error
     except OSError as error:
         raise BundleError(
-            f"{folder} is not a bundle: cannot read {file} ({error.strerror}){_hint(folder, error)}"
+            f"{folder} is not a bundle: cannot read {file} ({error.strerror})"
+            f"{_hint(folder) if error.errno == errno.ENOENT else ''}"
         ) from error
     _check_fetched(file, content)
     try:
@@ -264,17 +266,29 @@ def _decode(file: Path, content: bytes) -> Manifest:
     return msgspec.convert(old.widened(), Manifest)
 
 
-def _hint(folder: Path, error: OSError) -> str:
-    """The bundle that lies one folder deeper, as after unpacking an archive, as a clause."""
-    if error.errno == errno.ENOENT:
-        for inner in sorted(folder.glob(f"*/{MANIFEST}")):
-            return f"; name {inner.parent} if that is the bundle"
+def _content(file: Path) -> bytes:
+    """The bytes of a file; OSError also for a pipe, which would never end, or a device."""
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file")
+    return file.read_bytes()
+
+
+def _hint(path: Path) -> str:
+    """The bundle that lies one folder deeper, as after unpacking an archive, or above, as a clause.
+
+    The one above is meant where `path` is its folder of models or one of its files.
+    """
+    above = Path(os.path.abspath(path)).parents
+    for file in (*sorted(path.glob(f"*/{MANIFEST}")), *(up / MANIFEST for up in above[:2])):
+        if file.is_file():
+            return f"; name {file.parent} if that is the bundle"
     return ""
 
 
 def _check_fetched(path: Path, data: bytes) -> None:
     """BundleError if Git has fetched only the pointer to a file."""
-    if data.startswith(_LFS):
+    if data.startswith(GIT_LFS):
         raise BundleError(
             f"{path} is only a pointer of Git LFS, and the file itself was not fetched: run git "
             "lfs pull where you cloned the bundle"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +385,51 @@ def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path) -> None:
         write_bundle(tmp_path / "bundle", bad, {"../x.onnx": b""})
     assert open_bundle(tmp_path / "bundle") == old
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_manifest_or_model_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path / "b")
+    model = bundle.front().models[1].file
+    for name in (MANIFEST, model):
+        for kind in ("pipe", "device", "socket", "folder"):
+            shutil.rmtree(tmp_path / "c", ignore_errors=True)
+            shutil.copytree(tmp_path / "b", tmp_path / "c")
+            file = tmp_path / "c" / name
+            file.unlink()
+            if kind == "pipe":
+                os.mkfifo(file)
+            elif kind == "device":
+                file.symlink_to("/dev/zero")
+            elif kind == "socket":
+                here = os.getcwd()
+                os.chdir(file.parent)  # the name of a socket must be short
+                try:
+                    with socket.socket(socket.AF_UNIX) as server:
+                        server.bind(file.name)
+                finally:
+                    os.chdir(here)
+            else:
+                file.mkdir()
+            reason = "Is a directory" if kind == "folder" else "a pipe, a socket or a device"
+            if kind == "device" and name == model:
+                reason = "lies outside the bundle"
+            with pytest.raises(BundleError, match=f"{file.name}.*{reason}"):
+                open_bundle(tmp_path / "c")
+
+
+def test_a_folder_or_file_of_a_bundle_hints_at_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = new_bundle(tmp_path / "b")
+    hint = f"; name {tmp_path}/b if that is the bundle"
+    for name in ("models", MANIFEST, bundle.front().models[0].file):
+        with pytest.raises(BundleError, match=f"{hint}$"):
+            open_bundle(tmp_path / "b" / name)
+    monkeypatch.chdir(tmp_path / "b/models")
+    with pytest.raises(BundleError, match=f"{hint}$"):
+        open_bundle(".")
+    with pytest.raises(BundleError, match=f"{hint}$"):
+        open_bundle(tmp_path)
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    with pytest.raises(BundleError, match=r"\(No such file or directory\)$"):
+        open_bundle(tmp_path / "a/b/c")
