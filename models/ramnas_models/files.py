@@ -46,6 +46,9 @@ CANNOT_RENAME = {
     errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
 }  # fmt: skip
 CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+CANNOT_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+# how the small file begins that Git leaves in place of one that Git LFS has not fetched
+GIT_LFS = b"version https://git-lfs"
 
 
 @contextmanager

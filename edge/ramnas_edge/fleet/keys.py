@@ -24,7 +24,7 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from ramnas_models.errors import DataError, FileError
-from ramnas_models.files import flush, make_folder, write_file, writing
+from ramnas_models.files import CANNOT_LINK, flush, make_folder, write_file, writing
 
 log = logging.getLogger(__name__)
 PUBLIC, SECRET = ".key", ".key_secret"
@@ -254,7 +254,7 @@ def _name(aside: str, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError as error:  # FAT and many network file systems have no links
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno not in CANNOT_LINK:
             raise
         if path.exists():
             raise FileExistsError(errno.EEXIST, "") from error

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, BinaryIO, Optional, Tuple
 
 import cv2
 
+from ramnas_models.files import GIT_LFS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -131,7 +133,7 @@ def _no_picture(head: bytes) -> str:
     """What stands in place of an image or a video; an empty string if it may be one."""
     if not head:
         return "it is empty"
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(GIT_LFS):
         return "it is a Git LFS pointer, not the file itself; run git lfs pull"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head")):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ramnas_models.errors import DataError
+from ramnas_models.files import GIT_LFS
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ class JsonFile:
             raise self._wrong(f"it is not text: {error}") from error
         if not self._data.strip():
             raise self._wrong("it is empty")
-        if self._data.startswith(b"version https://git-lfs"):
+        if self._data.startswith(GIT_LFS):
             raise self._wrong("it is a pointer of Git LFS; run git lfs pull")
         self._value: Any = None
 

@@ -5,7 +5,6 @@ They are written in the layouts of COCO and of Cityscapes, so any loader for the
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 from ramnas_host.data.images import Dataset, Split
 from ramnas_host.data.photographs import PHOTOGRAPHS
 from ramnas_models.errors import DataError
+from ramnas_models.files import CANNOT_LINK
 from ramnas_models.whole_folder import new_folder
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _share(frames: Path, link: Path) -> None:
     try:
         link.symlink_to(os.path.relpath(frames, link.parent))
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno not in CANNOT_LINK:
             raise
         link.mkdir()
         for image in frames.iterdir():
