@@ -100,9 +100,9 @@ def authorize(public: Path, authorized: Path, name: Optional[str] = None) -> Pat
 
 
 def load_authorized(authorized: Path) -> Tuple[Dict[bytes, str], List[str]]:
-    """Read every `.key` file in a folder: public key -> name, and a message per thing amiss.
+    """Read every `.key` file in a folder: public key -> name, and a message for each fault.
 
-    That is a file without a key, or that everybody may write into the folder. A folder that does
+    A fault is a file without a key, or a folder that everybody may write into. A folder that does
     not exist has no keys. OSError if there is one that cannot be listed.
     """
     known, wrong = {}, []

@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = (  # of the formats that every OpenCV reads
 )  # fmt: skip
 
 
-_dark: List[str] = []  # the picture of few bits that was named; one is enough
+_dark: List[str] = []  # the name of the first image of few bits, the only one that is logged
 
 
 def check_frame(frame: Any) -> Image:
@@ -104,9 +104,8 @@ def _bytes(path: str) -> NDArray[np.uint8]:
 def decode_image(data: NDArray[np.uint8], name: str, *, upright: bool = True) -> Image:
     """Decode the bytes of an image file to BGR; messages call it `name`.
 
-    With `upright`, the image is turned as its EXIF says.
-
-    SourceError, with the reason, if they are not an image or if the image is cut off.
+    With `upright`, the image is turned as its EXIF says. SourceError, with the reason, if they are
+    not an image or if the image is cut off.
     """
     fault = jpeg_fault(data)
     if fault:
@@ -128,12 +127,12 @@ def decode_image(data: NDArray[np.uint8], name: str, *, upright: bool = True) ->
 
 
 def _look_for_few_bits(image: Image, name: str) -> None:
-    """Say once that 16-bit pictures are nearly black, as samples of 10 or 12 bits are."""
+    """Log once that a 16-bit image is nearly black, as it is if its samples have 10 or 12 bits."""
     below = (int(image.max()) + 1) * 256
     if below <= 2**12:
         _dark.append(name)
         log.warning(
-            "%s is nearly black: all values are below %d of 65535; is it a picture of 10 or 12 "
+            "%s is nearly black: all values are below %d of 65535; is it an image of 10 or 12 "
             "bits? then scale it to 16 bits (others like it are not named)",
             name, below,
         )  # fmt: skip

@@ -88,7 +88,7 @@ class SegmentationData:
     """A segmentation data set.
 
     The best weights are chosen on `selection`. Nothing is chosen on `report`, which is read once,
-    at the end.
+    at the end. `findings` say what was noticed and left out.
     """
 
     classes: tuple[str, ...]
