@@ -65,6 +65,7 @@ def add_verb(
         description=textwrap.fill(purpose, _WIDTH),
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --arch would be taken for --archs
     )
 
 

@@ -20,6 +20,8 @@ _SHOWN_CLASSES = 100
 _TASKS = ("detection", "segmentation", "classification")
 # the recipe of ramnas finetune for a folder of one's own
 _RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "transfer"}
+# the options of ramnas data that ramnas data check does not have, with their defaults
+_OF_SPLITS = {"recipe": "digits", "data": None, "split": "report", "out": None}
 # what is counted for each task, beside pictures
 _COUNTED = {"detection": "objects", "segmentation": "pixels", "classification": "pictures"}
 
@@ -35,11 +37,13 @@ def add(verbs: Verbs) -> None:
         example="ramnas data --recipe digits --split report --out runs/test",
     )  # fmt: skip
     data.add_argument(
-        "--recipe", default="digits",
+        "--recipe", default=_OF_SPLITS["recipe"],
         help="name or .yaml of the recipe that names the data set (default: digits)",
     )  # fmt: skip
     data_option(data)
-    data.add_argument("--split", default="report", choices=SPLITS, help="(default: report)")
+    data.add_argument(
+        "--split", default=_OF_SPLITS["split"], choices=SPLITS, help="(default: report)"
+    )
     data.add_argument("--out", type=Path, metavar="DIR", help="folder to write")
     data.set_defaults(call=_data)
 
@@ -93,6 +97,9 @@ def _check(args: argparse.Namespace) -> None:
     from ramnas_host.data.findings import Finding
     from ramnas_models.files import write_file
 
+    for option, default in _OF_SPLITS.items():
+        if getattr(args, option) != default:
+            raise DataError(f"--{option} is for writing a split: ramnas data check DIR has none")
     task = args.task or task_of(args.folder)
     sheet = args.sheet or Path(f"{args.folder.resolve().name}-check.png")
     if sheet.suffix.lower() != ".png":
@@ -187,7 +194,7 @@ def _overview(task: str, checked: Checked) -> str:
     lines += ["", *(f"wrong: {finding}" for finding in wrong)]
     lines += [f"note: {finding}" for finding in checked.findings if not finding.wrong]
     lines.append(
-        f"training on it would be wrong; kinds of faults to mend first: {len(wrong)}"
+        f"a network trained on it would be wrong, or judged wrongly; kinds of fault: {len(wrong)}"
         if wrong
         else "nothing was found that would make training wrong"
     )

@@ -17,6 +17,7 @@ from ramnas_host.cli.options import (
     progress_option,
     recipe_options,
     supernet_option,
+    warn_of_warm_up,
     workers_option,
 )
 from ramnas_host.config import Override
@@ -127,6 +128,8 @@ def _finetune(args: argparse.Namespace) -> None:
         return
     with distributed.started(args.device) as ranks:
         make_folder(args.out)
+        if ranks.leads:
+            warn_of_warm_up(recipe)
         if ranks.leads and state.exists():
             print(f"going on from {state}", flush=True)
         workers = args.workers
@@ -160,6 +163,11 @@ def _finetune(args: argparse.Namespace) -> None:
 def _overrides(args: argparse.Namespace) -> list[Override]:
     found = overrides_of(args)
     if args.input_size is not None:
+        if args.task == "classification":
+            raise DataError(
+                "--input-size is for detection and segmentation: a classifier takes images at the "
+                f"resolution of its --arch, here {args.arch}"
+            )
         size = tuple(args.input_size)
         if len(size) > 2:
             raise DataError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from ramnas_host.config import Override
+from ramnas_host.config import Override, Schedule
 from ramnas_models.errors import DataError
+
+log = logging.getLogger(__name__)
 
 ARCH_HELP = (
     "the arch: min, max, A0 to A6 (published networks of space attentivenas; A5 and A5_1 of "
@@ -78,8 +81,9 @@ def workers_option(verb: argparse.ArgumentParser) -> None:
 def recipe_options(verb: argparse.ArgumentParser) -> None:
     """Add the options that change one value of a recipe, for every verb that trains."""
     verb.add_argument(
-        "--epochs", type=int, metavar="N", help="train for N epochs instead of the recipe's"
-    )
+        "--epochs", type=int, metavar="N",
+        help="train for N epochs instead of the recipe's, whose warm-up is as long as before",
+    )  # fmt: skip
     verb.add_argument(
         "--batch-size", type=int, metavar="N",
         help="images of an optimizer step, over all processes, instead of the recipe's",
@@ -99,6 +103,16 @@ def overrides_of(args: argparse.Namespace) -> list[Override]:
         Override("optimizer.lr", args.lr, "--lr"),
     ]
     return [override for override in given if override.value is not None]
+
+
+def warn_of_warm_up(recipe: Schedule) -> None:
+    """Log it if the warm-up leaves no epoch in which the learning rate is at its peak."""
+    if recipe.warm_up_epochs >= recipe.epochs:
+        log.warning(
+            "the learning rate never reaches its peak, %g: the warm-up lasts for all of the "
+            "training (warm_up_epochs %d, epochs %d); train for longer, or write a recipe with a "
+            "shorter warm-up", recipe.lr, recipe.warm_up_epochs, recipe.epochs,
+        )  # fmt: skip
 
 
 def progress_option(verb: argparse.ArgumentParser) -> None:

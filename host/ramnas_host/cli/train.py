@@ -14,6 +14,7 @@ from ramnas_host.cli.options import (
     overrides_of,
     progress_option,
     recipe_options,
+    warn_of_warm_up,
     workers_option,
 )
 from ramnas_host.data.about import describe
@@ -83,6 +84,7 @@ def _train(args: argparse.Namespace) -> None:
         make_folder(args.out)  # so that a bad --out fails now, not after the training
         if ranks.leads:
             log_findings(dataset.findings)
+            warn_of_warm_up(recipe)
         if ranks.leads and state.exists():
             print(f"going on from {state}", flush=True)
         workers = args.workers

@@ -23,6 +23,7 @@ from ramnas_host.data.findings import Finding, log_findings
 from ramnas_host.data.images import Dataset
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.classification import classification_task
+from ramnas_host.finetuning.data_digest import data_digest
 from ramnas_host.finetuning.detection import detection_task
 from ramnas_host.finetuning.finetune import Evaluation, KeptRun, Task, finetune
 from ramnas_host.finetuning.saved_network import FinetunedAbout, Net
@@ -70,11 +71,17 @@ class PreparedRun:
     def check_same(self, file: Path) -> None:
         """DataError if the network in `file` comes from a run with other settings or data."""
         finished = saved_network.load(file)
-        about = msgspec.structs.replace(finished.about, accuracies=())
+        trained_on = finished.about.data or self.about.data
+        about = msgspec.structs.replace(finished.about, accuracies=(), data=self.about.data)
         if (finished.space.hash, about) != (self.space.hash, self.about):
             raise DataError(
                 f"{file} was fine-tuned with another arch, recipe, supernet or data set; choose "
                 "another --out, or delete that file"
+            )
+        if trained_on != self.about.data:
+            raise DataError(
+                f"{file} was fine-tuned when {self.data or 'the data set'} had other pictures or "
+                "labels; choose another --out, or delete that file"
             )
 
     def train(
@@ -163,6 +170,7 @@ def prepare(
         source=origin,
         from_scratch=from_scratch or supernet is None,
         recipe=recipe,
+        data=data_digest(data),
     )
     network = saved_network.build(net, about)
     task = _task(network, data, about, supernet)

@@ -29,7 +29,8 @@ class FinetunedAbout(msgspec.Struct, frozen=True):
     `classes` are in the order of the bundle's manifest. `licence` and `source` cover the supernet's
     weights and the data. `from_scratch` says that only the architecture came from the supernet, not
     its weights. `accuracies` has those on `selection`, by which a budget chooses, and then those on
-    `report`. It is empty until the training has ended.
+    `report`. It is empty until the training has ended. `data` is the digest of the data set; it is
+    empty in files of earlier versions.
     """
 
     task: str
@@ -43,6 +44,7 @@ class FinetunedAbout(msgspec.Struct, frozen=True):
     from_scratch: bool
     recipe: Finetuning
     accuracies: tuple[Accuracy, ...] = ()
+    data: str = ""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,9 @@ def _contents(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> 
     return FolderContents(
         recipe=recipe,
         per_epoch=loader.steps_per_epoch(dataset.train, recipe),
-        identity=resume.identity(f"{space.hash} {len(dataset.train)}", recipe),
+        identity=resume.identity(
+            f"{space.hash} {len(dataset.train)} {dataset.listing}".strip(), recipe
+        ),
         last=LAST,
         columns=(*(f"loss_{role}" for role in sandwich.ROLES), *names),
         resolved={

@@ -340,3 +340,10 @@ def test_two_layouts_in_one_folder_are_told_apart_by_task(scenes: Path) -> None:
     assert ran.returncode == 2
     assert "--task" in ran.stderr
     assert checked(scenes / "coco", "--task", "segmentation").stdout.startswith("segmentation")
+
+
+@pytest.mark.parametrize(
+    "option", [("--out", "x"), ("--split", "train"), ("--recipe", "fashion"), ("--data", "x")]
+)
+def test_an_option_for_writing_a_split_is_refused(option: tuple[str, str], tmp_path: Path) -> None:
+    refused(ramnas("data", *option, "check", tmp_path), f"{option[0]} is for writing a split")

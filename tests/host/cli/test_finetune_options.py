@@ -103,7 +103,18 @@ def test_an_option_out_of_range_is_named(
 
 def test_classification_has_the_input_size_of_its_arch(tmp_path: Path) -> None:
     argv = ["finetune", "--task", "classification", *BARE, "--out", tmp_path / "run"]
-    refused(ramnas(*argv, "--input-size", "32"), "--input-size: must be null for classification")
+    refused(ramnas(*argv, "--input-size", "32"), "--input-size is for detection and segmentation")
+
+
+def test_a_warm_up_that_never_ends_is_said(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    argv = short("detection", scenes, "--workers", "0", "--input-size", "32", "--out")
+    said = "the learning rate never reaches its peak, 0.5: the warm-up lasts for all of the train"
+    assert ramnas(*argv, tmp_path / "two").returncode == 0
+    assert "reaches its peak" not in caplog.text
+    assert ramnas(*argv, tmp_path / "one", "--epochs", "1", "--lr", "0.5").returncode == 0
+    assert said in caplog.text
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation", "classification"])
