@@ -56,8 +56,9 @@ def _median_ms(session: Session, runs: int) -> float:
     times = []
     for run in range(runs + 3):  # the first runs allocate or compile
         start = time.perf_counter()
-        session.infer(feeds)
+        outputs = session.infer(feeds)
         if run >= 3:
             times.append(time.perf_counter() - start)
+    backends.check_finite(session.running, outputs)
     session.close()
     return 1e3 * float(np.median(times))

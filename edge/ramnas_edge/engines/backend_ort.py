@@ -179,11 +179,14 @@ class OrtSession:
 
 
 def _failure(what: str, error: Exception) -> BackendError:
-    """OutOfMemoryError or BackendError; onnxruntime tells the two apart only in its message."""
+    """OutOfMemoryError or BackendError, in one line; onnxruntime's message tells the two apart."""
+    said = " ".join(str(error).split())
+    if any(sign in said for sign in ("IR version", "opset", "Op registered")):
+        said += f"; export it for onnxruntime {ort.__version__}, or install a newer onnxruntime"
     lacks_memory = isinstance(error, MemoryError) or any(
-        sign in str(error) for sign in ("bad_alloc", "Failed to allocate memory", "out of memory")
+        sign in said for sign in ("bad_alloc", "Failed to allocate memory", "out of memory")
     )
-    return (OutOfMemoryError if lacks_memory else BackendError)(f"{what}: {error}")
+    return (OutOfMemoryError if lacks_memory else BackendError)(f"{what}: {said}")
 
 
 def _tensor(arg: Any) -> TensorSpec:

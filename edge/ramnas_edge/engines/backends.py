@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Protocol, Tuple
 
 from ramnas_edge.board.cores import usable
 from ramnas_models import onnx_graph
@@ -118,6 +118,22 @@ def check_threads(threads: int) -> None:
             f"{threads} threads are more than the {processors} processors of this machine, of "
             f"which this process may use {usable()}; ask for fewer"
         )
+
+
+def check_finite(running: Running, outputs: Iterable[Array]) -> None:
+    """BackendError if an answer holds NaN or infinity; engines themselves do not mind them.
+
+    It costs about as much as a copy of the outputs, and is meant for one answer after the opening.
+    """
+    import numpy as np
+
+    for output in outputs:
+        if output.dtype.kind == "f" and not np.isfinite(output).all():
+            raise BackendError(
+                f"engine {running.engine} answers with NaN or infinity in {running.precision}: "
+                "the model's weights are damaged, or too large for this precision; try fp32, or "
+                "export the model again"
+            )
 
 
 def load(engine: str) -> Backend:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ramnas_edge.engines.backends import check_finite
 from ramnas_edge.vision import preprocessing
 from ramnas_edge.vision.batching import with_batch
 from ramnas_edge.vision.channels import for_rgb
@@ -20,7 +21,7 @@ from ramnas_models.head_plan import CLASSIFICATION, DETECTION, SEGMENTATION
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ramnas_edge.engines.backends import Array, Backend, Options, Running, Session
+    from ramnas_edge.engines.backends import Array, Backend, Options, Running, Session, TensorSpec
     from ramnas_models.anchors import Anchors
     from ramnas_models.bundle import Bundle, Model, Preprocessing, TaskFront
 
@@ -134,37 +135,79 @@ def open_pipeline(
 ) -> Pipeline:
     """Open `model` of `front` for batches of `batch` frames whose channels are in that order.
 
-    Raises BundleError if its graph does not take uint8 images of the size in the manifest, or has
-    other outputs than the manifest's classes and anchors need.
+    It is run once on noise. BundleError if its graph does not take uint8 images of the size in the
+    manifest, or has other outputs than the manifest's classes and anchors need. BackendError if it
+    answers with NaN.
     """
-    session = backend.open(graph(bundle, model, channels=channels, batch=batch), options)
-    image = session.inputs[0]
-    if "uint8" not in image.dtype or tuple(image.shape[1:]) != (*model.input_hw, 3):
+    data = graph(bundle, model, channels=channels, batch=batch)
+    try:
+        session = backend.open(data, options)
+    except BackendError as error:
+        raise type(error)(f"model {model.name}: {error}") from error
+    try:
+        _check_input(session.inputs[0], model)
+        noise = np.stack(noise_frames(model.input_hw, batch))
+        outputs = session.infer({session.inputs[0].name: noise})
+        _check_outputs([output.name for output in session.outputs], outputs, front, model)
+        check_finite(session.running, outputs)
+        decode = decoder(front.task, front.classes, model.input_hw, model.anchors)
+    except BackendError as error:
         session.close()
+        raise type(error)(f"model {model.name}: {error}") from error
+    except BaseException:
+        session.close()
+        raise
+    return Pipeline(session, model.input_hw, model.preprocessing, decode)
+
+
+def _check_input(image: TensorSpec, model: Model) -> None:
+    if "uint8" not in image.dtype or tuple(image.shape[1:]) != (*model.input_hw, 3):
         raise BundleError(
             f"{model.file} takes {image.dtype} {list(image.shape)}, but must take a uint8 image "
             f"[N, {model.input_hw[0]}, {model.input_hw[1]}, 3] and normalise it itself; "
             "export the bundle again"
         )
-    found, classes = tuple(session.outputs[0].shape[1:]), len(front.classes)
-    wanted: Tuple[int, ...] = (classes,)
+
+
+def _check_outputs(
+    names: Sequence[str], outputs: Sequence[Array], front: TaskFront, model: Model
+) -> None:
+    """BundleError if the outputs are not those of the task, for the classes of the manifest."""
+    classes, found = len(front.classes), [output.shape[1:] for output in outputs]
+    wanted: List[Tuple[int, ...]] = [(classes,)]
     if front.task == DETECTION and model.anchors:
-        wanted = (model.anchors.count, classes + 1)  # column 0 is the background
-    known = all(isinstance(size, int) for size in found)  # an engine may leave sizes open
-    if front.task != SEGMENTATION and known and found != wanted:
-        session.close()
+        count = model.anchors.count
+        wanted = [(count, classes + 1), (count, 4)]  # column 0 is the background
+    right = found[: len(wanted)] == wanted
+    if front.task == SEGMENTATION:  # a map, or logits of each class for each of its cells
+        one = outputs[0]
+        right = one.ndim == (3 if one.dtype == np.uint8 else 4)
+        if right and one.dtype == np.uint8:
+            right = int(one.max()) < classes
+        elif right:
+            wanted = [(classes, *found[0][1:])]
+            right = found[:1] == wanted
+        else:
+            wanted = [(classes, *model.input_hw)]
+    # with three classes both outputs of a detector have four columns
+    if not right or list(names[:2]) == ["box_regression", "class_logits"]:
         raise BundleError(
-            f"{model.file} has outputs of shape {list(found)}, but the {classes} classes of the "
-            f"manifest need {list(wanted)}; export the bundle again"
+            f"{model.file} has outputs "
+            f"{', '.join(f'{n} of shape {list(shape)}' for n, shape in zip(names, found))}, but "
+            f"the {classes} classes of the manifest need "
+            f"{' and '.join(str(list(shape)) for shape in wanted)}, in this order; "
+            "export the bundle again"
         )
-    decode = decoder(front.task, front.classes, model.input_hw, model.anchors)
-    return Pipeline(session, model.input_hw, model.preprocessing, decode)
 
 
 def graph(bundle: Bundle, model: Model, *, channels: str = "bgr", batch: int = 1) -> bytes:
     """The ONNX bytes of `model` as an engine gets them: batch fixed, channels in that order."""
-    data = with_batch(bundle.read_model(model), batch)
-    return for_rgb(data) if channels == "rgb" else data
+    data = bundle.read_model(model)
+    try:
+        data = with_batch(data, batch)
+        return for_rgb(data) if channels == "rgb" else data
+    except BundleError as error:
+        raise BundleError(f"{bundle.path / model.file}: {error}") from error
 
 
 def noise_frames(frame_hw: Tuple[int, int], batch: int) -> List[Frame]:

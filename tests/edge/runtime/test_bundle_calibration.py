@@ -157,7 +157,7 @@ def test_a_model_that_cannot_be_opened_is_reported_and_the_others_are_kept(tmp_p
     assert ran.stderr.splitlines()[-1] == (
         f"error: not measured: {front.models[1].arch_id}; the reasons are above"
     )
-    assert "failed: the model is not ONNX" in ran.stdout
+    assert f"/{front.models[1].file}: the model is not ONNX" in ran.stdout
     (file,) = (tmp_path / "cache/ramnas/latencies").iterdir()
     assert len(latency_file.known(file.stem)) == 2
 

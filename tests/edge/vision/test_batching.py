@@ -43,5 +43,6 @@ def test_a_model_without_a_batch_dimension_is_refused() -> None:
         with_batch(made.SerializeToString(), 1)
     with pytest.raises(BundleError, match="is not ONNX"):
         with_batch(b"no model", 1)
-    assert ModelProto.FromString(b"") == ModelProto()  # an empty file is valid; engines refuse it
-    assert with_batch(b"", 1) == b""
+    assert ModelProto.FromString(b"") == ModelProto()  # an empty file is a valid graph of nothing
+    with pytest.raises(BundleError, match="has 0 inputs and 0 outputs"):
+        with_batch(b"", 1)
