@@ -53,7 +53,7 @@ HOST = [
     "rich>=13",
     "matplotlib>=3.7",
     "pycocotools>=2.0.7",
-    "pillow>=10.1",  # label images as they are stored, and the sizes of pictures; typed from there
+    "pillow>=10.1",  # label images as they are stored, and the sizes of pictures; with types
 ]
 TEST = ["pytest>=7", "pytest-timeout>=2", "pytest-xdist>=3", "hypothesis>=6"]
 DEV = [

@@ -209,7 +209,7 @@ def _summary(name: str, seen: Sequence[_Seen], classes: int) -> tuple[Part, tupl
     if name != "train" and len(usable) < FEW_TO_JUDGE:
         low, high = (100 * edge for edge in wilson(0.5, max(1, len(usable))))
         notes.add(
-            f"too few pictures: an accuracy of 50 % could be {low:.0f} or {high:.0f} %", "",
+            f"pictures, so few that an accuracy of 50 % could be {low:.0f} or {high:.0f} %", "",
             count=len(usable),
         )  # fmt: skip
     sizes = sorted((picture.size for picture in usable), key=lambda size: size[0] * size[1])

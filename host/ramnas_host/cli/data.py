@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ramnas_host.data.findings import Finding
 
 _SHOWN_CLASSES = 100
-_TASKS = ("detection", "segmentation", "classification")
 # the recipe of ramnas finetune for a folder of one's own
 _RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "transfer"}
 # the options of ramnas data that ramnas data check does not have, with their defaults
@@ -59,7 +58,7 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     check.add_argument("folder", type=Path, metavar="DIR", help="the folder")
     check.add_argument(
-        "--task", choices=_TASKS,
+        "--task", choices=tuple(_RECIPES),
         help="what the labels are for (default: what the layout of the folder shows)",
     )  # fmt: skip
     check.add_argument(
@@ -142,7 +141,7 @@ def _of_less_than_a_batch(task: str, data: Data) -> tuple[Finding, ...]:
     if count >= batch:
         return ()
     what = (
-        f"fewer pictures than a batch of the recipe {recipe} has, which is {batch}: give ramnas "
+        f"pictures, fewer than a batch of {batch} as in the recipe {recipe}, so give ramnas "
         "finetune a lower --batch-size"
     )
     return (Finding("train", what, count, ""),)

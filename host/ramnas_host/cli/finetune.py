@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ramnas_host.data.about import About
 
 ByClass = dict[str, tuple[Accuracy, ...]]
-_BY_CLASS = "scores_by_class.json"
 _MOST_CLASSES = 30  # that are printed with their accuracies
 _RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "inherited"}
 _TRANSFER = "transfer"
@@ -102,7 +101,7 @@ def _finetune(args: argparse.Namespace) -> None:
     from ramnas_host.config import load_finetuning
     from ramnas_host.data import loader
     from ramnas_host.finetuning import finetune
-    from ramnas_host.finetuning.prepare import FINETUNED, prepare
+    from ramnas_host.finetuning.prepare import BY_CLASS, FINETUNED, prepare
     from ramnas_host.search.front import arch_of
     from ramnas_host.training import checkpoint, distributed, loop, run_folder
     from ramnas_models.files import make_folder
@@ -151,7 +150,7 @@ def _finetune(args: argparse.Namespace) -> None:
 
             accuracies = run.train(args.out, ranks, workers, show)
         if ranks.leads:
-            by_class = (args.out / _BY_CLASS).read_bytes()
+            by_class = (args.out / BY_CLASS).read_bytes()
             for line in by_class_lines(msgspec.json.decode(by_class, type=ByClass)):
                 print(line)
             for accuracy in accuracies:
@@ -204,6 +203,7 @@ def by_class_lines(by_class: ByClass) -> list[str]:
     if not by_class:
         return []
     from ramnas_host.data.findings import one_line
+    from ramnas_host.finetuning.prepare import BY_CLASS
 
     rows = sorted(by_class.items(), key=lambda row: (row[1][0].value, row[0]))
     rows = [(one_line(name), accuracies) for name, accuracies in rows]
@@ -215,5 +215,5 @@ def by_class_lines(by_class: ByClass) -> list[str]:
         values = "".join(f"{100 * accuracy.value:10.1f}" for accuracy in accuracies)
         lines.append(f"  {name:{width}}{values}{accuracies[0].n or 0:8}")
     if len(rows) > _MOST_CLASSES:
-        lines.append(f"  {len(rows) - _MOST_CLASSES} more in {_BY_CLASS}")
+        lines.append(f"  {len(rows) - _MOST_CLASSES} more in {BY_CLASS}")
     return lines

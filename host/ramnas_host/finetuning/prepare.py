@@ -44,6 +44,7 @@ from ramnas_models.supernet import Subnet, Supernet
 log = logging.getLogger(__name__)
 
 FINETUNED = "finetuned.safetensors"
+BY_CLASS = "scores_by_class.json"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class PreparedRun:
             finished = msgspec.structs.replace(self.about, accuracies=both)
             saved_network.save(folder / FINETUNED, self.net, self.space, finished)
             write_file(folder / "scores.json", msgspec.json.encode(accuracies))
-            write_file(folder / "scores_by_class.json", msgspec.json.encode(found.by_class))
+            write_file(folder / BY_CLASS, msgspec.json.encode(found.by_class))
         return accuracies
 
     def _log_findings(self) -> None:

@@ -190,11 +190,11 @@ def test_few_pictures_are_noted_with_what_their_accuracy_is_worth(tmp_path: Path
     assert (ran.returncode, wrong(ran)) == (0, [])
     notes = [line for line in ran.stdout.splitlines() if line.startswith("note: ")]
     assert notes == [
-        "note: selection: too few pictures: an accuracy of 50 % could be 31 or 69 %: 24",
+        "note: selection: pictures, so few that an accuracy of 50 % could be 31 or 69 %: 24",
         "note: report: at least twice as many pictures as in train; perhaps the two were "
         "exchanged: 80",
-        "note: train: fewer pictures than a batch of the recipe transfer has, which is 32: give "
-        "ramnas finetune a lower --batch-size: 20",
+        "note: train: pictures, fewer than a batch of 32 as in the recipe transfer, so give ramnas "
+        "finetune a lower --batch-size: 20",
     ]
 
 
