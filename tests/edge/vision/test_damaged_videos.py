@@ -111,6 +111,9 @@ class Capture:
     def isOpened(self) -> bool:
         return True
 
+    def set(self, which: int, value: float) -> None:
+        assert (which, value) == (cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+
     def get(self, which: int) -> float:
         values = {
             cv2.CAP_PROP_FRAME_COUNT: self.count,
