@@ -252,7 +252,7 @@ def _copies(seen: Mapping[str, Sequence[_Seen]], data: Data) -> Iterable[Finding
             before, other = first.setdefault(picture.digest, (part, picture))
             if other is picture:
                 continue
-            example = f"{picture.name} is {other.name}"
+            example = f"{picture.name} is the same as {other.name}"
             if isinstance(data, Dataset) and other.counts != picture.counts:
                 notes[part].add("pictures that have another class too", example, wrong=True)
             elif before == part:

@@ -211,7 +211,11 @@ def _copies(splits: Mapping[str, SegmentationSplit]) -> Iterable[Finding]:
             one, other = pairs[0]
             what = f"pictures that are in {first} too"
             yield Finding(
-                f"leftImg8bit/{second}", what, len(pairs), f"{other}, which is {one}", wrong=True
+                f"leftImg8bit/{second}",
+                what,
+                len(pairs),
+                f"{other} is the same as {one}",
+                wrong=True,
             )
 
 
