@@ -118,12 +118,6 @@ def coco_matches(objects: Sequence[Objects], found: Sequence[Found]) -> CocoMatc
     return CocoMatches(n, tuple(counted), tuple(rankings))
 
 
-def coco_scores(objects: Sequence[Objects], found: Sequence[Found]) -> dict[str, float]:
-    """mAP50-95 and mAP50 of `coco_matches`, with every image counted once."""
-    matches = coco_matches(objects, found)
-    return dict(zip(SCORES, matches.scores(np.ones(matches.n, np.int64)), strict=True))
-
-
 def _coco(
     n: int, classes: Sequence[int],
     content: Sequence[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]],

@@ -130,7 +130,7 @@ class Router:
 
 
 def _address(endpoint: str) -> str:
-    """The address to bind; FleetError if `endpoint` is not one, or has a name without address.
+    """The address to bind; FleetError if `endpoint` is not one, or has a name without an address.
 
     Names of network interfaces are left to ZeroMQ.
     """
@@ -146,7 +146,7 @@ def _address(endpoint: str) -> str:
     except OSError as error:
         raise FleetError(
             f"cannot bind '{endpoint}': '{parsed.host}' does not resolve ({error.strerror}), and "
-            f"no network interface of this machine is called so; it has {', '.join(interfaces)}, "
+            f"no network interface of this machine has that name; it has {', '.join(interfaces)}, "
             "and tcp://*:PORT takes all of them"
         ) from error
     if keys.is_public(endpoint) and not keys.is_public(address):  # as in many an /etc/hosts

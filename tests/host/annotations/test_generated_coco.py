@@ -25,10 +25,10 @@ pytest.importorskip("pycocotools")
 
 from ramnas_host.annotations.coco import load_coco
 from ramnas_host.annotations.detection_data import DetectionSplit
-from ramnas_host.finetuning.detection_metrics import coco_scores
 from ramnas_models.errors import DataError
 from tests.host.annotations import generated_coco
 from tests.host.annotations.generated_coco import Truth
+from tests.host.finetuning.scored import coco_scores
 
 MINUTES = float(os.environ.get("RAMNAS_GENERATED_MINUTES", "0"))
 seen: Counter[str] = Counter()

@@ -16,9 +16,9 @@ pytest.importorskip("pycocotools")
 from ramnas_host.annotations.coco import load_coco
 from ramnas_host.annotations.detection_data import DetectionData, DetectionSplit
 from ramnas_host.data.findings import Finding
-from ramnas_host.finetuning.detection_metrics import coco_scores
 from ramnas_models.errors import DataError, SourceError
 from tests.host.annotations.generated_coco import HW, NAMES, annotated, file, picture, write_sound
+from tests.host.finetuning.scored import coco_scores
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -17,10 +17,10 @@ from ramnas_host.annotations.coco import load_coco
 from ramnas_host.config import load_recipe
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.scenes import write_scenes
-from ramnas_host.finetuning.detection_metrics import coco_scores
 from ramnas_host.finetuning.segmentation_metrics import confusion, mean_iou
 from ramnas_models import ready
 from ramnas_models.bundle import Model, open_bundle
+from tests.host.finetuning.scored import coco_scores
 
 SCENES = 60
 # on so few scenes, a class that is rare in them moves the mean over the classes
