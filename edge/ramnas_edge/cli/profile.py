@@ -163,6 +163,8 @@ def _profile(args: argparse.Namespace) -> None:
 
     if args.rounds < MIN_VISITS:
         raise DataError(f"--rounds {args.rounds}: a record needs {MIN_VISITS} visits or more")
+    if args.seed < 0:
+        raise DataError(f"--seed {args.seed}: it must be 0 or more")
     space, target = load_space(args.space), target_of(args)
     check_threads(target.threads)  # a host asks its boards for more than it has itself
     if args.archs:

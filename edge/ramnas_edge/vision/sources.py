@@ -73,13 +73,13 @@ class Source:
             self._frames = self._video(source, repeat)
         else:
             self.still = True
-            self._frames = self._images(source, list_images(source) * repeat, ahead)
+            self._frames = self._images(source, list_images(source), repeat, ahead)
 
     def __iter__(self) -> Frames:
         return self._frames
 
     def _images(
-        self, source: str, paths: List[Path], ahead: int, max_bytes: int = 64 * 2**20
+        self, source: str, paths: List[Path], repeat: int, ahead: int, max_bytes: int = 64 * 2**20
     ) -> Frames:
         """Read up to `ahead` frames, or `max_bytes`, at a time.
 
@@ -89,15 +89,15 @@ class Source:
         batch: List[Tuple[str, Image]] = []
         held = 0
         unsaid: List[str] = []  # nothing is logged until an image was read: none may be readable
-        for number, path in enumerate(paths):
+        for number, path in enumerate(path for _ in range(repeat) for path in paths):
             try:
                 batch.append((_printable(path), read_image(str(path))))
             except SourceError as error:
                 self.broken += 1
                 unsaid.append(str(error))
-                if self.broken == len(paths):
-                    raise _none_readable(source, unsaid) from error
                 if self.broken == number + 1:
+                    if self.broken == len(paths):
+                        raise _none_readable(source, unsaid) from error
                     continue
             else:
                 held += batch[-1][1].nbytes
@@ -143,7 +143,7 @@ class Source:
             raise SourceError(f"no frame of {name} can be read; convert it to another codec")
         absent = expected - good - damaged
         if absent > 0 and not counts_frames(path):
-            # A length may be that of the sound. Frames lack if the last one is well before it.
+            # The length may be that of the sound. Frames are missing if the last is well before it.
             gap = expected - end_s * rate - 1
             absent = absent if damaged or gap > 2 + 0.05 * expected else 0
         if absent > 0:

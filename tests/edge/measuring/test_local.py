@@ -191,6 +191,7 @@ def test_every_option_of_a_target_and_the_archs_of_a_file_reach_the_request(
         return "device class"
 
     monkeypatch.setattr(local, "profile", remember)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # for two threads
     archs = [[int(n) for n in arch.integers] for arch in (SPACE.min(), SPACE.max(), SPACE.min())]
     (tmp_path / "archs.json").write_text(json.dumps(archs))
     argv = options(
@@ -227,6 +228,7 @@ def test_a_full_disk_ends_the_command_and_keeps_what_was_committed(
         (["--precision", "fp16"], "runs fp32"),
         (["--engine", "tvm"], "unknown engine 'tvm'"),
         (["--rounds", "3"], "needs 8 visits"),
+        (["--seed", "-1"], "--seed -1: it must be 0 or more"),
         (["--batch", "0"], "--batch 0: it must be 1 or more"),
         (["--frame", "48x64", "--batch", "2"], "one frame"),
         (["--space", "nowhere"], "nowhere"),

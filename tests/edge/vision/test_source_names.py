@@ -179,3 +179,17 @@ def test_a_source_that_may_not_be_read_is_refused_with_the_reason() -> None:
     said = ran.stdout.splitlines()
     assert len(said) == 4, ran
     assert all("ermission denied" in line for line in said), said
+
+
+def test_a_source_may_be_repeated_without_end(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        an_image(tmp_path / name)
+    frames = iter(Source(str(tmp_path), repeat=10**30, ahead=1))
+    assert [Path(next(frames)[0]).name for _ in range(5)] == ["1.png", "2.png"] * 2 + ["1.png"]
+
+
+def test_broken_pictures_are_not_tried_again_without_end(tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=r"none of the 2 images of .* can be read"):
+        next(iter(Source(str(tmp_path), repeat=10**30)))
