@@ -279,7 +279,7 @@ def _hint(path: Path) -> str:
 
     The one above is meant where `path` is its folder of models or one of its files.
     """
-    above = Path(os.path.abspath(path)).parents
+    above = [*Path(os.path.abspath(path)).parents]
     for file in (*sorted(path.glob(f"*/{MANIFEST}")), *(up / MANIFEST for up in above[:2])):
         if file.is_file():
             return f"; name {file.parent} if that is the bundle"
