@@ -207,7 +207,10 @@ def _sound(
             notes.add(what, f"[{numbers}] in {paths[picture[i]]}", wrong=wrong, count=count)
 
     for what, odd in (
-        ("boxes with a number that is missing or not finite, left out", ~finite),
+        (
+            "boxes that are missing, or with a number that is missing or not finite, left out",
+            ~finite,
+        ),
         ("boxes of no size or a negative one, left out", empty),
         ("boxes whose numbers are shares of the picture and not pixels, left out", shares & thin),
         ("boxes outside their picture, left out", outside),

@@ -39,8 +39,15 @@ class PictureNames:
     @property
     def places(self) -> str:
         """Where files are looked for, for people."""
-        shown = (os.path.relpath(root, self._folder) for root in self._roots)
-        return ", ".join("the folder itself" if name == "." else f"{name}/" for name in shown)
+        return ", ".join(map(self._place, self._roots))
+
+    def _place(self, root: str) -> str:
+        name = os.path.relpath(root, self._folder)
+        if name == ".":
+            return "the folder itself"
+        if os.path.islink(root) and not os.path.exists(root):  # as after a copy of links alone
+            return f"{name}/ (a link to {os.readlink(root)}, which is not there)"
+        return f"{name}/"
 
     def locate(self, names: Sequence[str], notes: Notes) -> list[str | None]:
         """The path of each picture; None if there is no such file, which is noted.

@@ -110,8 +110,13 @@ class PreparedRun:
         )  # fmt: skip
         ranks.wait()
         best = folder / run_folder.BEST
-        if best.exists():  # it does not if no evaluation scored above 0
+        if best.exists():
             self.net.load_state_dict(saved_network.load(best).net.state_dict())
+        elif ranks.leads:
+            log.warning(
+                "no evaluation on the selection split scored above 0, so that no weights are the "
+                "best: the last ones are taken"
+            )
         chosen_by = _known(self.task.evaluate("selection", ranks))
         found = self.task.evaluate("report", ranks)
         accuracies = _known(found)

@@ -496,6 +496,16 @@ def test_missing_files_are_said_at_the_start(tmp_path: Path) -> None:
     assert "the first is '0.jpg', looked for in val/" in error
 
 
+def test_a_link_that_leads_nowhere_is_said(tmp_path: Path) -> None:
+    write_sound(tmp_path)
+    for path in (tmp_path / "train").iterdir():
+        path.unlink()
+    (tmp_path / "train").rmdir()
+    (tmp_path / "train").symlink_to("../pictures")
+    with pytest.raises(DataError, match=r"train/ \(a link to \.\./pictures, which is not there\)"):
+        load_coco(tmp_path)
+
+
 def test_pictures_may_lie_in_one_folder_for_all_splits(tmp_path: Path) -> None:
     for place in ("images", "."):
         folder = write(tmp_path / place.replace(".", "flat"))
