@@ -142,7 +142,7 @@ def _of_less_than_a_batch(task: str, data: Data) -> tuple[Finding, ...]:
         return ()
     what = (
         f"pictures, fewer than a batch of {batch} as in the recipe {recipe}, so give ramnas "
-        "finetune a lower --batch-size"
+        "finetune a lower --batch-size, and a lower --lr with it"
     )
     return (Finding("train", what, count, ""),)
 

@@ -194,7 +194,7 @@ def test_few_pictures_are_noted_with_what_their_accuracy_is_worth(tmp_path: Path
         "note: report: at least twice as many pictures as in train; perhaps the two were "
         "exchanged: 80",
         "note: train: pictures, fewer than a batch of 32 as in the recipe transfer, so give ramnas "
-        "finetune a lower --batch-size: 20",
+        "finetune a lower --batch-size, and a lower --lr with it: 20",
     ]
 
 
