@@ -86,8 +86,8 @@ def recipe_options(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     verb.add_argument(
         "--batch-size", type=int, metavar="N",
-        help="images of an optimizer step, over all processes, instead of the recipe's; the learning "
-        "rate changes with it only where the recipe has lr_batch",
+        help="images of an optimizer step, over all processes, instead of the recipe's; the "
+        "learning rate changes with it only where the recipe has lr_batch",
     )  # fmt: skip
     verb.add_argument(
         "--lr", type=float, metavar="RATE",
