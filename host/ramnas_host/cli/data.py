@@ -157,7 +157,7 @@ def _json(task: str, checked: Checked, sheet: Path | None) -> str:
 def _read(folder: Path, task: str) -> Data:
     from ramnas_host.annotations.cityscapes import load_cityscapes
     from ramnas_host.annotations.coco import load_coco
-    from ramnas_host.data.datasets import load_class_folders
+    from ramnas_host.data.class_folders import load_class_folders
 
     if task == "detection":
         return load_coco(folder)

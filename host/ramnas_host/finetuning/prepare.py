@@ -18,7 +18,8 @@ from ramnas_host.annotations.segmentation_data import SegmentationData
 from ramnas_host.config import Augment, Finetuning, load_recipe
 from ramnas_host.data import loader
 from ramnas_host.data.about import About
-from ramnas_host.data.datasets import dataset_to_finetune, load_class_folders, recipe_of
+from ramnas_host.data.class_folders import load_class_folders
+from ramnas_host.data.datasets import dataset_to_finetune, recipe_of
 from ramnas_host.data.findings import Finding, log_findings
 from ramnas_host.data.images import Dataset
 from ramnas_host.finetuning import saved_network

@@ -17,7 +17,8 @@ pytest.importorskip("torch")
 from ramnas_host.annotations.cityscapes import load_cityscapes
 from ramnas_host.annotations.coco import load_coco
 from ramnas_host.config import Override, load_finetuning, load_recipe
-from ramnas_host.data.datasets import load_class_folders, load_dataset
+from ramnas_host.data.class_folders import load_class_folders
+from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import write_image_folder
 from ramnas_host.data.scenes import write_scenes
 from ramnas_host.finetuning import saved_network

@@ -17,7 +17,8 @@ from ramnas_edge.cli import main as edge
 from ramnas_host.cli import main
 from ramnas_host.config import Finetuning, load_finetuning, load_recipe
 from ramnas_host.data.about import describe
-from ramnas_host.data.datasets import load_class_folders, load_dataset
+from ramnas_host.data.class_folders import load_class_folders
+from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.findings import Finding
 from ramnas_host.data.images import Dataset, Split, write_image_folder
 from ramnas_host.finetuning import saved_network
