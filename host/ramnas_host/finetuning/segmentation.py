@@ -25,7 +25,7 @@ from ramnas_host.annotations.segmentation_data import (
 from ramnas_host.config import SceneAugment
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.images import normalise
-from ramnas_host.data.loader import Example
+from ramnas_host.data.worker_processes import Example
 from ramnas_host.finetuning import bootstrap
 from ramnas_host.finetuning.finetune import Evaluation, Task
 from ramnas_host.finetuning.segmentation_metrics import (

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ramnas_host.config import Schedule
-from ramnas_host.data.loader import Batch, lack_of_means
+from ramnas_host.data.loader import Batch
+from ramnas_host.data.worker_processes import lack_of_means
 from ramnas_host.training import cuda, optimizer
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.resume import State

@@ -25,16 +25,16 @@ from torch.utils import data
 from ramnas_edge.board import cores
 from ramnas_edge.vision.preprocessing import read_image
 from ramnas_host.config import Recipe, load_recipe
-from ramnas_host.data import loader
+from ramnas_host.data import worker_processes
 from ramnas_host.data.datasets import load_dataset
 from ramnas_host.data.images import Arrays, Files, Split
 from ramnas_host.data.loader import (
     Batch,
     batches,
     drawn_batches,
-    lack_of_means,
     steps_per_epoch,
 )
+from ramnas_host.data.worker_processes import lack_of_means
 from ramnas_models.errors import DataError, SourceError
 
 IMAGES = 50  # with batches of 8: 6 steps an epoch, 2 images left out
@@ -316,7 +316,7 @@ def test_a_worker_that_dies_ends_the_training_with_one_line(
 def test_a_worker_that_dies_in_the_middle_of_a_message_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loader, "_SHM", "/nowhere")
+    monkeypatch.setattr(worker_processes, "_SHM", "/nowhere")
     others = multiprocessing.active_children()
     found = Frames().batches(1)
     next(found)
@@ -345,11 +345,11 @@ def test_batches_travel_through_pipes_where_shared_memory_lacks(
 ) -> None:
     alone = list(Frames().batches(0))
     if lack == "files":
-        monkeypatch.setattr(loader.resource, "getrlimit", lambda what: (10, 10))
+        monkeypatch.setattr(worker_processes.resource, "getrlimit", lambda what: (10, 10))
     elif lack == "room":
-        monkeypatch.setattr(loader, "_shared_memory", lambda: 8 * 30_000 + 100)
+        monkeypatch.setattr(worker_processes, "_shared_memory", lambda: 8 * 30_000 + 100)
     else:
-        monkeypatch.setattr(loader, "_SHM", "/nowhere")
+        monkeypatch.setattr(worker_processes, "_SHM", "/nowhere")
     monkeypatch.setattr(Tensor, "share_memory_", None)
     assert_equal(Frames().batches(2), alone)
     assert caplog.text.count("the images travel through pipes") == 1
@@ -369,7 +369,7 @@ def test_a_race_for_the_last_shared_memory_is_survived(monkeypatch: pytest.Monke
 
 
 def test_shared_memory_is_used_where_it_has_room(caplog: pytest.LogCaptureFixture) -> None:
-    if loader._shared_memory() < 2**24:
+    if worker_processes._shared_memory() < 2**24:
         pytest.skip("this machine has little shared memory")
     assert all(batch.pixels.is_shared() for batch in Frames().batches(1))
     assert not caplog.text
