@@ -26,7 +26,8 @@ from ramnas_edge.measuring.record import OK
 from ramnas_edge.measuring.store import Store
 from ramnas_host.cli.demo_budgets import LEAST_ROOM, ROOM, aims_of, run_budgets
 from ramnas_models.accuracy import Accuracy
-from ramnas_models.bundle import Cost, Model, open_bundle
+from ramnas_models.bundle import Cost, Model, Preprocessing, open_bundle
+from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import load_space
 from tests.host.cli.commands import ramnas, refused
@@ -180,7 +181,11 @@ def test_a_model_that_costs_more_and_knows_less_is_no_aim() -> None:
 def _model(top1: float) -> Model:
     arch = load_space("micro").min()
     accuracy = Accuracy("top1", top1, "selection")
-    return Model(arch.id, arch, "", f"{top1}", (48, 48), (accuracy,), Cost(1, 1, 1), ())
+    return Model(
+        name=f"{top1}", arch_id=arch.id, space="micro", arch=arch, file="", sha256=f"{top1}",
+        input_hw=(48, 48), preprocessing=Preprocessing(Normalisation()), accuracies=(accuracy,),
+        cost=Cost(1, 1, 1), latency=(),
+    )  # fmt: skip
 
 
 def test_accuracy_on_the_robot_is_that_of_torch(demo: Path, summary: dict[str, Any]) -> None:
