@@ -1,8 +1,9 @@
 """Runs the node with an extra engine: the fastest one, until it loses its device after some frames.
 
 It runs real sessions of onnxruntime. Three things are made up: the device is lost after
-FRAMES_UNTIL_LOSS frames (3 unless that variable is set), empty images take no time, and a dark
-image takes until the file HOLD_UNTIL exists.
+FRAMES_UNTIL_LOSS frames (4 unless that variable is set; the first one is the image that a model is
+checked with when it is opened), empty images take no time, and a dark image takes until the file
+HOLD_UNTIL exists.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ramnas_edge.engines import backends
 from ramnas_models.errors import BackendError
 
 NAME = "onnxruntime-flaky"
-FRAMES = int(os.environ.get("FRAMES_UNTIL_LOSS", "3"))
+FRAMES = int(os.environ.get("FRAMES_UNTIL_LOSS", "4"))
 
 
 class Flaky:
