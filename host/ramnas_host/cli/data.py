@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ramnas_edge.cli.terminal import Verbs, add_verb
-from ramnas_host.cli.options import SPLITS, data_option
+from ramnas_host.cli.options import SPLITS, TASK_RECIPES, TRANSFER, data_option
 from ramnas_models.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SHOWN_CLASSES = 100
 # the recipe of ramnas finetune for a folder of one's own
-_RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "transfer"}
+_RECIPES = {**TASK_RECIPES, "classification": TRANSFER}
 # the options of ramnas data that ramnas data check does not have, with their defaults
 _OF_SPLITS = {"recipe": "digits", "data": None, "split": "report", "out": None}
 # what is counted for each task, beside pictures

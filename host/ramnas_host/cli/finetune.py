@@ -12,6 +12,8 @@ from ramnas_edge.cli.terminal import Verbs, add_verb
 from ramnas_host.cli.options import (
     ARCH_HELP,
     REPORT_NOTE,
+    TASK_RECIPES,
+    TRANSFER,
     device_option,
     overrides_of,
     progress_option,
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 ByClass = dict[str, tuple[Accuracy, ...]]
 _MOST_CLASSES = 30  # that are printed with their accuracies
-_RECIPES = {"detection": "coco", "segmentation": "cityscapes", "classification": "inherited"}
-_TRANSFER = "transfer"
 
 
 def add(verbs: Verbs) -> None:
@@ -45,7 +45,7 @@ def add(verbs: Verbs) -> None:
         "--data runs/scenes/coco --out runs/detector",
     )  # fmt: skip
     finetune.add_argument(
-        "--task", required=True, choices=tuple(_RECIPES), help="what the network learns"
+        "--task", required=True, choices=tuple(TASK_RECIPES), help="what the network learns"
     )
     finetune.add_argument("--arch", required=True, help=ARCH_HELP)
     finetune.add_argument(
@@ -61,10 +61,10 @@ def add(verbs: Verbs) -> None:
         help="folder in the format of COCO for detection, of Cityscapes for segmentation; for "
         "classification, train/<class>/ and val/<class>/ (default: the data set of the supernet)",
     )  # fmt: skip
-    defaults = ", ".join(f"{recipe} for {task}" for task, recipe in _RECIPES.items())
+    defaults = ", ".join(f"{recipe} for {task}" for task, recipe in TASK_RECIPES.items())
     finetune.add_argument(
         "--recipe",
-        help=f"name or .yaml of the recipe (default: {defaults}, or {_TRANSFER} if the supernet "
+        help=f"name or .yaml of the recipe (default: {defaults}, or {TRANSFER} if the supernet "
         "was trained on other images than those in --data)",
     )
     recipe_options(finetune)
@@ -92,8 +92,8 @@ def _default_recipe(args: argparse.Namespace, about: About | None) -> str:
     from ramnas_host.data.datasets import trained_on
 
     if args.task != "classification" or not args.data:
-        return _RECIPES[args.task]
-    return _RECIPES[args.task] if about and trained_on(about, args.data) else _TRANSFER
+        return TASK_RECIPES[args.task]
+    return TASK_RECIPES[args.task] if about and trained_on(about, args.data) else TRANSFER
 
 
 def _finetune(args: argparse.Namespace) -> None:

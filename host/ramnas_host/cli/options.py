@@ -19,6 +19,11 @@ ARCH_HELP = (
 )
 REPORT_NOTE = "publish it, and choose nothing by it"
 SPLITS = ("train", "calibration", "selection", "report")
+# the recipe of ramnas finetune for each task, and for class folders that did not train the supernet
+TASK_RECIPES = {
+    "detection": "coco", "segmentation": "cityscapes", "classification": "inherited",
+}  # fmt: skip
+TRANSFER = "transfer"
 
 
 def at_least(least: int) -> Callable[[str], int]:
