@@ -17,6 +17,7 @@ from typing import Dict, List, NamedTuple, Tuple
 PORT = 5555  # in examples
 PROBE_S = 5.0  # a machine that does not answer by then is reported; ARP gives up after 3 s
 _OTHERS = ("ipc", "inproc")  # transports without hosts and ports
+_NAME = re.compile(r"[^\s/\\?#@;:\[\]]+")  # of a machine, or of an interface
 _WHY = {
     errno.ECONNREFUSED: "no host runs there yet, or it listens on another address or port",
     errno.ETIMEDOUT: "that machine is off, or a firewall drops what is sent to this port",
@@ -47,34 +48,34 @@ def parse(text: str, *, binds: bool = False) -> Endpoint:
 
     `binds`: it is the address of a host that binds, which may be `*` and have the port `*`.
     """
+
+    def wrong(reason: str, rest: str = "") -> ValueError:
+        return ValueError(f"{reason}, such as {_right_one(rest, binds)}")
+
     transport, separator, rest = text.partition("://")
     if separator and transport in _OTHERS:
         return Endpoint(text, transport)
     if not separator:
-        rest = re.sub(r"^(tcp:/*|/+)", "", text)
-        raise ValueError(f"it does not begin with tcp://{_such_as(rest)}")
+        raise wrong("it does not begin with tcp://", re.sub(r"^(tcp:/*|/+)", "", text))
     if transport != "tcp":
-        raise ValueError(f"it begins with {transport}:// and not with tcp://{_such_as(rest)}")
+        raise wrong(f"it begins with {transport}:// and not with tcp://", rest)
     source, _, address = rest.rpartition(";")
     host, colon, port = address.rpartition(":") if ":" in address else (address, "", "")
     if _is_ip6(address) or (colon and ":" in host and not host.startswith("[")):
-        raise ValueError(f"an IPv6 address stands in brackets{_such_as(rest)}")
+        raise wrong("an IPv6 address stands in brackets", rest)
     if not port or "]" in port:
-        raise ValueError(f"it has no port{_such_as(rest)}")
-    wildcard = binds and port == "*"
-    if not wildcard and not (
-        re.fullmatch(r"[0-9]{1,5}", port) and int(not binds) <= int(port) <= 65535
-    ):
+        raise wrong("it has no port", rest)
+    if not _is_port(port, binds):
         either = "neither * nor" if binds else "not"
-        raise ValueError(f"the port '{port}' is {either} a number from 1 to 65535{_such_as(host)}")
+        raise wrong(f"the port '{port}' is {either} a number from 1 to 65535", host)
     if host.startswith("["):
         host = host[1:-1] if host.endswith("]") else ""
         if not _is_ip6(host):
-            raise ValueError(f"what stands in brackets is not an IPv6 address{_such_as('')}")
-    if not host or re.search(r"[\s/\\?#@\[\]]", host):
-        raise ValueError(f"'{host}' is not the name or address of a machine{_such_as('')}")
+            raise wrong("what stands in brackets is not an IPv6 address")
     if host == "*" and not binds:
         raise ValueError("* is for the host that binds: name that host here")
+    if not _is_host(host, binds):
+        raise wrong(f"'{host}' is not the name or address of a machine")
     return Endpoint(text, transport, host, port, source)
 
 
@@ -150,21 +151,37 @@ def _why_not(address: str, port: int) -> str:
 def _is_ip6(text: str) -> bool:
     address, percent, zone = text.partition("%")
     try:
-        return ipaddress.ip_address(address).version == 6 and bool(zone or not percent)
+        if ipaddress.ip_address(address).version != 6:
+            return False
     except ValueError:
         return False
+    return not percent or bool(_NAME.fullmatch(zone))
 
 
-def _such_as(rest: str) -> str:
-    """`, such as tcp://...` with as much of what was written as can be used."""
+def _is_host(text: str, binds: bool) -> bool:
+    if text == "*":
+        return binds
+    return _is_ip6(text) or bool(_NAME.fullmatch(text))
+
+
+def _is_port(text: str, binds: bool) -> bool:
+    if text == "*":
+        return binds
+    return bool(re.fullmatch(r"[0-9]{1,5}", text)) and int(not binds) <= int(text) <= 65535
+
+
+def _right_one(rest: str, binds: bool) -> str:
+    """`tcp://...` with as much of what was written as can be used; `parse` reads it."""
     host, port = "", ""
-    written = re.fullmatch(r"(\[.+\]|[^\s/?#@:;\[\]]+)(?::(\d*))?/?", rest)
+    written = re.fullmatch(r"(\[.+\]|[^:\[\]]+)(?::([^:/]*))?/?", rest)
     if written:
-        host, port = written.group(1).strip("[]"), written.group(2)
+        host, port = written.group(1).strip("[]"), written.group(2) or ""
     elif _is_ip6(rest):
         host, _, port = rest.rpartition(":")
-        if not (_is_ip6(host) and re.fullmatch(r"\d{4,5}", port)):  # it is a part of the address
+        if not (_is_ip6(host) and re.fullmatch(r"[0-9]{4,5}", port)):  # a part of the address
             host, port = rest, ""
-    if not host:
-        return f", such as tcp://192.168.1.7:{PORT}, or tcp://[fd00::7]:{PORT} with IPv6"
-    return f", such as tcp://{f'[{host}]' if ':' in host else host}:{port or PORT}"
+    if not _is_host(host, binds):
+        return f"tcp://192.168.1.7:{PORT}, or tcp://[fd00::7]:{PORT} with IPv6"
+    if not _is_port(port, binds):
+        port = str(PORT)
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{port}"

@@ -7,7 +7,7 @@ import socket
 from typing import Any, List, Tuple
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ramnas_edge.fleet import endpoint
@@ -41,6 +41,9 @@ def test_an_endpoint_has_a_host_and_a_port(text: str, host: str, port: str) -> N
         ("tcp://[::1]", "it has no port, such as tcp://[::1]:5555"),
         ("tcp://host:x", "the port 'x' is not a number from 1 to 65535, such as tcp://host:5555"),
         ("tcp://host:70000", "the port '70000' is not a number from 1 to 65535"),  # ZeroMQ: 4464
+        ("host:70000", "it does not begin with tcp://, such as tcp://host:5555"),
+        ("*:7", "it does not begin with tcp://, such as tcp://192.168.1.7:5555, or "),
+        ("[;]:7", "it does not begin with tcp://, such as tcp://192.168.1.7:5555, or "),
         ("tcp://host:0", "the port '0' is not a number from 1 to 65535"),
         ("tcp://host:7/x", "the port '7/x' is not a number from 1 to 65535"),
         ("tcp://::1:7", "an IPv6 address stands in brackets"),
@@ -65,15 +68,20 @@ def test_only_a_host_that_binds_may_leave_out_address_and_port() -> None:
 
 
 @given(st.text("tcp:/[]%.*;0159afx @\u0663", max_size=30))
+@example("[;]")
+@example("[:]")
+@example("*:7")
+@example("x:70000")
+@example("x:\u0663")
 def test_whatever_is_written_is_read_or_refused_and_what_is_proposed_is_right(text: str) -> None:
     for written in (text, f"tcp://{text}"):
         for binds in (False, True):
             try:
                 found = parse(written, binds=binds)
             except ValueError as error:
-                proposed = str(error).partition(", such as ")[2].partition(", or ")[0]
-                if proposed:
-                    assert parse(proposed, binds=True).port
+                _, says, proposed = str(error).rpartition(", such as ")
+                for each in proposed.replace(" with IPv6", "").split(", or ") if says else []:
+                    assert parse(each, binds=binds).port
             else:
                 assert found.transport == "tcp"
                 assert found.host
