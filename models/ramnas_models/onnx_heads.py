@@ -18,7 +18,8 @@ Hw = Tuple[int, int]
 def classifier(graph: Graph, plan: Plan, x: str) -> None:
     x = graph.conv(x, plan.head_expand)
     x = graph.node("GlobalAveragePool", [x])
-    x = graph.conv(x, plan.head_mix)
+    if plan.head_mix:
+        x = graph.conv(x, plan.head_mix)
     x = graph.node("Flatten", [x])
     graph.linear(x, plan.classifier, out="logits")
 

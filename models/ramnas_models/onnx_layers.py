@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from ramnas_models.plan import BN_EPS, Conv, Linear, MBConv, Shortcut, SqueezeExcite
+from ramnas_models.plan import Conv, Linear, MBConv, Shortcut, SqueezeExcite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +133,7 @@ class Graph:
         x = self.node(
             "Conv", inputs, None if layer.act else out,
             kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
-            dilations=[layer.dilation] * 2, pads=[layer.padding] * 4,
+            dilations=[layer.dilation] * 2, pads=layer.pads(layer.in_hw),
             group=layer.c_in if layer.depthwise else 1,
         )  # fmt: skip
         if layer.act == "swish":
@@ -142,6 +142,10 @@ class Graph:
             return self.node("Mul", [x, self.hard_sigmoid(x)], out)
         if layer.act == "relu":
             return self.node("Relu", [x], out)
+        if layer.act == "relu6":
+            ends = [self.tensor(f"{layer.key}.{name}", np.array(end, np.float32))
+                    for name, end in (("min", 0), ("max", 6))]  # fmt: skip
+            return self.node("Clip", [x, *ends], out)
         return x
 
     def _conv_weights(self, layer: Conv, gain: float = 1.0) -> Tuple[Array, Optional[Array]]:
@@ -155,7 +159,7 @@ class Graph:
             self._weights[f"{layer.key}.bn.{part}"]
             for part in ("weight", "bias", "running_mean", "running_var")
         )
-        scale = gamma / np.sqrt(var + BN_EPS)
+        scale = gamma / np.sqrt(var + layer.eps)
         return weight * scale[:, None, None, None], beta - mean * scale
 
     def _weight(self, key: str, shape: Tuple[int, ...], gain: float = 1.0) -> Array:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Dict, Iterator, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+
+from ramnas_models.space import BN_EPS
 
 if TYPE_CHECKING:
     from ramnas_models.space import Arch, Space, Stage, StageArch
-
-BN_EPS = 1e-5
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -34,9 +34,21 @@ def expanded(space: Space, stage: Stage, c_in: int, expand: int) -> int:
     return make_divisible(round(c_in * expand))
 
 
+class Pads(NamedTuple):
+    """Pixels of zeros around a map, in ONNX's order."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, padded to keep the size, with its BatchNorm or bias and its activation."""
+    """A convolution, padded to keep the size, with its BatchNorm or bias and its activation.
+
+    `same` says that the padding is TensorFlow's SAME, and `eps` is BatchNorm's.
+    """
 
     key: str
     c_in: int
@@ -49,10 +61,22 @@ class Conv:
     bias: bool = False
     act: Optional[str] = None
     dilation: int = 1
+    same: bool = False
+    eps: float = BN_EPS
 
-    @property
-    def padding(self) -> int:
-        return self.kernel // 2 * self.dilation
+    def pads(self, in_hw: Tuple[int, int]) -> Pads:
+        """The padding of a map of size `in_hw`, in pixels.
+
+        SAME pads by no more than the output needs, and by the odd pixel below and on the right. So
+        on a map of even size a convolution with stride 2 looks one pixel further than with
+        symmetric padding.
+        """
+        reach = (self.kernel - 1) * self.dilation
+        if not self.same:
+            return Pads(reach // 2, reach // 2, reach // 2, reach // 2)
+        needed = [max(0, (-(-n // self.stride) - 1) * self.stride + reach + 1 - n) for n in in_hw]
+        top, left = (n // 2 for n in needed)
+        return Pads(top, left, needed[0] - top, needed[1] - left)
 
     @property
     def out_hw(self) -> Tuple[int, int]:
@@ -201,20 +225,24 @@ class Costed(ABC):
 
 @dataclass(frozen=True)
 class Plan(Costed):
-    """The plan of one classifier, from which torch or ONNX builds it and costs are counted."""
+    """The plan of one classifier, from which torch or ONNX builds it and costs are counted.
+
+    `head_expand` comes before the pooling, and `head_mix`, if there is one, after it.
+    """
 
     arch_id: str
     input_hw: Tuple[int, int]
     stem: Conv
     blocks: Tuple[MBConv, ...]
     head_expand: Conv
-    head_mix: Conv
+    head_mix: Optional[Conv]
     classifier: Linear
 
     def layers(self) -> Iterator[Layer]:
         yield from self.backbone_layers()
         yield self.head_expand
-        yield self.head_mix
+        if self.head_mix:
+            yield self.head_mix
         yield self.classifier
 
     def backbone_layers(self) -> Iterator[Conv]:
@@ -238,17 +266,22 @@ def plan(
     """Lay out `arch` of `space` for an input of `input_hw` pixels, by default its resolution."""
     hw = input_hw or (arch.resolution, arch.resolution)
     first = space.stem
-    stem = Conv("stem", 3, widened(space, arch.stem), first.kernel, first.stride, hw, act=first.act)
+    stem = Conv(
+        "stem", 3, widened(space, arch.stem), first.kernel, first.stride, hw, act=first.act,
+        same=space.padding == "same", eps=space.bn_eps,
+    )  # fmt: skip
     c_in, hw = stem.c_out, stem.out_hw
     blocks = []
     for i, stage in enumerate(arch.stages):
         for j in range(stage.depth):
             blocks.append(_block(space, i, j, stage, c_in, widened(space, stage.width), hw))
             c_in, hw = blocks[-1].project.c_out, blocks[-1].project.out_hw
-    act = space.head.act
-    expand = Conv("head.expand", c_in, make_divisible(c_in * space.head.expand), 1, 1, hw, act=act)
-    wide = widened(space, arch.head)
-    mix = Conv("head.mix", expand.c_out, wide, 1, 1, (1, 1), norm=False, act=act)
+    act, ratio, wide = space.head.act, space.head.expand, widened(space, arch.head)
+    c_out = wide if ratio is None else make_divisible(c_in * ratio)
+    expand = Conv("head.expand", c_in, c_out, 1, 1, hw, act=act, eps=space.bn_eps)
+    mix = None
+    if ratio is not None:
+        mix = Conv("head.mix", c_out, wide, 1, 1, (1, 1), norm=False, act=act)
     return Plan(
         arch_id=arch.id,
         input_hw=stem.in_hw,
@@ -256,7 +289,7 @@ def plan(
         blocks=tuple(blocks),
         head_expand=expand,
         head_mix=mix,
-        classifier=Linear("classifier", mix.c_out, num_classes),
+        classifier=Linear("classifier", wide, num_classes),
     )
 
 
@@ -270,19 +303,22 @@ def _block(
     squeezed = make_divisible(mid // 4)
     depthwise = Conv(
         f"{key}.depthwise", mid, mid, choice.kernel(index), stride, in_hw,
-        depthwise=True, act=rule.act,
+        depthwise=True, act=rule.act, same=space.padding == "same", eps=space.bn_eps,
     )  # fmt: skip
+    expand = None
+    if mid != c_in:
+        expand = Conv(f"{key}.expand", c_in, mid, 1, 1, in_hw, act=rule.act, eps=space.bn_eps)
     se = rule.se if choice.se is None else choice.se
     return MBConv(
         stage=stage,
         index=index,
-        expand=Conv(f"{key}.expand", c_in, mid, 1, 1, in_hw, act=rule.act) if mid != c_in else None,
+        expand=expand,
         depthwise=depthwise,
         se=SqueezeExcite(
             Conv(f"{key}.se.reduce", mid, squeezed, 1, 1, (1, 1), False, False, True, "relu"),
             Conv(f"{key}.se.expand", squeezed, mid, 1, 1, (1, 1), False, False, True),
         ) if se else None,
-        project=Conv(f"{key}.project", mid, c_out, 1, 1, depthwise.out_hw),
+        project=Conv(f"{key}.project", mid, c_out, 1, 1, depthwise.out_hw, eps=space.bn_eps),
         shortcut=_shortcut(space, key, depthwise, c_in, c_out),
     )  # fmt: skip
 

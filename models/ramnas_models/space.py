@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]  # encodings, one per row
 
 Ints = Tuple[int, ...]
-ACTIVATIONS = ("relu", "swish", "hswish")
+ACTIVATIONS = ("relu", "relu6", "swish", "hswish")
+PADDINGS = ("symmetric", "same")
+BN_EPS = 1e-5  # of BatchNorm, where nothing else is said
 _FOLDER = Path(__file__).parent / "spaces"
 
 
@@ -106,21 +108,27 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return self.se if isinstance(self.se, tuple) else (self.se,)
 
 
-class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """1x1 to `expand` times the last stage's width, pooling, 1x1 to a width, classifier."""
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """1x1 to `expand` times the last stage's width, pooling, 1x1 to a width, classifier.
+
+    Without `expand` there is no second 1x1: the one before the pooling gives the width.
+    """
 
     widths: Ints
-    expand: int
+    expand: Optional[int] = None
     act: str
 
 
-class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A search space (Table I of the paper is one); `load_space` reads it from YAML.
 
     `granularity` says whether kernels and expands are chosen per `stage` or per `block`. With
     `shortcut` `projected` every block has a shortcut, with `identity` only the blocks that keep
     size and width. Widths and expanded channels are multiplied by `width_multiplier`
-    and then made divisible by 8.
+    and then made divisible by 8. With `padding` `symmetric` both sides of a map are padded alike,
+    with `same` as TensorFlow's SAME does it (`plan.Conv.pads`). `bn_eps` is what BatchNorm adds to
+    a variance. Heads for detection and segmentation have a padding and an eps of their own.
+
     The methods `*_rows` work on a matrix of encodings, int64 [n, slots], as a search uses it.
     """
 
@@ -133,11 +141,17 @@ class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head: Head
     shortcut: str = "projected"
     width_multiplier: float = 1.0
+    padding: str = "symmetric"
+    bn_eps: float = BN_EPS
 
     @property
     def hash(self) -> str:
         """Twelve hex digits that depend on all that shapes a network, not on name and source."""
-        shape = msgspec.structs.replace(self, name="", source="")
+        shape = {**msgspec.structs.asdict(self), "name": "", "source": ""}
+        # spaces of earlier versions could not say these, and their hashes stay as they were
+        for key, usual in (("padding", "symmetric"), ("bn_eps", BN_EPS)):
+            if shape[key] == usual:
+                del shape[key]
         return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:12]
 
     def min(self) -> Arch:
@@ -379,6 +393,10 @@ def _faults(space: Space) -> Iterator[Tuple[str, str]]:
         yield "granularity", f"'{space.granularity}' is not 'stage' or 'block'"
     if space.shortcut not in ("projected", "identity"):
         yield "shortcut", f"'{space.shortcut}' is not 'projected' or 'identity'"
+    if space.padding not in PADDINGS:
+        yield "padding", f"'{space.padding}' is not 'symmetric' or 'same'"
+    if not 0 < space.bn_eps < 1:
+        yield "bn_eps", f"{space.bn_eps} must be above 0 and below 1"
     if not 0 < space.width_multiplier < 100:
         yield "width_multiplier", f"{space.width_multiplier} must be above 0 and below 100"
     if not space.stages:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from ramnas_models.errors import DataError
 from ramnas_models.plan import (
-    BN_EPS,
     Conv,
     Layer,
     Linear,
     MBConv,
+    Pads,
     Plan,
     Shortcut,
     SqueezeExcite,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from ramnas_models.head_plan import AnyPlan
 
 logger = logging.getLogger(__name__)
+
+_NO_PADS = Pads(0, 0, 0, 0)
 
 # When BatchNorm is recalibrated, images are run together until some layer writes this many numbers
 # (128 MiB in float32), but at least so many images. Of space micro at 48 pixels 900 fit.
@@ -176,13 +178,16 @@ class ElasticConv(nn.Module):
             weight = weight[:c_out, :c_in, edge : edge + kernel, edge : edge + kernel]
         bias = None if self.bias is None else self.bias[:c_out]
         groups = layer.c_in if layer.depthwise else 1
-        x = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
+        pads = layer.pads((int(x.shape[2]), int(x.shape[3])))  # the input may be of any size
+        if pads[:2] != pads[2:]:
+            x, pads = F.pad(x, (pads.left, pads.right, pads.top, pads.bottom)), _NO_PADS
+        x = F.conv2d(x, weight, bias, layer.stride, pads[:2], layer.dilation, groups)
         if self.bn is not None:
             bn = self.bn
             gamma, beta = bn.weight[:c_out], bn.bias[:c_out]
             if self.seen is not None:
                 mean, variance = self.seen.add(x)
-                scale = gamma * (variance + BN_EPS).rsqrt()
+                scale = gamma * (variance + layer.eps).rsqrt()
                 shift = beta - mean * scale
                 for part in _parts(x):  # in place: a new tensor for all images would cost more
                     torch.addcmul(shift[:, None, None], part, scale[:, None, None], out=part)
@@ -190,9 +195,9 @@ class ElasticConv(nn.Module):
                 return x
             if not self.training:
                 mean, variance = bn.running_mean[:c_out], bn.running_var[:c_out]
-                x = F.batch_norm(x, mean, variance, gamma, beta, eps=BN_EPS)
+                x = F.batch_norm(x, mean, variance, gamma, beta, eps=layer.eps)
             elif self.synchronised:
-                x = _synchronised_batch_norm(x, gamma, beta)
+                x = _synchronised_batch_norm(x, gamma, beta, layer.eps)
             elif x.numel() == x.shape[1]:
                 raise DataError(
                     f"{layer.key} gives one pixel for the one image of this step, from which "
@@ -200,7 +205,7 @@ class ElasticConv(nn.Module):
                     "(batch_size), or a larger input"
                 )
             else:
-                x = F.batch_norm(x, None, None, gamma, beta, training=True, eps=BN_EPS)
+                x = F.batch_norm(x, None, None, gamma, beta, training=True, eps=layer.eps)
         return _activated(x, layer.act)
 
 
@@ -209,10 +214,12 @@ def _activated(x: Tensor, act: str | None, inplace: bool = False) -> Tensor:
         return F.silu(x, inplace)
     if act == "hswish":
         return F.hardswish(x, inplace)
+    if act == "relu6":
+        return F.relu6(x, inplace)
     return F.relu(x, inplace) if act == "relu" else x
 
 
-def _synchronised_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+def _synchronised_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     """BatchNorm with the statistics over the batches of all ranks, which must have one size.
 
     nn.SyncBatchNorm can neither slice its tensors nor run on a CPU. The ranks exchange means and
@@ -226,7 +233,7 @@ def _synchronised_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     mine[dist.get_rank()] = 1
     means, variances = all_reduce(mine * own).unbind(1)  # type: ignore[no-untyped-call]
     mean = means.mean(0)
-    scale = gamma * (variances.mean(0) + (means - mean).square().mean(0) + BN_EPS).rsqrt()
+    scale = gamma * (variances.mean(0) + (means - mean).square().mean(0) + eps).rsqrt()
     out: Tensor = wide * scale[:, None, None] + (beta - mean * scale)[:, None, None]
     return out.to(x.dtype)
 
@@ -274,7 +281,9 @@ class Net(nn.Module):
         (x,) = self.features(x, plan, [len(plan.blocks) - 1], drop)
         x = self._apply_layer(x, plan.head_expand)
         x = x.mean((2, 3), keepdim=True)
-        x = self._apply_layer(x, plan.head_mix).flatten(1)
+        if plan.head_mix:
+            x = self._apply_layer(x, plan.head_mix)
+        x = x.flatten(1)
         if drop.dropout:
             x = F.dropout(x, drop.dropout)
         return self._apply_layer(x, plan.classifier)
@@ -501,7 +510,10 @@ def _largest_layers(space: Space, num_classes: int) -> Iterable[Layer]:
         c_in, mid = (block.expand or block.depthwise).c_in, block.depthwise.c_in
         inputs = _inputs(space, block.stage, block.index)
         if any(expanded(space, rule, c, e) != c for c in inputs for e in rule.expands):
-            layer = Conv(f"{key}.expand", c_in, mid, 1, 1, block.depthwise.in_hw, act=rule.act)
+            layer = Conv(
+                f"{key}.expand", c_in, mid, 1, 1, block.depthwise.in_hw, act=rule.act,
+                eps=space.bn_eps,
+            )  # fmt: skip
             layers.setdefault(layer.key, layer)
         projected = space.shortcut == "projected" and block.index == 0
         if projected and _changes_width(space, block.stage):

@@ -7,7 +7,7 @@ from typing import Dict, Optional
 import torch
 from torch import Tensor, nn
 
-from ramnas_models.plan import BN_EPS, Conv, MBConv, Plan
+from ramnas_models.plan import Conv, MBConv, Plan
 from ramnas_models.supernet import Subnet
 
 ACTIVATIONS = {"swish": nn.SiLU, "hswish": nn.Hardswish, "relu": nn.ReLU}
@@ -21,7 +21,7 @@ def plain(subnet: Subnet) -> nn.Sequential:
         *(_Block(block, weights) for block in plan.blocks),
         _conv(plan.head_expand, weights),
         nn.AdaptiveAvgPool2d(1),
-        _conv(plan.head_mix, weights),
+        *([_conv(plan.head_mix, weights)] if plan.head_mix else []),
         nn.Flatten(),
         _linear(plan, weights),
     )
@@ -38,14 +38,14 @@ def _linear(plan: Plan, weights: Dict[str, Tensor]) -> nn.Linear:
 def _conv(layer: Conv, weights: Dict[str, Tensor]) -> nn.Sequential:
     groups = layer.c_in if layer.depthwise else 1
     conv = nn.Conv2d(
-        layer.c_in, layer.c_out, layer.kernel, layer.stride, layer.padding, layer.dilation, groups,
-        bias=layer.bias,
+        layer.c_in, layer.c_out, layer.kernel, layer.stride, layer.pads(layer.in_hw)[0],
+        layer.dilation, groups, bias=layer.bias,
     )  # fmt: skip
     own = _part(weights, layer.key)
     conv.load_state_dict({key: value for key, value in own.items() if not key.startswith("bn.")})
     parts = nn.Sequential(conv)
     if layer.norm:
-        norm = nn.BatchNorm2d(layer.c_out, eps=BN_EPS)
+        norm = nn.BatchNorm2d(layer.c_out, eps=layer.eps)
         norm.load_state_dict(_part(own, "bn"), strict=False)  # but for its counter of batches
         parts.append(norm)
     if layer.act:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ramnas_models.space import ACTIVATIONS, Space, read_space
+from ramnas_models.space import ACTIVATIONS, PADDINGS, Space, read_space
 
 acts = st.sampled_from(ACTIVATIONS)
 
@@ -40,6 +40,8 @@ def spaces(draw: st.DrawFn) -> Space:
         "granularity": draw(st.sampled_from(["stage", "block"])),
         "shortcut": draw(st.sampled_from(["projected", "identity"])),
         "width_multiplier": draw(st.sampled_from([0.5, 1.0, 1.2])),
+        "padding": draw(st.sampled_from(PADDINGS)),
+        "bn_eps": draw(st.sampled_from([1e-5, 1e-3])),
         "resolutions": draw(some(9, 16, 24)),
         "stem": {
             "widths": draw(some(8, 16)),
@@ -50,7 +52,7 @@ def spaces(draw: st.DrawFn) -> Space:
         "stages": draw(st.lists(stages(), min_size=1, max_size=3)),
         "head": {
             "widths": draw(some(8, 16, 32)),
-            "expand": draw(st.integers(1, 4)),
+            "expand": draw(st.none() | st.integers(1, 4)),
             "act": draw(acts),
         },
     }

@@ -56,7 +56,7 @@ def exact(net: Subnet, x: Tensor) -> dict[str, Tensor]:
         def before(_: object, inputs: tuple[Tensor, object]) -> None:
             y, layer = inputs
             y = F.conv2d(
-                y, module.weight, None, layer.stride, layer.padding,
+                y, module.weight, None, layer.stride, layer.pads(layer.in_hw)[0],
                 groups=layer.c_in if layer.depthwise else 1,
             )  # fmt: skip
             bn.running_mean.copy_(y.mean((0, 2, 3)))
