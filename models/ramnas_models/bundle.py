@@ -64,12 +64,23 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     given, the central square of that many pixels is then cut out. What remains is resized to
     `input_hw` by `interpolation` ("bilinear" or "bicubic"), without keeping the aspect ratio. The
     `normalisation` and the order of the channels are built into the graph.
+
+    `margin` is for weights that serve several input sizes: the crop then has the size of the input,
+    and the short side is first scaled to that size plus `margin`. Each model of a bundle has its
+    own numbers instead (`at`).
     """
 
     normalisation: Normalisation
     interpolation: str = "bilinear"
     resize_short: Optional[int] = None
     crop: Optional[int] = None
+    margin: Optional[int] = None
+
+    def at(self, side: int) -> Preprocessing:
+        """The same for a network whose input has `side` pixels, with numbers for any `margin`."""
+        if self.margin is None:
+            return self
+        return Preprocessing(self.normalisation, self.interpolation, side + self.margin, side)
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -412,6 +423,8 @@ def _troubles(manifest: Manifest) -> Iterator[str]:
                 yield f"{which} has an unknown interpolation {how.interpolation!r}"
             if min(1 if n is None else n for n in (how.resize_short, how.crop)) < 1:
                 yield f"{which} resizes to {how.resize_short} and crops to {how.crop} pixels"
+            if how.margin is not None:
+                yield f"{which} has a margin in its preprocessing, which is for weights alone"
             if any(min(one.p90_ms, one.corrected_ms) <= 0 for one in model.latency):
                 yield f"{which} has a latency that is not above 0 ms"
             if front.task != CLASSIFICATION and (how.resize_short or how.crop):

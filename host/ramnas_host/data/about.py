@@ -18,7 +18,8 @@ class About(msgspec.Struct, frozen=True):
 
     `dataset` is a name that `ramnas train` knows, and `recipe` is the training recipe as JSON. Both
     are empty for imported weights. `listing` is that of the `Dataset`; it is empty too in files of
-    an earlier version.
+    an earlier version. `published_statistics` says that the max net's statistics of BatchNorm came
+    with the weights, so that it keeps them.
     """
 
     classes: tuple[str, ...]
@@ -28,6 +29,7 @@ class About(msgspec.Struct, frozen=True):
     dataset: str = ""
     recipe: str = ""
     listing: str = ""
+    published_statistics: bool = False
 
 
 def describe(dataset: Dataset, recipe: Recipe) -> About:
