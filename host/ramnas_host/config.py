@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 
 from ramnas_models.errors import DataError
+from ramnas_models.space import Space
 from ramnas_models.yaml_file import as_type, read_yaml
 
 _FOLDER = Path(__file__).parent / "recipes"
@@ -21,7 +22,10 @@ R = TypeVar("R", bound="Schedule")
 
 
 class SplitSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many images of a data set each split gets; 0 for `train` means all that are left."""
+    """How many images of a data set each split gets; 0 for `train` means all that are left.
+
+    The data set `folder` is divided by its own folders: there `train` and `selection` are 0.
+    """
 
     train: int
     selection: int
@@ -50,14 +54,14 @@ class Augment(SceneAugment, frozen=True):
     """The same for images with one label each.
 
     `size`: the side, in pixels, of the random crop. Each network of a step then resizes the crop to
-    its own resolution.
+    its own resolution. Null means the largest resolution of the space.
 
     `policy` changes colours and shapes, between the flip and the robot augmentations. `autoaugment`
     is AutoAugment's policy for ImageNet (Cubuk et al. 2019), `randaugment` is RandAugment with two
     operations of magnitude 9 out of 30 (Cubuk et al. 2020). Operations are drawn for each image.
     """
 
-    size: int
+    size: int | None
     policy: Literal["none", "autoaugment", "randaugment"] = "none"
 
 
@@ -138,6 +142,10 @@ class Recipe(Schedule, frozen=True, kw_only=True):
 
     `label_smoothing`, `dropout` and `drop_connect` apply only to the max net (BigNAS). Beside min
     and max, `random_subnets` archs are evaluated on the way; the seed decides which.
+
+    `freeze` names the last part of the network that keeps the weights with which the training
+    starts: `stem`, or `stage3` for the stem and the first three stages. Their BatchNorm still uses
+    the statistics of each batch, as each slice has its own. Null freezes nothing.
     """
 
     dataset: str
@@ -149,6 +157,14 @@ class Recipe(Schedule, frozen=True, kw_only=True):
     augment: Augment
     compile: bool
     random_subnets: int = 0
+    freeze: str | None = None
+
+    def for_space(self, space: Space) -> Recipe:
+        """The same recipe with a number for every null that the space decides."""
+        if self.augment.size is not None:
+            return self
+        augment = msgspec.structs.replace(self.augment, size=max(space.resolutions))
+        return msgspec.structs.replace(self, augment=augment)
 
 
 class SegmentationHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -268,8 +284,8 @@ def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
     above_0 = (
         "epochs", "batch_size", "save_every", "evaluate_every", "accumulate", "ema",
         "optimizer.lr", "optimizer.lr_batch", "optimizer.clip_norm", "optimizer.clip_value",
-        "distillation.temperature", "augment.size", "augment.crop", "images.selection",
-        "images.calibration", "calibration", "hardest_pixels",
+        "distillation.temperature", "augment.size", "augment.crop", "images.calibration",
+        "calibration", "hardest_pixels",
     )  # fmt: skip
     up_to_1 = (
         "label_smoothing", "dropout", "drop_connect", "optimizer.momentum", "augment.crop",
@@ -288,10 +304,26 @@ def _faults(recipe: Schedule) -> Iterator[tuple[str, str]]:
             yield key, f"{value} is above 1"
     if isinstance(recipe, Finetuning):
         yield from _task_faults(recipe)
+    if isinstance(recipe, Recipe):
+        yield from _split_faults(recipe)
     if recipe.ema is not None and recipe.ema >= 1:
         yield "ema", f"{recipe.ema} must be below 1, or the average would never change"
     if recipe.accumulate and recipe.batch_size % recipe.accumulate:
         yield "accumulate", f"{recipe.accumulate} does not divide batch_size {recipe.batch_size}"
+
+
+def _split_faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The same for the numbers of images, which a labelled folder decides by itself."""
+    if recipe.dataset != "folder":
+        if recipe.images.selection == 0:
+            yield "images.selection", "0 must be above 0"
+        return
+    for key in ("train", "selection"):
+        if number := getattr(recipe.images, key):
+            yield (
+                f"images.{key}",
+                f"{number} must be 0 for the data set folder, which is divided by its own folders",
+            )
 
 
 def _task_faults(recipe: Finetuning) -> Iterator[tuple[str, str]]:

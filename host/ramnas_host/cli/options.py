@@ -60,8 +60,8 @@ def data_option(verb: argparse.ArgumentParser) -> None:
     """Add `--data`, for every verb that reads images."""
     verb.add_argument(
         "--data", type=Path, metavar="DIR",
-        help="folder of the data set: train/ and val/ for imagenet, the IDX files for fashion; "
-        "digits take none",
+        help="folder of the data set: train/<class>/ and val/<class>/ for imagenet and for any "
+        "labelled folder, the IDX files for fashion; digits take none",
     )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ def random_crop(image: Image, augment: Augment, rng: np.random.Generator) -> Ima
     and 4:3. If `augment.crop` is 1, the whole image is resized.
     """
     height, width = image.shape[:2]
+    side = augment.size
+    assert side is not None  # Recipe.for_space
     if augment.crop < 1:
         for _ in range(10):
             area = height * width * rng.uniform(augment.crop, 1)
@@ -39,9 +41,9 @@ def random_crop(image: Image, augment: Augment, rng: np.random.Generator) -> Ima
                 top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
                 image = image[top : top + h, left : left + w]
                 break
-    shrinks = augment.size < min(image.shape[:2])
+    shrinks = side < min(image.shape[:2])
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(image, (augment.size, augment.size), interpolation=interpolation)
+    resized = cv2.resize(image, (side, side), interpolation=interpolation)
     return np.asarray(resized, np.uint8)
 
 

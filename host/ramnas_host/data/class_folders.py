@@ -47,6 +47,9 @@ def load_class_folders(
     `val` is for selection and `test` for the report. Without `test` the two halves of `val` are for
     one each. Without `val` every fifth image of each class of `train` is held out in its place.
     Up to `calibration` images of `train` are for BatchNorm. DataError says what is missing.
+
+    The `listing` of what is returned changes with the names of the images in `train` and `val`, and
+    with whether there are `val` and `test`. More images in `test` leave it as it is.
     """
     val, test, notes = val_folder(folder), folder / "test", Notes("test")
     there = [val] if val.is_dir() else []
@@ -85,17 +88,22 @@ def load_class_folders(
         selection=selection,
         report=report,
         findings=(*found.findings, *notes.findings()),
+        listing=_digest(
+            found.listings["train"],
+            found.listings.get(val.name, "no val"),
+            str("test" in found.splits),
+        ),
     )
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What a folder like ImageNet holds: its splits by the names of their folders."""
+    """What a folder like ImageNet holds: splits and `listing_of`, by the names of their folders."""
 
     classes: tuple[str, ...]
     splits: dict[str, Split]
     findings: tuple[Finding, ...]
-    listing: str
+    listings: dict[str, str]
 
 
 def read_class_folders(
@@ -128,7 +136,8 @@ def read_class_folders(
             raise DataError(_unknown_class(folder, name, min(unknown), classes))
         paths, labels = labelled(of_part, classes)
         splits[name] = Split(Files(paths), torch.from_numpy(labels), preprocessing)
-    return ClassFolders(classes, splits, tuple(findings), listing_of(found["train"]))
+    listings = {name: listing_of(of_part) for name, of_part in found.items()}
+    return ClassFolders(classes, splits, tuple(findings), listings)
 
 
 def train_folder(folder: Path) -> Path:
@@ -147,12 +156,16 @@ def val_folder(folder: Path) -> Path:
     return next((folder / name for name in _VAL if (folder / name).is_dir()), folder / _VAL[0])
 
 
-def listing_of(train: Mapping[str, ClassFolder]) -> str:
-    """A digest of the classes of train/ and of the names of the images in them."""
+def listing_of(part: Mapping[str, ClassFolder]) -> str:
+    """A digest of the classes of a part, such as train/, and of the names of the images in them."""
     found = hashlib.sha256()
-    for name, folder in train.items():
+    for name, folder in part.items():
         found.update(name.encode() + b"\0\0" + folder.names)
     return found.hexdigest()[:16]
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def _fifths(split: Split) -> tuple[Split, Split]:

@@ -38,8 +38,14 @@ log = logging.getLogger(__name__)
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
-def load_dataset(name: str, images: SplitSizes, folder: Path | None = None) -> Dataset:
+def load_dataset(
+    name: str, images: SplitSizes, folder: Path | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Dataset:  # fmt: skip
     """Read a data set by name; DataError says what is missing.
+
+    `preprocessing` is that of the weights which the images are for. None is the data set's own, for
+    weights that are trained on it from the start.
 
     `digits` takes no `folder`, and `fashion` has a default one. `images` says how many images go to
     each split. Nothing else decides the splits, so a supernet is never searched on images that
@@ -48,7 +54,8 @@ def load_dataset(name: str, images: SplitSizes, folder: Path | None = None) -> D
     if name not in _READERS:
         known = ", ".join(_READERS)
         raise DataError(f"unknown data set '{name or 'none'}': known are {known}")
-    return _READERS[name](images, folder)
+    found = _READERS[name](images, folder)
+    return _prepared(found, preprocessing) if preprocessing else found
 
 
 def dataset_of(about: About, folder: Path | None = None) -> Dataset:
@@ -56,7 +63,7 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
 
     Imported weights have no recipe. They were trained on all of ImageNet's train/, so nothing may
     be chosen or reported there. `folder` must hold ImageNet: one half of its val/ is the selection
-    split and the other half is the report split.
+    split and the other half is the report split. Images are prepared as the weights want them.
 
     DataError if `folder` has other classes, or other training images, than the data set that the
     supernet was trained on: the splits would be others, and images that have trained the weights
@@ -64,10 +71,10 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
     """
     recipe = recipe_of(about)
     if about.recipe:
-        found = load_dataset(recipe.dataset, recipe.images, folder)
+        found = load_dataset(recipe.dataset, recipe.images, folder, about.preprocessing)
     else:
         images = SplitSizes(train=0, selection=0, calibration=0)
-        found = load_dataset(recipe.dataset, images, folder)
+        found = load_dataset(recipe.dataset, images, folder, about.preprocessing)
         found = _trained_elsewhere(found, folder, recipe.images.calibration)
     if len(found.classes) != len(about.classes):
         raise DataError(
@@ -81,9 +88,9 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
         )
     if about.listing and about.listing != found.listing:
         raise DataError(
-            f"{folder} has other images in train/ than when the supernet was trained, so images "
-            "that have trained its weights would be among those for selection: give the folder as "
-            "it was then"
+            f"{folder} has other images in {_divided(recipe)} than when the supernet was trained, "
+            "so images that have trained its weights would be among those for selection: give the "
+            "folder as it was then"
         )
     return _with_places(found, about.classes)
 
@@ -97,7 +104,7 @@ def dataset_to_finetune(about: About, folder: Path | None) -> Dataset:
     if folder is None or trained_on(about, folder):
         return dataset_of(about, folder)
     recipe = recipe_of(about)
-    if recipe.dataset == "imagenet" and not val_folder(folder).is_dir():
+    if recipe.dataset in _IN_FOLDERS and not val_folder(folder).is_dir():
         known = set(about.classes) & set(list_classes(train_folder(folder), Notes("")))
         if known:
             raise DataError(
@@ -115,6 +122,8 @@ def trained_on(about: About, folder: Path) -> bool:
         if not about.recipe:  # imported weights name the classes in another way
             return len(found) == len(about.classes)
         return tuple(found) == about.classes and about.listing in ("", listing_of(found))
+    if name == "folder":
+        return load_class_folders(folder).listing == about.listing
     return name == "fashion" and not (folder / "train").is_dir()
 
 
@@ -230,15 +239,53 @@ def _imagenet(images: SplitSizes, folder: Path | None) -> Dataset:
         selection=selection,
         report=found.splits[val.name],
         findings=found.findings,
-        listing=found.listing,
+        listing=found.listings["train"],
     )
+
+
+def _folder(images: SplitSizes, folder: Path | None) -> Dataset:
+    """Any labelled folder: `train/<class>/*`, and perhaps `val/<class>/*` and `test/<class>/*`.
+
+    Its own folders divide it, so `images` only says how many are for BatchNorm.
+    """
+    if folder is None:
+        raise DataError(
+            "data set folder needs --data DIR with train/<class>/, and val/<class>/ if there is one"
+        )
+    preprocessing = Preprocessing(Normalisation(), "bicubic", margin=32)
+    found = load_class_folders(folder, preprocessing, images.calibration)
+    return dataclasses.replace(found, name="folder")
 
 
 _READERS: dict[str, Callable[[SplitSizes, Path | None], Dataset]] = {
     "digits": _digits,
     "fashion": _fashion,
     "imagenet": _imagenet,
+    "folder": _folder,
 }
+_IN_FOLDERS = ("imagenet", "folder")  # those whose images are files in folders of their classes
+
+
+def _divided(recipe: Recipe) -> str:
+    """The folders whose images decide what is in each split, for messages."""
+    return "train/ or val/" if recipe.dataset == "folder" else "train/"
+
+
+def _prepared(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:
+    """The data set with images that are prepared by `preprocessing` in every split."""
+
+    def prepared(split: Split) -> Split:
+        return Split(split.images, split.labels, preprocessing)
+
+    return _mapped(dataset, prepared)
+
+
+def _mapped(dataset: Dataset, change: Callable[[Split], Split]) -> Dataset:
+    """The data set with `change` applied to each split."""
+    return dataclasses.replace(
+        dataset, train=change(dataset.train), calibration=change(dataset.calibration),
+        selection=change(dataset.selection), report=change(dataset.report),
+    )  # fmt: skip
 
 
 def _with_places(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
@@ -254,11 +301,7 @@ def _with_places(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     def placed(split: Split) -> Split:
         return Split(split.images, place[split.labels], split.preprocessing)
 
-    return dataclasses.replace(
-        dataset, classes=tuple(order), train=placed(dataset.train),
-        calibration=placed(dataset.calibration), selection=placed(dataset.selection),
-        report=placed(dataset.report),
-    )  # fmt: skip
+    return _mapped(dataclasses.replace(dataset, classes=tuple(order)), placed)
 
 
 def _trained_elsewhere(dataset: Dataset, folder: Path | None, calibration: int) -> Dataset:

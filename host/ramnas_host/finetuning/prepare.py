@@ -17,7 +17,7 @@ from ramnas_host.annotations.detection_data import DetectionData
 from ramnas_host.annotations.segmentation_data import SegmentationData
 from ramnas_host.config import Augment, Finetuning, load_recipe
 from ramnas_host.data import loader
-from ramnas_host.data.about import About
+from ramnas_host.data.about import About, weights_and_data
 from ramnas_host.data.class_folders import load_class_folders
 from ramnas_host.data.datasets import dataset_to_finetune, recipe_of
 from ramnas_host.data.findings import Finding, log_findings
@@ -164,8 +164,8 @@ def prepare(
         preprocessing = Preprocessing(preprocessing.normalisation)
     licence, origin = data.licence, data.source
     if supernet and not from_scratch:
-        licence = _weights_and_data(supernet.about.licence, licence)
-        origin = _weights_and_data(supernet.about.source, origin)
+        licence = weights_and_data(supernet.about.licence, licence)
+        origin = weights_and_data(supernet.about.source, origin)
     about = FinetunedAbout(
         task=recipe.task,
         arch=arch,
@@ -258,8 +258,3 @@ def _task(
 def _known(evaluation: Evaluation) -> tuple[Accuracy, ...]:
     """The accuracies without those of a split that has no object at all."""
     return tuple(a for a in evaluation.accuracies if not math.isnan(a.value))
-
-
-def _weights_and_data(weights: str, data: str) -> str:
-    """A licence or source that covers the supernet's weights and the data."""
-    return data if weights == data else f"{weights} (weights); {data} (data)"

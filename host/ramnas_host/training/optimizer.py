@@ -13,9 +13,10 @@ from ramnas_host.config import Schedule
 def sgd(net: nn.Module, recipe: Schedule) -> torch.optim.SGD:
     """SGD with Nesterov momentum for the weights of `net`.
 
-    Biases and BatchNorm, which are the tensors of one dimension, do not decay (BigNAS).
+    Biases and BatchNorm, which are the tensors of one dimension, do not decay (BigNAS). Frozen
+    weights, which require no gradient, are left out.
     """
-    tensors = list(net.parameters())
+    tensors = [parameter for parameter in net.parameters() if parameter.requires_grad]
     settings = recipe.optimizer
     return torch.optim.SGD(
         [

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ramnas_host.config import Recipe
 from ramnas_host.data import loader
-from ramnas_host.data.about import describe
+from ramnas_host.data.about import About, describe
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.images import Dataset
 from ramnas_host.data.loader import Batch
-from ramnas_host.training import checkpoint, loop, resume, sandwich
+from ramnas_host.training import checkpoint, loop, pretrained, resume, sandwich
+from ramnas_host.training.checkpoint import Checkpoint
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import true_scores
 from ramnas_host.training.loop import Step
@@ -38,6 +39,7 @@ def train(
     dataset: Dataset,
     recipe: Recipe,
     *,
+    init: Checkpoint | None = None,
     folder: Path | None = None,
     ranks: Ranks = Ranks(),
     workers: int = 0,
@@ -48,9 +50,14 @@ def train(
     The results are saved to `folder` (see `run_folder.py`). If it already has a state, training
     goes on from there and ends in the same weights, to the last bit on a CPU. Without `folder`
     nothing is saved or evaluated. `workers`: the number of extra processes that decode images.
+    `init`: the weights to start with, whose preprocessing `dataset` must have; None for random
+    ones.
     """
+    recipe = recipe.for_space(space)
     torch.manual_seed(recipe.seed)  # the same initial weights on every rank
-    net = Supernet(space, len(dataset.classes)).to(ranks.device).train()
+    net = pretrained.supernet(space, dataset.classes, init).to(ranks.device).train()
+    if recipe.freeze is not None:
+        pretrained.freeze(net, recipe.freeze)
     if recipe.sync_batchnorm and ranks.world > 1:
         net.synchronise_batchnorm()
     forward = _compiled(net) if recipe.compile else net
@@ -77,7 +84,7 @@ def train(
     def networks(step: int) -> str:
         return f"{', '.join(sandwich.ROLES)} (archs {', '.join(arch.id for arch in archs(step))})"
 
-    contents = _contents(net, dataset, recipe, ranks)
+    contents = _contents(net, dataset, recipe, init, ranks)
     run_folder = RunFolder(folder, state, contents, ranks) if folder else None
     loop.run(
         state, recipe, gradients, batches_from, per_epoch, folder=run_folder, ranks=ranks,
@@ -86,13 +93,21 @@ def train(
     return net
 
 
-def _contents(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> FolderContents:
+def about_of(dataset: Dataset, recipe: Recipe, init: Checkpoint | None) -> About:
+    """The facts about weights that are trained on `dataset` by `recipe`, starting with `init`."""
+    about = describe(dataset, recipe)
+    return pretrained.continued(about, init) if init else about
+
+
+def _contents(
+    net: Supernet, dataset: Dataset, recipe: Recipe, init: Checkpoint | None, ranks: Ranks
+) -> FolderContents:
     """What a supernet's training saves.
 
     The best weights are those with the highest mean of the top-1 of min and max. The random subnets
     do not count: they lie between the two, and how many there are must not change what is best.
     """
-    space, about = net.space, describe(dataset, recipe)
+    space, about = net.space, about_of(dataset, recipe, init)
     parts = ("train", "calibration", "selection", "report")
     groups = evaluated(space, recipe)
     names = (N, *(f"{top}_{name}" for name in groups for top in ("top1", "top5")))
@@ -110,13 +125,14 @@ def _contents(net: Supernet, dataset: Dataset, recipe: Recipe, ranks: Ranks) -> 
         recipe=recipe,
         per_epoch=loader.steps_per_epoch(dataset.train, recipe),
         identity=resume.identity(
-            f"{space.hash} {len(dataset.train)} {dataset.listing}".strip(), recipe
+            f"{space.hash} {len(dataset.train)} {dataset.listing} {about.init}".strip(), recipe
         ),
         last=LAST,
         columns=(*(f"loss_{role}" for role in sandwich.ROLES), *names),
         resolved={
             "space": msgspec.to_builtins(space),
             "images": {part: len(dataset.split(part)) for part in parts},
+            "init": about.init or None,
         },
         evaluate=evaluate,
         goodness=lambda scores: (scores["top1_min"] + scores["top1_max"]) / 2,
