@@ -74,11 +74,11 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interpolation: str = "bilinear"
     resize_short: Optional[int] = None
     crop: Optional[int] = None
-    margin: Optional[int] = None
+    margin: Union[int, msgspec.UnsetType] = msgspec.UNSET  # so that no manifest has it
 
     def at(self, side: int) -> Preprocessing:
         """The same for a network whose input has `side` pixels, with numbers for any `margin`."""
-        if self.margin is None:
+        if self.margin is msgspec.UNSET:
             return self
         return Preprocessing(self.normalisation, self.interpolation, side + self.margin, side)
 
@@ -89,9 +89,10 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `name` is short and unique within its task, because two models of a task may have the same
     `arch_id`: the same arch with two input sizes, or trained twice. `space` is a key of the
     manifest's `spaces`. `file` is relative to the bundle, `input_hw` in pixels. The first of
-    `accuracies` is the one that orders the front, and by which a budget chooses. There may be a
-    further one on the report split, and none at all if no accuracy was measured. Only a detector
-    has `anchors`.
+    `accuracies` is the one that orders the front, and by which a budget chooses: for all models of
+    a front a measured one, or for all a published one. There may be a further one on the report
+    split, and published ones beside them. There is none at all if no accuracy is known. Only a
+    detector has `anchors`.
     """
 
     name: str
@@ -411,6 +412,12 @@ def _troubles(manifest: Manifest) -> Iterator[str]:
             yield f"task {front.task} names no model"
         if not front.classes:
             yield f"task {front.task} names no class"
+        chosen_by = [model.accuracy for model in front.models if model.accuracy]
+        if len({bool(accuracy.source) for accuracy in chosen_by}) > 1:
+            yield (
+                f"task {front.task} has models whose accuracy was published beside models whose "
+                "accuracy was measured, and these cannot be compared"
+            )
         for model in front.models:
             which, how = f"model {model.name} of task {front.task}", model.preprocessing
             if not model.name or not model.name.isprintable():
@@ -423,7 +430,7 @@ def _troubles(manifest: Manifest) -> Iterator[str]:
                 yield f"{which} has an unknown interpolation {how.interpolation!r}"
             if min(1 if n is None else n for n in (how.resize_short, how.crop)) < 1:
                 yield f"{which} resizes to {how.resize_short} and crops to {how.crop} pixels"
-            if how.margin is not None:
+            if how.margin is not msgspec.UNSET:
                 yield f"{which} has a margin in its preprocessing, which is for weights alone"
             if any(min(one.p90_ms, one.corrected_ms) <= 0 for one in model.latency):
                 yield f"{which} has a latency that is not above 0 ms"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -40,6 +41,21 @@ def test_a_printed_accuracy_names_its_images() -> None:
     text = str(share("top1", 238 / 250, "report", 250))
     assert text == "top1 95.2 % (report split, n 250, 95 % interval 91.8 to 97.2 %)"
     assert str(Accuracy("mIoU", 0.5, "test")) == "mIoU 50.0 % (test split)"
+
+
+def test_a_published_figure_says_whose_it_is_and_in_which_precision() -> None:
+    measured = share("top1", 0.744, "ImageNet val", 50_000)
+    one = msgspec.structs.replace(measured, precision="int8", source="tensorflow/tpu")
+    assert str(one) == (
+        "top1 in int8 74.4 % (published by tensorflow/tpu, ImageNet val split, n 50000, "
+        "95 % interval 74.0 to 74.8 %)"
+    )
+
+
+def test_what_was_measured_here_in_fp32_is_written_as_in_earlier_versions() -> None:
+    written = msgspec.to_builtins(share("top1", 0.9, "report", 10))
+    assert [*written] == ["metric", "value", "split", "n", "interval"]
+    assert msgspec.convert(written, Accuracy) == share("top1", 0.9, "report", 10)
 
 
 @pytest.mark.parametrize(("value", "n"), [(0.5, 0), (1.01, 10), (-0.1, 10), (float("nan"), 10)])

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramnas_models import ready
+from ramnas_models.accuracy import Accuracy
 from ramnas_models.bundle import (
     MANIFEST,
     Bundle,
@@ -236,6 +237,31 @@ def test_preprocessing_that_cannot_be_done_is_refused(
     changed(tmp_path / "bundle", preprocessing={"normalisation": {}, **how})
     with pytest.raises(BundleError, match=f"model .* of task classification {message}"):
         open_bundle(tmp_path / "bundle")
+
+
+def test_a_model_has_the_numbers_of_its_own_input_and_no_margin(tmp_path: Path) -> None:
+    of_weights = Preprocessing(Normalisation(), "bicubic", margin=32)
+    for side in (24, 224, 260):
+        own = Preprocessing(Normalisation(), "bicubic", resize_short=side + 32, crop=side)
+        assert of_weights.at(side) == own == own.at(99)
+    bundle = new_bundle(tmp_path / "bundle")
+    assert "margin" not in (bundle.path / MANIFEST).read_text()  # unknown to earlier versions
+    changed(bundle.path, preprocessing=msgspec.to_builtins(of_weights))
+    with pytest.raises(BundleError, match="a margin in its preprocessing, which is for weights"):
+        open_bundle(bundle.path)
+
+
+def test_published_and_measured_accuracies_do_not_order_one_front(tmp_path: Path) -> None:
+    """They are of different pictures. Beside the one that orders, both may be there."""
+    bundle = new_bundle(tmp_path / "bundle")
+    measured = Accuracy("top1", 0.9, "selection", 10, (0.6, 1.0))
+    published = Accuracy("top1", 0.75, "ImageNet val", source="others")
+    changed(bundle.path, accuracies=msgspec.to_builtins((measured, published)))
+    first = open_bundle(bundle.path).front().models[0]
+    assert first.accuracy == first.reported == measured
+    changed(bundle.path, accuracies=msgspec.to_builtins((published, measured)))
+    with pytest.raises(BundleError, match="published beside models whose accuracy was measured"):
+        open_bundle(bundle.path)
 
 
 JSON = st.recursive(

@@ -82,6 +82,7 @@ class Split:
     labels: Tensor
     preprocessing: Preprocessing
     _kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _caches: dict[Preprocessing, PictureCache | None] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -127,9 +128,10 @@ class Split:
         They are logged; DataError if none can be read. While the caller works on one batch, threads
         prepare the next one.
 
-        Files that are all cropped to one size are decoded once, into a PictureCache. Other images
-        are kept as they were prepared, at all resolutions together up to a GiB. What is too large
-        for that is prepared anew by each call.
+        Files that are all cropped to one size are decoded once, into a PictureCache; with a
+        `margin` there is one for each resolution. Other images are kept as they were prepared, at
+        all resolutions together up to a GiB. What is too large for that is prepared anew by each
+        call.
         """
         norm = self.preprocessing.normalisation
         for batch in self._prepared(resolution, size):
@@ -146,7 +148,7 @@ class Split:
             return
         if not len(self):
             raise DataError("a split without images cannot be evaluated")
-        cached = self._crops is not None  # here, before several threads ask for it
+        cached = self._crops(resolution) is not None  # here, before several threads ask for it
         kept = sum(pixels.nbytes for pixels, _ in self._kept.values())
         fits = kept + len(self) * resolution**2 * 3 <= _KEEP_BYTES
         keep: list[tuple[Tensor, Tensor]] | None = [] if fits and not cached else None
@@ -185,7 +187,7 @@ class Split:
 
     def _picture(self, index: int, resolution: int) -> Image | None:
         """The image as the runtime prepares it; None if it cannot be read."""
-        crops, how = self._crops, self.preprocessing
+        crops, how = self._crops(resolution), self.preprocessing.at(resolution)
         if crops is None:
             image = self._read(index)
         else:
@@ -200,13 +202,17 @@ class Split:
             log.warning("left out: %s", error)
             return None
 
-    @cached_property
-    def _crops(self) -> PictureCache | None:
-        """All files scaled and cropped, which is the same for all resolutions.
+    def _crops(self, resolution: int) -> PictureCache | None:
+        """All files scaled and cropped, which is the same for all resolutions without a `margin`.
 
         None if the images are in memory, are not cropped to one size, or do not fit the cache.
         """
-        how = self.preprocessing
+        how = self.preprocessing.at(resolution)
+        if how not in self._caches:
+            self._caches[how] = self._filled_cache(how)
+        return self._caches[how]
+
+    def _filled_cache(self, how: Preprocessing) -> PictureCache | None:
         if isinstance(self.images, Arrays) or not how.crop or (how.resize_short or 0) < how.crop:
             return None
         side, key = how.crop, (self._images_identity, f"{how.resize_short} {how.crop}".encode())

@@ -166,7 +166,7 @@ def _model(network: Finetuned, name: str, space: str, files: dict[str, bytes]) -
         file=file,
         sha256="",  # write_bundle fills it in
         input_hw=plan.input_hw,
-        preprocessing=about.preprocessing,
+        preprocessing=about.preprocessing.at(plan.input_hw[0]),
         accuracies=about.accuracies,
         cost=Cost(plan.macs, plan.macs_bn, plan.params),
         latency=(),

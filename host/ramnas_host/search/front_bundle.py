@@ -145,7 +145,7 @@ def write(
                 file=file,
                 sha256="",  # write_bundle fills it in
                 input_hw=plan.input_hw,
-                preprocessing=about.preprocessing,
+                preprocessing=about.preprocessing.at(plan.input_hw[0]),
                 accuracies=entry.accuracies,
                 cost=Cost(plan.macs, plan.macs_bn, plan.params),
                 latency=entry.latency,

@@ -18,13 +18,14 @@ from ramnas_edge.board.folders import cache_folder
 from ramnas_edge.vision import preprocessing
 from ramnas_host.data import images as images_module
 from ramnas_host.data import picture_cache
-from ramnas_host.data.images import Files, Split
+from ramnas_host.data.images import Arrays, Files, Split
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
 
 HOW = Preprocessing(Normalisation(), "bicubic", resize_short=40, crop=36)
 PLAIN = Preprocessing(Normalisation())
+MARGIN = Preprocessing(Normalisation(), "bicubic", margin=8)
 
 
 @pytest.fixture(autouse=True)
@@ -226,3 +227,40 @@ def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
     for empty in (split(tmp_path / "images", 0), split(tmp_path / "images", 0, PLAIN)):
         with pytest.raises(DataError, match="a split without images"):
             empty.at(24)
+
+
+@pytest.mark.parametrize("side", [24, 32, 41, 80])
+def test_with_a_margin_the_crop_follows_the_resolution(
+    tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short side becomes the resolution plus the margin, also if the picture is smaller."""
+    made, again = (split(tmp_path / "images", how=MARGIN) for _ in range(2))
+    in_memory = [
+        Split(Arrays(made.images[i][None]), torch.zeros(1), MARGIN) for i in range(len(made))
+    ]
+    expected = []
+    for i in range(len(made)):
+        picture = made.images[i]
+        scale = (side + 8) / min(picture.shape[:2])
+        height, width = (round(n * scale) for n in picture.shape[:2])
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        whole = cv2.resize(picture, (width, height), interpolation=how)
+        top, left = (height - side) // 2, (width - side) // 2
+        expected.append(whole[top : top + side, left : left + side])
+    decoded = counting(monkeypatch)
+    for one in (made, again):
+        np.testing.assert_array_equal(pixels(one, side), np.stack(expected))
+    assert len(decoded) == len(made)
+    found = np.concatenate([pixels(one, side) for one in in_memory])
+    np.testing.assert_array_equal(found, np.stack(expected))
+
+
+def test_with_a_margin_each_resolution_has_a_cache_and_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = split(tmp_path / "images", how=MARGIN)
+    decoded = counting(monkeypatch)
+    for side in (24, 32, 24, 32):
+        assert pixels(made, side).shape == (11, side, side, 3)
+    assert len(decoded) == 2 * len(made)
+    assert len(cache_files()) == 2
