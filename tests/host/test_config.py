@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 import ramnas_host
 from ramnas_host.config import Override, Recipe, load_finetuning, load_recipe
 from ramnas_models.errors import DataError
+from ramnas_models.space import load_space
 
 GONE = object()
 RECIPES = Path(ramnas_host.__file__).parent / "recipes"
@@ -207,6 +208,25 @@ def test_a_share_may_not_be_above_1(key: str, tmp_path: Path) -> None:
 
 def test_an_average_that_never_changes_is_refused(tmp_path: Path) -> None:
     assert " ema: 1.0 must be below 1" in refusal(write(tmp_path, "ema", 1.0))
+
+
+@pytest.mark.parametrize("key", ["train", "selection"])
+def test_a_labelled_folder_divides_itself(key: str, tmp_path: Path) -> None:
+    text = f"base: pretrained\nimages: {{{key}: 10}}"
+    message = refusal(mine(tmp_path, text))
+    assert message.endswith(
+        f"images.{key}: 10 must be 0 for the data set folder, which is divided by its own folders"
+    )
+
+
+def test_a_crop_without_a_size_is_as_large_as_the_largest_resolution(tmp_path: Path) -> None:
+    space, recipe = load_space("lite"), load_recipe("pretrained")
+    assert recipe.augment.size is None
+    found = recipe.for_space(space)
+    assert found == msgspec.structs.replace(
+        recipe, augment=msgspec.structs.replace(recipe.augment, size=224)
+    )
+    assert found.for_space(load_space("micro")) == found
 
 
 def test_a_batch_that_has_no_equal_parts_is_refused(tmp_path: Path) -> None:

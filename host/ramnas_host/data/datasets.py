@@ -88,9 +88,9 @@ def dataset_of(about: About, folder: Path | None = None) -> Dataset:
         )
     if about.listing and about.listing != found.listing:
         raise DataError(
-            f"{folder} has other images in {_divided(recipe)} than when the supernet was trained, "
-            "so images that have trained its weights would be among those for selection: give the "
-            "folder as it was then"
+            f"{folder} has {_other(recipe)} than when the supernet was trained, so images that "
+            "have trained its weights would be among those for selection: give the folder as it "
+            "was then"
         )
     return _with_places(found, about.classes)
 
@@ -266,9 +266,11 @@ _READERS: dict[str, Callable[[SplitSizes, Path | None], Dataset]] = {
 _IN_FOLDERS = ("imagenet", "folder")  # those whose images are files in folders of their classes
 
 
-def _divided(recipe: Recipe) -> str:
-    """The folders whose images decide what is in each split, for messages."""
-    return "train/ or val/" if recipe.dataset == "folder" else "train/"
+def _other(recipe: Recipe) -> str:
+    """What another `listing` says about a folder, for messages."""
+    if recipe.dataset == "folder":
+        return "other images in train/ or val/, or another choice of val/ and test/,"
+    return "other images in train/"
 
 
 def _prepared(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:

@@ -376,6 +376,94 @@ def test_no_picture_that_trained_the_weights_judges_them(folder: Path) -> None:
     assert len(dataset_of(older, folder).selection) == 4
 
 
+LABELLED = SplitSizes(train=0, selection=0, calibration=8)
+INIT = Preprocessing(Normalisation((0.4,) * 3, (0.3,) * 3, "rgb"), "bicubic", margin=32)
+
+
+def of_folder(dataset: Dataset) -> About:
+    recipe = msgspec.structs.replace(load_recipe("pretrained"), images=LABELLED)
+    return describe(dataset, recipe)
+
+
+def test_a_supernet_of_a_labelled_folder_leads_back_to_its_splits(folder: Path) -> None:
+    trained = load_dataset("folder", LABELLED, folder, INIT)
+    assert (len(trained.train), len(trained.calibration)) == (22, 8)
+    assert trained.train.preprocessing == INIT
+    about = of_folder(trained)
+    for found in (dataset_of(about, folder), dataset_to_finetune(about, folder)):
+        assert (found.name, found.classes) == ("folder", ("ant", "bee"))
+        for part in ("train", "calibration", "selection", "report"):
+            one, other = found.split(part), trained.split(part)
+            assert paths(one) == paths(other)
+            assert one.labels.tolist() == other.labels.tolist()
+            assert one.preprocessing == INIT
+    with pytest.raises(DataError, match="data set folder needs --data DIR with train/<class>/"):
+        dataset_of(about)
+
+
+def test_without_weights_a_labelled_folder_is_prepared_as_imagenet_is(folder: Path) -> None:
+    how = load_dataset("folder", LABELLED, folder).report.preprocessing
+    assert how == Preprocessing(Normalisation(), "bicubic", margin=32)
+
+
+CHANGES = {
+    "a picture more in train/": lambda root: touch(root / "train/ant", "new.jpg"),
+    "a picture less in train/": lambda root: (root / "train/bee/003.jpg").unlink(),
+    "a picture moved to val/": lambda root: (root / "train/ant/000.jpg").rename(
+        root / "val/ant/new.jpg"
+    ),
+    "a picture more in val/": lambda root: touch(root / "val/ant", "new.jpg"),
+    "no val/": lambda root: (root / "val").rename(root / "away"),
+    "a test/ or none": lambda root: (
+        (root / "test").rename(root / "away")
+        if (root / "test").is_dir()
+        else touch(root / "test/ant", "1.jpg")
+    ),
+}
+
+
+@pytest.mark.parametrize("parts", [("train", "val"), ("train", "val", "test")])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_folder_with_other_splits_than_those_that_trained_is_refused(
+    change: str, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    for part in parts:
+        class_folders(tmp_path, part, {"ant": 12, "bee": 10})
+    about = of_folder(load_dataset("folder", LABELLED, tmp_path))
+    CHANGES[change](tmp_path)
+    with pytest.raises(DataError, match=r"has other images in train/ or val/, or another .* than"):
+        dataset_of(about, tmp_path)
+
+
+def test_more_pictures_to_report_on_change_no_other_split(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        class_folders(tmp_path, part, {"ant": 12, "bee": 10})
+    trained = load_dataset("folder", LABELLED, tmp_path)
+    touch(tmp_path / "test/bee", "new.jpg")
+    found = dataset_of(of_folder(trained), tmp_path)
+    assert len(found.report) == len(trained.report) + 1
+    assert paths(found.selection) == paths(trained.selection)
+
+
+def test_a_grown_folder_that_trained_a_supernet_needs_a_val_to_finetune_on(folder: Path) -> None:
+    """Every fifth picture of train/ would be held out anew, and these have trained the weights."""
+    about = of_folder(load_dataset("folder", LABELLED, folder))
+    touch(folder / "train/ant", "new.jpg")
+    assert len(dataset_to_finetune(about, folder).train) == 23
+    (folder / "val").rename(folder / "away")
+    with pytest.raises(DataError, match=r"has no val/, .* was trained on the class 'ant' too"):
+        dataset_to_finetune(about, folder)
+
+
+def test_imported_weights_see_images_as_they_were_trained_to(tmp_path: Path) -> None:
+    """And not as the reader of ImageNet would prepare them for a training of its own."""
+    for part in ("train", "val"):
+        class_folders(tmp_path, part, {"ant": 12, "bee": 10})
+    found = dataset_of(About(("ant", "bee"), INIT, "", ""), tmp_path)
+    for part in ("train", "calibration", "selection", "report"):
+        assert found.split(part).preprocessing == INIT
+
+
 def test_other_classes_are_read_with_the_preprocessing_of_the_supernet(folder: Path) -> None:
     about = about_of("digits", load_dataset("digits", load_recipe("digits").images))
     found = dataset_to_finetune(about, folder)

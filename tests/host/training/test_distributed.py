@@ -24,9 +24,10 @@ from ramnas_host.config import Recipe, SplitSizes, load_recipe
 from ramnas_host.data import loader
 from ramnas_host.data.augment import Augmentation
 from ramnas_host.data.datasets import load_dataset
-from ramnas_host.training import distributed, optimizer, sandwich, train
+from ramnas_host.training import checkpoint, distributed, optimizer, pretrained, sandwich, train
 from ramnas_host.training.distributed import Ranks
 from ramnas_models.errors import DataError
+from ramnas_models.plan import part_of
 from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, load_space
 from ramnas_models.supernet import Supernet
@@ -86,9 +87,15 @@ class TwoProcesses:
             "trainings": {
                 "plain": two_steps(), "synchronised": two_steps(sync_batchnorm=True),
                 "in parts": two_steps(accumulate=2),
+                "frozen": two_steps(sync_batchnorm=True, freeze="stage2"),
             },
             "commands": [
-                self._train("short", "run"), evaluate_verb(folder, "shared.json"),
+                self._train("short", "run"),
+                [
+                    *self._train("short", "continued"), "--freeze", "stage2",
+                    "--init", str(folder / "run/supernet.safetensors"),
+                ],
+                evaluate_verb(folder, "shared.json"),
                 *front_verbs(folder, "two"),
             ],
             "refused": self._train("odd", "refused"),
@@ -192,9 +199,30 @@ def test_synchronised_batchnorm_gives_the_weights_of_the_whole_batch(
 
 
 def test_two_processes_train_one_set_of_files(two_processes: TwoProcesses) -> None:
-    assert two_processes.ran.stdout.count("supernet:") == 1
+    assert two_processes.ran.stdout.count("supernet:") == 2  # two trainings
     record = (two_processes.folder / "run/run.yaml").read_text()
     assert record.count("processes: 2") == 1
+
+
+def test_two_processes_leave_frozen_stages_alone(two_processes: TwoProcesses) -> None:
+    """From random weights, with synchronised BatchNorm, and from those of another training."""
+    first, second = two_processes.weights("frozen")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(two_steps().seed)
+        before = Supernet(SPACE, 10).state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    run, continued = (
+        checkpoint.load(two_processes.folder / name / train.LAST) for name in ("run", "continued")
+    )
+    assert continued.about.init == pretrained.digest(run)
+    for old, new in ((before, first), (run.net.state_dict(), continued.net.state_dict())):
+        for key in new:
+            if ".bn.running_" not in key and not key.endswith("bias"):
+                kept = part_of(key) in ("stem", "stage1", "stage2")
+                assert torch.equal(old[key], new[key]) == kept, key
 
 
 def test_archs_shared_by_two_processes_score_as_in_one(two_processes: TwoProcesses) -> None:
