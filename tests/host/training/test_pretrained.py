@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch")
 
@@ -23,11 +25,11 @@ from ramnas_host.data.images import Dataset
 from ramnas_host.training import checkpoint, pretrained, tensors, train
 from ramnas_host.training.checkpoint import Checkpoint
 from ramnas_host.training.run_folder import STATE
-from ramnas_models.bundle import Preprocessing
+from ramnas_models.bundle import Preprocessing, open_bundle
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.plan import part_of
-from ramnas_models.space import Space, load_space
+from ramnas_models.space import Space, load_space, read_space
 from ramnas_models.supernet import Supernet
 from tests.saved_memory import saved_memory
 
@@ -195,6 +197,30 @@ def test_a_space_of_ones_own_may_have_other_resolutions_and_fewer_choices(
     assert torch.equal(net.state_dict()["stem.weight"], init.net.state_dict()["stem.weight"])
 
 
+@settings(max_examples=40)
+@given(st.data())
+def test_a_space_with_fewer_choices_is_taken_if_it_keeps_the_largest_of_each(
+    data: st.DataObject,
+) -> None:
+    whole = yaml.safe_load(SPACE)
+    init = weights(read_space(whole, "whole"), ("sky", "sea"))
+    fewer, kept = copy.deepcopy(whole), True
+    for stage in fewer["stages"]:
+        for key in ("depths", "kernels", "expands"):
+            choices = stage[key]
+            some = data.draw(st.lists(st.sampled_from(choices), min_size=1, unique=True))
+            kept = kept and max(choices) in some
+            stage[key] = sorted(some)
+    space = read_space(fewer, "fewer")
+    if kept:
+        pretrained.check_space(space, init)
+        net = pretrained.supernet(space, init.about.classes, init)
+        assert same(net, init.net)
+    else:
+        with pytest.raises(DataError, match="space small cannot take these weights: its tensor"):
+            pretrained.check_space(space, init)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -267,6 +293,34 @@ def test_a_stopped_training_goes_on_to_the_same_weights_and_refuses_another_star
     again = train.train(space, dataset, recipe, init=init, folder=halves)
     assert same(whole, again)
     assert not (halves / STATE).exists()
+
+
+def test_every_verb_takes_a_supernet_that_was_continued_on_a_folder(
+    file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The splits are those of the training, and a bundle's models crop as the weights want it."""
+    assert verb(file, data, tmp_path / "run") == 0
+    supernet = ["--supernet", tmp_path / "run" / train.LAST, "--data", data, "--device", "cpu"]
+    few = {"accuracy-samples": 20, "population": 20, "parents": 10, "generations": 2,
+           "infill-rounds": 1, "candidates": 2}  # fmt: skip
+    small = [word for name, count in few.items() for word in (f"--{name}", count)]
+    front, verified, bundle = (tmp_path / name for name in ("front.json", "v.json", "bundle"))
+    for argv in (
+        ["evaluate", *supernet, "--random", 2],
+        ["search", *supernet, *small, "--objectives", "top1,macs", "--out", front],
+        ["verify", *supernet, "--front", front, "--store", tmp_path / "s.sqlite",
+         "--out", verified],
+        ["bundle", *supernet, "--front", verified, "--out", bundle],
+        ["finetune", "--task", "classification", *supernet, "--arch", "min", "--epochs", "1",
+         "--batch-size", "16", "--workers", "0", "--out", tmp_path / "tuned"],
+    ):  # fmt: skip
+        assert main.main(list(map(str, argv))) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "(report split, n 8, " in printed
+    for model in open_bundle(bundle).front("classification").models:
+        side = model.input_hw[0]
+        assert model.preprocessing == HOW.at(side)
+        assert (model.preprocessing.resize_short, model.preprocessing.crop) == (side + 4, side)
 
 
 # --- frozen parts ---
