@@ -257,12 +257,17 @@ def test_another_activation_has_no_tensor_and_is_said(
     assert "has act relu in layer stem, where the weights were trained with relu6" in message
 
 
-def test_a_file_that_holds_no_weights_is_refused(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 a pickle"])
+def test_a_file_that_holds_no_supernet_is_refused(
+    content: bytes | None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "absent.safetensors"
+    path = tmp_path / "lite0.pth"
+    if content is not None:
+        path.write_bytes(content)
     assert verb(path, data, tmp_path / "run") == 2
-    assert f"{path} is not a supernet of ramnas" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {path} is not a supernet of ramnas: ")
+    assert line.endswith("; give a file that ramnas import or ramnas train wrote")
     assert not (tmp_path / "run").exists()
 
 
