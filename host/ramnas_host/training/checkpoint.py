@@ -44,5 +44,8 @@ def load(path: Path) -> Checkpoint:
     except (
         OSError, KeyError, RuntimeError, tensors.UnreadableError, msgspec.DecodeError,
     ) as error:  # fmt: skip
-        raise DataError(f"{path} is not a supernet of ramnas: {error}") from error
+        raise DataError(
+            f"{path} is not a supernet of ramnas: {error}; give a file that ramnas import or "
+            "ramnas train wrote"
+        ) from error
     return Checkpoint(net, about)
