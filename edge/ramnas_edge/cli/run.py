@@ -34,6 +34,10 @@ def add(verbs: Verbs) -> None:
         "--source camera --show",
     )  # fmt: skip
     run.add_argument(
+        "pictures", nargs="*", metavar="PICTURE",
+        help="one or several images, or folders of images, instead of --source",
+    )  # fmt: skip
+    run.add_argument(
         "--bundle", metavar="DIR",
         help="the bundle's folder (default: the bundle that ships with ramnas)",
     )  # fmt: skip
@@ -116,16 +120,22 @@ def _run(args: argparse.Namespace) -> None:
     from ramnas_models import ready
 
     check_threads(args.threads)
+    if args.pictures and args.source is not None:
+        raise SourceError(
+            f"--source {args.source} and the images {' '.join(args.pictures)}: name only one of "
+            "them"
+        )
+    sources = args.pictures or ([] if args.source is None else [args.source])
     if not args.bundle:
         args.task = args.task or "detection"
-        args.source = str(ready.frames()) if args.source is None else args.source
-    elif args.source is None:
+        sources = sources or [str(ready.frames())]
+    elif not sources:
         raise SourceError(
             "--bundle needs a --source: name a camera, a video, an image or a folder of images"
         )
-    source = Source(args.source, args.repeat)
-    if args.save:
-        check_apart(args.source, args.save)
+    source = Source(sources[0] if len(sources) == 1 else sources, args.repeat)
+    for one in sources if args.save else ():
+        check_apart(one, args.save)
     if args.show:
         check_window()
     frames = iter(source)
@@ -220,7 +230,7 @@ class _Stream:
 
         budget, choice = self._args.latency_budget_ms, self._runtime.choice
         if not self._total_ms:
-            raise SourceError(f"no frame of {self._args.source} could be run")
+            raise SourceError(f"no frame of {self._source.name} could be run")
         p50, p90 = np.percentile(self._total_ms, [50, 90]).tolist()
         within: Optional[float] = None
         if budget is not None:

@@ -114,7 +114,9 @@ def _why(chosen: Combination, candidates: Sequence[Combination], budget_ms: Opti
         return f"the only choice{',' if within else ''}{within}"
     if all(model.accuracy is None for model in chosen.models):
         return f"the fastest{within}, because its accuracy is unknown"
-    return f"the most accurate{within or ', because no latency budget was given'}"
+    published = any(model.accuracy and model.accuracy.source for model in chosen.models)
+    best = "the most accurate by published figures" if published else "the most accurate"
+    return f"{best}{within or ', because no latency budget was given'}"
 
 
 def _bisect(

@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -46,16 +46,25 @@ class Source:
     `source` is an image, a folder (every image below it, ordered by path), a pattern of images such
     as `images/*.jpg`, a video file, or a camera: its index, its path (`/dev/video0`), or `camera`
     for the first one. A file or folder whose name is a number comes before a camera's index; a
-    folder named `camera` is `./camera`. Files are played `repeat` times. `ahead` is how many images
-    are decoded before the first of them is returned.
+    folder named `camera` is `./camera`. Several images, folders or patterns may be given as a list.
+    Files are played `repeat` times. `ahead` is how many images are decoded before the first of them
+    is returned. `name` is what was given, for messages.
 
     `rate` is the number of frames per second, known from the first frame on. `still` says whether
     the frames are pictures, and not those of a video or camera.
     SourceError if the source cannot be opened, or if none of its frames can be read.
     """
 
-    def __init__(self, source: str, repeat: int = 1, ahead: int = 256) -> None:
+    def __init__(
+        self, source: Union[str, Sequence[str]], repeat: int = 1, ahead: int = 256
+    ) -> None:
         self.broken, self.rate, self.still = 0, USUAL_RATE, False
+        self.name = source if isinstance(source, str) else ", ".join(source)
+        if not isinstance(source, str):
+            paths = [path for one in source for path in list_images(one)]
+            self.still = True
+            self._frames = self._images(self.name, paths, repeat, ahead)
+            return
         mode = None if source == "camera" else _mode(source)
         index = "0" if source == "camera" else source
         is_index = index.isascii() and index.isdigit()

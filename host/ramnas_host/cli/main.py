@@ -16,6 +16,7 @@ from ramnas_host.cli import (
     demo,
     evaluate,
     export,
+    family,
     finetune,
     import_weights,
     records,
@@ -35,7 +36,7 @@ STEPS = {
     "make a supernet": ("train", "import", "evaluate", "data"),
     "measure on boards": ("keys", "calibrate", "records"),
     "search": ("search", "verify", "compare-fronts"),
-    "write a bundle": ("bundle", "export"),
+    "write a bundle": ("bundle", "family", "export"),
     "a task of your own": ("scenes", "finetune"),
     "look at a run": ("report", "demo"),
 }
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = made.add_subparsers(required=True, metavar="VERB")
     for verb in (
         train, import_weights, evaluate, data, keys, calibrate, records, search, verify,
-        compare_fronts, bundle, export, scenes, finetune, report,
+        compare_fronts, bundle, family, export, scenes, finetune, report,
     ):  # fmt: skip
         verb.add(verbs)
     demo.add(verbs, call)

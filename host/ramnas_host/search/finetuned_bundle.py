@@ -41,7 +41,7 @@ def write(path: Path, paths: Sequence[Path]) -> Bundle:
     bundles.check_out(path)
     _check_named_once(paths)
     runs = [_Run(path, _load(path)) for path in paths]
-    keys = _space_keys([run.network.space for run in runs])
+    keys = space_keys([run.network.space for run in runs])
     files: dict[str, bytes] = {}
     fronts = []
     for task in dict.fromkeys(run.network.about.task for run in runs):
@@ -59,8 +59,8 @@ def write(path: Path, paths: Sequence[Path]) -> Bundle:
             log.info("%s model %s is from %s", task, name, run.path)
         models.sort(key=lambda model: (model.cost.macs, -_value(model)))
         fronts.append(TaskFront(task, networks[0].about.classes, tuple(models)))
-    licence = _joined(run.network.about.licence for run in runs)
-    source = _joined(run.network.about.source for run in runs)
+    licence = joined(run.network.about.licence for run in runs)
+    source = joined(run.network.about.source for run in runs)
     spaces: dict[str, Space] = {}
     for run in runs:
         spaces.setdefault(keys[run.network.space.hash], run.network.space)
@@ -68,7 +68,7 @@ def write(path: Path, paths: Sequence[Path]) -> Bundle:
     return bundles.write_bundle(path, manifest, files)
 
 
-def _joined(texts: Iterable[str]) -> str:
+def joined(texts: Iterable[str]) -> str:
     """The parts of all texts, which "; " separates, each once."""
     return "; ".join(dict.fromkeys(part for text in texts for part in text.split("; ")))
 
@@ -133,7 +133,7 @@ def _check_same_classes(one: _Run, other: _Run) -> None:
     )
 
 
-def _space_keys(spaces: Sequence[Space]) -> dict[str, str]:
+def space_keys(spaces: Sequence[Space]) -> dict[str, str]:
     """The hash of each space -> its key in the manifest: its name, made unique."""
     keys: dict[str, str] = {}
     for space in spaces:
