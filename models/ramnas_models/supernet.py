@@ -8,7 +8,7 @@ the supernet every layer takes a slice (a view) of its tensors, in a subnet they
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,15 @@ from ramnas_models.plan import (
     expanded,
     plan,
     widened,
+)
+from ramnas_models.recalibration import (
+    Controlled,
+    Estimate,
+    Known,
+    Observer,
+    Pooled,
+    Reference,
+    parts,
 )
 from ramnas_models.space import Arch, Space
 
@@ -81,54 +90,6 @@ class DropRates:
         return self.connect * place / len(plan.blocks) if late else 0.0
 
 
-class _Statistics:
-    """Mean and variance by channel over all pixels seen so far, each counted once, in float64.
-
-    The variance is that of the population (divided by n, not n - 1): it is what BatchNorm divides
-    by in training, and it exists for a single pixel.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = self.variance = torch.zeros(())
-
-    def add(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Take in `x` [n, c, h, w], and return the mean and the variance [c] of `x` alone."""
-        pixels = x.shape[2] * x.shape[3]
-        parts = _parts(x)
-        found = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
-        mean, variance = _pooled(
-            torch.tensor([len(part) for part in parts], device=x.device),
-            torch.stack([mean for mean, _ in found]).double(),
-            torch.stack([variance for _, variance in found]).double(),
-        )
-        if self.count:
-            counts = torch.tensor([self.count, len(x) * pixels], device=x.device)
-            means, variances = [self.mean, mean], [self.variance, variance]
-            self.mean, self.variance = _pooled(counts, torch.stack(means), torch.stack(variances))
-        else:
-            self.mean, self.variance = mean, variance
-        self.count += len(x) * pixels
-        return mean.to(x.dtype), variance.to(x.dtype)
-
-
-def _pooled(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts [k], means and variances [k, c] of k groups -> mean and variance [c] of all."""
-    share = (counts.double() / counts.sum())[:, None]
-    mean = (share * means).sum(0)
-    return mean, (share * (variances + (means - mean).square())).sum(0)
-
-
-def _parts(x: Tensor) -> Sequence[Tensor]:
-    """The images of `x` in groups of about 8192 pixels on a CPU, and all together on a GPU.
-
-    On a CPU torch adds up in float32, which loses digits in long sums, and what is worked on in
-    place stays in the cache.
-    """
-    on_cpu = x.device.type == "cpu"
-    return torch.split(x, max(1, 8192 // (x.shape[2] * x.shape[3])) if on_cpu else len(x))
-
-
 class BatchNorm(nn.Module):
     """The tensors of nn.BatchNorm2d, without its counter of batches."""
 
@@ -167,7 +128,7 @@ class ElasticConv(nn.Module):
         self.bias = nn.Parameter(_own(source, "bias", shape)) if layer.bias else None
         bn = None if source is None else source.bn
         self.bn = BatchNorm(layer.c_out, bn) if layer.norm else None
-        self.seen: _Statistics | None = None  # only during `recalibrate`
+        self.observer: Observer | None = None  # only during `recalibrate`
         self.synchronised = False
 
     def forward(self, x: Tensor, layer: Conv) -> Tensor:
@@ -185,11 +146,11 @@ class ElasticConv(nn.Module):
         if self.bn is not None:
             bn = self.bn
             gamma, beta = bn.weight[:c_out], bn.bias[:c_out]
-            if self.seen is not None:
-                mean, variance = self.seen.add(x)
+            if self.observer is not None:
+                mean, variance = self.observer.add(x)
                 scale = gamma * (variance + layer.eps).rsqrt()
                 shift = beta - mean * scale
-                for part in _parts(x):  # in place: a new tensor for all images would cost more
+                for part in parts(x):  # in place: a new tensor for all images would cost more
                     torch.addcmul(shift[:, None, None], part, scale[:, None, None], out=part)
                     _activated(part, layer.act, inplace=True)
                 return x
@@ -342,8 +303,9 @@ class Standalone(Net):
 
     plan: AnyPlan
 
-    @torch.no_grad()
-    def recalibrate(self, batches: Iterable[Tensor]) -> Self:
+    def recalibrate(
+        self, batches: Iterable[Tensor], references: Mapping[str, Reference] | None = None
+    ) -> Self:
         """Set the BatchNorm statistics to those of all images in `batches`, each [n, 3, h, w].
 
         Every image counts once, and how they are batched makes no difference: they are run in
@@ -352,26 +314,20 @@ class Standalone(Net):
         several groups if some layer would write more than `GROUP_ELEMENTS` numbers for all of them;
         the statistics are then pooled over the groups. Variances are those of the population.
 
+        `references` are the max net's, of the same images in the same order (`references`); then
+        each layer gets the estimate of `recalibration.Controlled`.
+
         DataError if there are no images. Fewer than `MIN_IMAGES` are used with a warning.
         """
-        convs = [m for m in self.modules() if isinstance(m, ElasticConv) and m.bn is not None]
-        self.eval()
-        count = 0
-        try:
-            for conv in convs:
-                conv.seen = _Statistics()
-            for images in self._groups(batches):
-                self(images)
-                count += len(images)
-            if not count:
-                raise DataError("there are no images to recalibrate BatchNorm with")
-            for conv in convs:
-                if conv.bn and conv.seen:
-                    conv.bn.running_mean.copy_(conv.seen.mean)
-                    conv.bn.running_var.copy_(conv.seen.variance)
-        finally:
-            for conv in convs:
-                conv.seen = None
+        known = references or {}
+        observers = {
+            key: Controlled(known[key]) if key in known else Pooled() for key in self._normed()
+        }
+        count = self._observe(observers, batches)
+        for key, conv in self._normed().items():
+            found = observers[key].estimate
+            conv.running_mean.copy_(found.mean)
+            conv.running_var.copy_(found.variance)
         if count < MIN_IMAGES:
             logger.warning(
                 "BatchNorm was recalibrated with fewer than %d images (%d), which costs accuracy: "
@@ -379,6 +335,46 @@ class Standalone(Net):
                 MIN_IMAGES, count,
             )  # fmt: skip
         return self
+
+    def references(self, batches: Iterable[Tensor]) -> dict[str, Reference]:
+        """What each BatchNorm meets in the images, by the key of its layer, and what it knows.
+
+        It is for the max net of a supernet whose statistics came with the weights. These stay as
+        they are.
+        """
+        observers = {
+            key: Known(Estimate(bn.running_mean, bn.running_var))
+            for key, bn in self._normed().items()
+        }
+        self._observe(observers, batches)
+        return {key: observer.reference for key, observer in observers.items()}
+
+    def _normed(self) -> dict[str, BatchNorm]:
+        """Every BatchNorm by the key of its layer."""
+        return {
+            key: module.bn
+            for key, module in self._layers.items()
+            if isinstance(module, ElasticConv) and module.bn is not None
+        }
+
+    @torch.no_grad()
+    def _observe(self, observers: Mapping[str, Observer], batches: Iterable[Tensor]) -> int:
+        """Run all images with an observer at every BatchNorm, and return how many they were."""
+        convs = [(key, m) for key, m in self._layers.items() if isinstance(m, ElasticConv)]
+        self.eval()
+        count = 0
+        try:
+            for key, conv in convs:
+                conv.observer = observers.get(key)
+            for images in self._groups(batches):
+                self(images)
+                count += len(images)
+        finally:
+            for _, conv in convs:
+                conv.observer = None
+        if not count:
+            raise DataError("there are no images to recalibrate BatchNorm with")
+        return count
 
     def _groups(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """The images of all batches in order, in the groups that `recalibrate` speaks of."""
@@ -421,6 +417,8 @@ class Supernet(Net):
 
     def __init__(self, space: Space, num_classes: int = 1000) -> None:
         super().__init__(_largest_layers(space, num_classes))
+        # whether BatchNorm's statistics are those of the max net, and came with the weights
+        self.published_statistics = False
         self.space = space
         self.num_classes = num_classes
         self.reset_parameters()
@@ -439,7 +437,10 @@ class Supernet(Net):
 
     @torch.no_grad()
     def extract(self, arch: Arch) -> Subnet:
-        """A standalone copy of `arch`; its BatchNorm statistics are void until `recalibrate`."""
+        """A standalone copy of `arch`; its BatchNorm statistics are void until `recalibrate`.
+
+        Only with `published_statistics` do those of the max net mean something, at any resolution.
+        """
         return Subnet(self.plan(self.space.check(arch)), self).eval()
 
     @torch.no_grad()

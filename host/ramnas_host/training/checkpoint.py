@@ -41,6 +41,7 @@ def load(path: Path) -> Checkpoint:
         about = msgspec.json.decode(metadata["about"], type=About)
         net = Supernet(space, len(about.classes))
         net.load_state_dict(weights)
+        net.published_statistics = about.published_statistics
     except (
         OSError, KeyError, RuntimeError, tensors.UnreadableError, msgspec.DecodeError,
     ) as error:  # fmt: skip

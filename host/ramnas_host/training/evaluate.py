@@ -6,17 +6,26 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 import msgspec
 import torch
 
 from ramnas_host.data.images import Dataset, Split
 from ramnas_host.training.distributed import Ranks
+from ramnas_models.recalibration import Reference
 from ramnas_models.space import Arch
 from ramnas_models.supernet import Subnet, Supernet
 
 # Pixels of a batch on a CPU, for each thread. At 192 pixels, batches of 8 take half the time of 64.
 _CPU_PIXELS = 2**17
+
+# References keep two numbers for each image and channel: 190 MB for this many images of lite2.
+CONTROL_IMAGES = 1024
+
+_known_references: WeakKeyDictionary[Supernet, dict[tuple[str, int, str], dict[str, Reference]]] = (
+    WeakKeyDictionary()
+)
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -33,8 +42,22 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 def recalibrated_subnet(net: Supernet, arch: Arch, calibration: Split) -> Subnet:
-    """Cut out `arch` and give it BatchNorm statistics of its own, taken from `calibration`."""
-    return recalibrated(net.extract(arch), calibration)
+    """Cut out `arch` and give it BatchNorm statistics of its own, taken from `calibration`.
+
+    Where the statistics of the max net came with the weights, it keeps them at any resolution. They
+    then are the control variate for those of all other networks (`recalibration.Controlled`), for
+    which up to `CONTROL_IMAGES` images are enough.
+    """
+    subnet = net.extract(arch)
+    if not net.published_statistics:
+        return recalibrated(subnet, calibration)
+    largest = msgspec.structs.replace(net.space.max(), resolution=arch.resolution)
+    if arch == largest:
+        return subnet
+    references = _references(net, largest, calibration)
+    device = next(subnet.parameters()).device
+    with full_precision(device):
+        return subnet.recalibrate(_for_control(calibration, arch.resolution, device), references)
 
 
 def recalibrated(subnet: Subnet, calibration: Split) -> Subnet:
@@ -43,6 +66,29 @@ def recalibrated(subnet: Subnet, calibration: Split) -> Subnet:
     with full_precision(device):
         batches = calibration.batches(subnet.plan.input_hw[0], device=device)
         return subnet.recalibrate(images for images, _ in batches)
+
+
+def _references(net: Supernet, largest: Arch, calibration: Split) -> dict[str, Reference]:
+    """What the max net meets in the images, which is the same for all archs of a resolution."""
+    device = next(net.parameters()).device
+    known = _known_references.setdefault(net, {})
+    key = (calibration.identity, largest.resolution, str(device))
+    if key not in known:
+        with full_precision(device):
+            images = _for_control(calibration, largest.resolution, device)
+            known[key] = net.extract(largest).references(images)
+    return known[key]
+
+
+def _for_control(
+    calibration: Split, resolution: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    left = CONTROL_IMAGES
+    for images, _ in calibration.batches(resolution, device=device):
+        yield images[:left]
+        left -= len(images)
+        if left <= 0:
+            return
 
 
 def recalibrated_subnets(

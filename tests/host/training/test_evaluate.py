@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -55,6 +56,25 @@ def test_top1_and_top5_equal_a_count_image_by_image(net: Supernet, digits: Datas
     assert found.top1 == pytest.approx(top1 / len(digits.report), abs=1.5 / len(digits.report))
     assert found.top5 == pytest.approx(top5 / len(digits.report), abs=1.5 / len(digits.report))
     assert 0 < found.top1 < found.top5 < 1
+
+
+def test_a_max_net_whose_statistics_came_with_it_keeps_them_at_any_resolution(
+    digits: Dataset,
+) -> None:
+    torch.manual_seed(0)
+    net = Supernet(SPACE, 10)
+    largest = recalibrated_subnet(net, SPACE.max(), digits.calibration)
+    net.load_state_dict(largest.state_dict(), strict=False)
+    net.published_statistics = True
+    for resolution in SPACE.resolutions:
+        arch = msgspec.structs.replace(SPACE.max(), resolution=resolution)
+        for key, value in recalibrated_subnet(net, arch, digits.calibration).state_dict().items():
+            assert torch.equal(value, largest.state_dict()[key])
+    cut = recalibrated_subnet(net, SPACE.min(), digits.calibration).state_dict()
+    net.published_statistics = False
+    plain = recalibrated_subnet(net, SPACE.min(), digits.calibration).state_dict()
+    key = "stem.bn.running_mean"
+    assert not torch.equal(cut[key], plain[key])  # the stem alone sees what the max net's does
 
 
 def test_the_calibration_images_are_fixed_and_prepared_once(net: Supernet, digits: Dataset) -> None:
