@@ -60,10 +60,11 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a frame becomes the uint8 image that a graph of the bundle takes.
 
-    If `resize_short` is given, the short side is first scaled to that many pixels. If `crop` is
-    given, the central square of that many pixels is then cut out. What remains is resized to
-    `input_hw` by `interpolation` ("bilinear" or "bicubic"), without keeping the aspect ratio. The
-    `normalisation` and the order of the channels are built into the graph.
+    If `resize_short` is given, the short side is first scaled to that many pixels: smaller by means
+    of areas, larger by `interpolation` ("bilinear" or "bicubic"). If `crop` is given, the central
+    square of that many pixels is then cut out. What remains is resized to `input_hw` by
+    `interpolation`, without keeping the aspect ratio. The `normalisation` and the order of the
+    channels are built into the graph.
 
     `margin` is for weights that serve several input sizes: the crop then has the size of the input,
     and the short side is first scaled to that size plus `margin`. Each model of a bundle has its

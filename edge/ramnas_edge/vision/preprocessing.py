@@ -52,7 +52,9 @@ def prepare(frame: Image, how: Preprocessing, hw: Tuple[int, int]) -> Image:
         height, width = frame.shape[:2]
         scale = how.resize_short / min(height, width)
         short = (max(1, round(height * scale)), max(1, round(width * scale)))
-        frame = _resize(frame, short, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        # a mean of areas makes no moire where a picture gets smaller
+        enlarging = _INTERPOLATION[how.interpolation]
+        frame = _resize(frame, short, cv2.INTER_AREA if scale < 1 else enlarging)
     if how.crop:
         top, left = (max(0, (n - how.crop) // 2) for n in frame.shape[:2])
         frame = frame[top : top + how.crop, left : left + how.crop]

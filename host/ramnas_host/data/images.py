@@ -218,7 +218,9 @@ class Split:
     def _filled_cache(self, how: Preprocessing) -> PictureCache | None:
         if isinstance(self.images, Arrays) or not how.crop or (how.resize_short or 0) < how.crop:
             return None
-        side, key = how.crop, (self._images_identity, f"{how.resize_short} {how.crop}".encode())
+        side = how.crop
+        scaled = f"{how.resize_short} {how.crop} {how.interpolation}"
+        key = (self._images_identity, scaled.encode())
         cache = PictureCache(_digest(*key, cv2.__version__.encode()), len(self), side)
         if cache.size > CACHE_BYTES:
             log.warning(

@@ -243,7 +243,7 @@ def test_with_a_margin_the_crop_follows_the_resolution(
         picture = made.images[i]
         scale = (side + 8) / min(picture.shape[:2])
         height, width = (round(n * scale) for n in picture.shape[:2])
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         whole = cv2.resize(picture, (width, height), interpolation=how)
         top, left = (height - side) // 2, (width - side) // 2
         expected.append(whole[top : top + side, left : left + side])
@@ -264,3 +264,16 @@ def test_with_a_margin_each_resolution_has_a_cache_and_is_decoded_once(
         assert pixels(made, side).shape == (11, side, side, 3)
     assert len(decoded) == 2 * len(made)
     assert len(cache_files()) == 2
+
+
+def test_two_interpolations_of_the_same_crop_have_caches_of_their_own(tmp_path: Path) -> None:
+    """A picture that is enlarged differs by them."""
+    both = [Preprocessing(Normalisation(), how, 80, 72) for how in ("bilinear", "bicubic")]
+    found = [pixels(split(tmp_path / "images", how=how), 72) for how in both]
+    assert (found[0] != found[1]).any()
+    made = split(tmp_path / "images")
+    for how, one in zip(both, found, strict=True):
+        for i in range(len(made)):
+            np.testing.assert_array_equal(
+                one[i], preprocessing.prepare(made.images[i], how, (72, 72))
+            )
