@@ -121,7 +121,7 @@ def test_our_onnx_graph_gives_the_publishers_logits(pair: Pair, image_input: boo
 
 
 @published
-@pytest.mark.parametrize("hw", [(97, 97), (64, 129), (131, 98)])
+@pytest.mark.parametrize("hw", [(65, 65), (64, 97), (97, 66)])
 @torch.no_grad()
 def test_odd_and_oblong_images_give_the_publishers_logits_too(
     pair: Pair, hw: Tuple[int, int]
@@ -263,7 +263,7 @@ def test_imagenets_classes_have_names_of_their_own() -> None:
 # -- the order of channels -------------------------------------------------------------------------
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 @torch.no_grad()
 def test_in_any_order_of_channels_the_max_net_computes_the_same(seed: int, ready: Any) -> None:
