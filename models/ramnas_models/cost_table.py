@@ -31,8 +31,8 @@ class CostTable:
 
     `columns` names what is counted separately: (part, operator) as in `plan(...).table()`, except
     that depthwise convolutions are split by kernel (`depthwise5`), and that the head's pointwise
-    convolution on the pooled pixel is called `pooled`. With `input_hw` every network gets that
-    input size, without it each has its own resolution.
+    convolution on the pooled pixel, if the space has one, is called `pooled`. With `input_hw` every
+    network gets that input size, without it each has its own resolution.
     """
 
     def __init__(self, space: Space, *, input_hw: Optional[Tuple[int, int]] = None) -> None:
@@ -49,7 +49,8 @@ class CostTable:
         for i, stage in enumerate(space.stages):
             blocks = [f"stages.{i}.{j}" for j in range(max(stage.depths))]
             add(blocks, [(f"stage{i + 1}", operator) for operator in _operators(space, stage)])
-        add(["head"], [("head", operator) for operator in ("pointwise", "pooled", "linear")])
+        pooled = [] if space.head.expand is None else ["pooled"]
+        add(["head"], [("head", operator) for operator in ("pointwise", *pooled, "linear")])
         self.columns = tuple(columns)
 
     def __call__(self, rows: Rows) -> Floats:

@@ -15,6 +15,10 @@ def dilated(backbone: Plan, output_stride: int) -> Plan:
     The same weights then see the same pixels as before, on a denser map. The one exception is the
     block that lost its stride: its shortcut no longer pools. DataError if `output_stride` is
     neither the backbone's own nor half of it.
+
+    With symmetric padding, pixel i of the strided map is pixel 2i of the dense one. TensorFlow's
+    SAME padding looks one pixel further on a map of even size, so there it is pixel 2i + 1. On a
+    map of odd size it is 2i with both paddings. Rows and columns each go by their own size.
     """
     whole = backbone.stem.stride
     for block in backbone.blocks:

@@ -207,6 +207,11 @@ def lraspp(
         raise DataError(
             f"{num_classes} classes are too few or too many: a class map holds 2 to {MAX_CLASSES}"
         )
+    # Neither padding puts the pixels where resizing assumes them. At stride s, pixel i has its
+    # centre at image pixel s * i with symmetric padding, at s * i + s - 1 with SAME on even maps,
+    # and resizing takes s * i + (s - 1) / 2. So both are off by the same length, in opposite
+    # directions, and dilation about halves it for both. The weights learn it, so the resizing does
+    # not account for it.
     backbone = dilated(backbone, output_stride)
     top = backbone.blocks[-1].project
     project = _pointwise("lraspp.project", top, GATED_WIDTH, act="relu")

@@ -43,6 +43,7 @@ class Graph:
         self.model.opset_import.append(helper.make_opsetid("", OPSET))
         self.proto = self.model.graph
         self._weights = weights
+        self._ends: List[str] = []  # the two constants that all relu6 share
 
     # -- the network -----------------------------------------------------------------------------
 
@@ -143,9 +144,11 @@ class Graph:
         if layer.act == "relu":
             return self.node("Relu", [x], out)
         if layer.act == "relu6":
-            ends = [self.tensor(f"{layer.key}.{name}", np.array(end, np.float32))
-                    for name, end in (("min", 0), ("max", 6))]  # fmt: skip
-            return self.node("Clip", [x, *ends], out)
+            if not self._ends:
+                self._ends = [
+                    self.tensor(f"relu6.{end}", np.array(end, np.float32)) for end in (0, 6)
+                ]
+            return self.node("Clip", [x, *self._ends], out)
         return x
 
     def _conv_weights(self, layer: Conv, gain: float = 1.0) -> Tuple[Array, Optional[Array]]:

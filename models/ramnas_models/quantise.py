@@ -7,6 +7,7 @@ run, except for the biases.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 
 import numpy as np
@@ -31,6 +32,7 @@ def quantised(
 
     `ranges` gives the largest magnitude of each activation by tensor name, from calibration images.
     Without it, all activations share one range. Like random weights, that is good only for timing.
+    What a Clip (a relu6) reads gets the range of what it writes, since it lets no more through.
 
     `integer_bias` stores biases as int32 behind DequantizeLinear; otherwise onnxruntime 1.19 leaves
     the convolutions in float. TensorRT refuses int32 there, so pass False to keep its biases float.
@@ -61,8 +63,15 @@ class _Quantising:
         self.tensors: List[TensorProto] = []
         self.replaced: Dict[str, str] = {}
         self._pairs: Dict[str, str] = {}  # activation -> its name behind the pair of nodes
+        read = Counter(name for node in model.graph.node for name in node.input)
+        self._clipped = {  # what only a Clip reads -> what the Clip writes
+            node.input[0]: node.output[0]
+            for node in model.graph.node
+            if node.op_type == "Clip" and read[node.input[0]] == 1
+        }
 
     def scale(self, name: str) -> float:
+        name = self._clipped.get(name, name)
         return max(self.ranges.get(name, TIMING_RANGE), 1e-6) / 127
 
     def activation(self, name: str) -> str:

@@ -17,7 +17,7 @@ def some(*values: int) -> st.SearchStrategy[list[int]]:
 
 
 @st.composite
-def stages(draw: st.DrawFn) -> dict[str, Any]:
+def stages(draw: st.DrawFn, stride: int | None = None) -> dict[str, Any]:
     unit = draw(st.sampled_from(["ratio", "channels"]))
     return {
         "widths": draw(some(8, 12, 16, 24)),
@@ -25,15 +25,19 @@ def stages(draw: st.DrawFn) -> dict[str, Any]:
         "kernels": draw(some(1, 3, 5)),
         "expands": draw(some(1, 2, 4) if unit == "ratio" else some(4, 8, 16, 40)),
         "expand_unit": unit,
-        "stride": draw(st.sampled_from([1, 2])),
+        "stride": stride or draw(st.sampled_from([1, 2])),
         "se": draw(st.sampled_from([False, True, [False, True]])),
         "act": draw(acts),
     }
 
 
 @st.composite
-def spaces(draw: st.DrawFn) -> Space:
-    """A space with up to three stages, at most 24 pixels wide, down to maps of one pixel."""
+def spaces(draw: st.DrawFn, strides: tuple[int, ...] = ()) -> Space:
+    """A space with up to three stages, at most 24 pixels wide, down to maps of one pixel.
+
+    With `strides`, those of the stem and of every stage, it has just these stages.
+    """
+    own = [stages(stride) for stride in strides[1:]]
     content = {
         "name": "generated",
         "source": "test",
@@ -46,10 +50,10 @@ def spaces(draw: st.DrawFn) -> Space:
         "stem": {
             "widths": draw(some(8, 16)),
             "kernel": draw(st.sampled_from([1, 3])),
-            "stride": draw(st.sampled_from([1, 2])),
+            "stride": strides[0] if strides else draw(st.sampled_from([1, 2])),
             "act": draw(acts),
         },
-        "stages": draw(st.lists(stages(), min_size=1, max_size=3)),
+        "stages": draw(st.tuples(*own) if own else st.lists(stages(), min_size=1, max_size=3)),
         "head": {
             "widths": draw(some(8, 16, 32)),
             "expand": draw(st.none() | st.integers(1, 4)),
@@ -57,3 +61,6 @@ def spaces(draw: st.DrawFn) -> Space:
         },
     }
     return read_space(content, "generated")
+
+
+deep_spaces = spaces((2, 1, 2, 2, 2, 2))  # with the strides that the heads of all tasks read

@@ -14,7 +14,7 @@ from ramnas_models.plan import PartCost, plan
 from ramnas_models.space import Space, load_space
 from tests.models.generated import spaces
 
-SPACES = ["micro", "table1", "ofa_mbv3", "mobilenet_v3"]
+SPACES = ["micro", "table1", "ofa_mbv3", "mobilenet_v3", "lite", "lite2"]
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -64,6 +64,16 @@ def test_depthwise_costs_are_split_by_kernel() -> None:
     layers = CostTable(space)(space.encode(space.min())[None])[0, :, 0]
     count = dict(zip(CostTable(space).columns, layers))
     assert (count["stage2", "depthwise3"], count["stage2", "depthwise7"]) == (2, 0)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_column_costs_some_arch_something(name: str) -> None:
+    """A head without its second 1x1 has no pooled pixel to count."""
+    space = load_space(name)
+    costs = CostTable(space)(space.sample_rows(400, np.random.default_rng(0)))
+    columns = CostTable(space).columns
+    assert (("head", "pooled") in columns) == (space.head.expand is not None)
+    assert [c for c, paid in zip(columns, costs.any((0, 2))) if not paid] == []
 
 
 def test_an_empty_population_gives_empty_costs() -> None:

@@ -18,16 +18,16 @@ from ramnas_models.plan import Plan, plan
 from ramnas_models.quantise import quantised
 from ramnas_models.space import load_space
 
-SPACES = ("micro", "table1", "ofa_mbv3")
+SPACES = ("micro", "table1", "ofa_mbv3", "lite")
 PYTHON38 = Path(__file__).parents[2] / ".venv38/bin/python"
 
 # Operator -> the version of it that opset 17 selects. Sources: onnxruntime's list of kernels (its
 # CPU and CUDA providers have all of these versions since 1.12, also in JetPack 5's builds), and
 # the operator table of TensorRT 8.5's ONNX parser (opset 17 or lower, no uint8).
 VERSIONS = {
-    "Add": 14, "ArgMax": 13, "AveragePool": 11, "Cast": 13, "Concat": 13, "Conv": 11, "Flatten": 13,
-    "Gemm": 13, "GlobalAveragePool": 1, "HardSigmoid": 6, "Mul": 14, "Relu": 14, "Reshape": 14,
-    "Resize": 13, "Sigmoid": 13, "Sub": 14, "Transpose": 13,
+    "Add": 14, "ArgMax": 13, "AveragePool": 11, "Cast": 13, "Clip": 13, "Concat": 13, "Conv": 11,
+    "Flatten": 13, "Gemm": 13, "GlobalAveragePool": 1, "HardSigmoid": 6, "Mul": 14, "Relu": 14,
+    "Reshape": 14, "Resize": 13, "Sigmoid": 13, "Sub": 14, "Transpose": 13,
 }  # fmt: skip
 ENGINES = {
     "onnxruntime CPU >= 1.12": {"opset": 17, "ir": 8, "lacks": set(), "uint8": True},

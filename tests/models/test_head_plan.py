@@ -13,7 +13,7 @@ from ramnas_models.head_plan import LRASPPPlan, SSDLitePlan, for_task, lraspp, s
 from ramnas_models.plan import PartCost, Plan, plan
 from ramnas_models.space import load_space
 
-SPACES = ("micro", "table1", "attentivenas", "ofa_mbv3")
+SPACES = ("micro", "table1", "attentivenas", "ofa_mbv3", "lite")
 SIZES = [(320, 320), (360, 640), (512, 1024), (33, 47), (1, 1)]
 
 
@@ -79,6 +79,19 @@ def test_extra_levels_have_the_published_widths_and_halve_the_map() -> None:
     assert [e.pointwise.c_out for e in made.extras] == [512, 256, 256, 128]
     assert [e.reduce.c_out for e in made.extras if e.reduce] == [256, 128, 128, 64]
     assert [e.depthwise.stride for e in made.extras] == [2] * 4
+
+
+def test_heads_keep_their_own_padding_and_eps_whatever_the_space_says() -> None:
+    """The extra levels of SSD are published with symmetric padding, and heads with eps 1e-5."""
+    backbone_plan = backbone("lite")
+    made = ssdlite(backbone_plan, 80)
+    assert {(x.same, x.eps) for x in backbone_plan.backbone_layers() if x.kernel > 1} == {
+        (True, 1e-3)
+    }
+    layers = [*made.head_layers(), *lraspp(backbone_plan, 19).head_layers()]
+    assert {(layer.same, layer.eps) for layer in layers} == {(False, 1e-5)}
+    for extra in made.extras:
+        assert extra.depthwise.pads(extra.depthwise.in_hw) == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -15,7 +15,7 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("name", ["micro", "table1", "ofa_mbv3"])
+@pytest.mark.parametrize("name", ["micro", "table1", "ofa_mbv3", "lite"])
 def test_the_graph_is_valid_and_old_enough_for_jetpack_5(name: str) -> None:
     space = load_space(name)
     for image_input in (False, True):
@@ -24,7 +24,7 @@ def test_the_graph_is_valid_and_old_enough_for_jetpack_5(name: str) -> None:
         assert (model.opset_import[0].version, model.ir_version) == (17, 8)
 
 
-@pytest.mark.parametrize("name", ["micro", "table1", "ofa_mbv3"])
+@pytest.mark.parametrize("name", ["micro", "table1", "ofa_mbv3", "lite"])
 def test_random_weights_give_finite_logits_of_a_normal_size(name: str) -> None:
     space = load_space(name)
     for arch in (space.min(), space.max()):

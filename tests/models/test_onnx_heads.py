@@ -5,19 +5,24 @@ from __future__ import annotations
 import functools
 from typing import Any, Dict, List, Tuple
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ramnas_models import onnx_graph
+from ramnas_models.dilation import dilated
 from ramnas_models.head_plan import AnyPlan, lraspp, ssdlite
 from ramnas_models.onnx_heads import _scale
-from ramnas_models.plan import plan
+from ramnas_models.plan import Plan, plan
 from ramnas_models.quantise import quantised
-from ramnas_models.space import load_space
+from ramnas_models.space import Space, load_space
+from tests.models.generated import deep_spaces
 
-SPACES = ("micro", "table1", "ofa_mbv3", "mobilenet_v3")
+SPACES = ("micro", "table1", "ofa_mbv3", "mobilenet_v3", "lite")
 HEADS = {
     "ssdlite": lambda backbone: ssdlite(backbone, 10),
     "lraspp": lambda backbone: lraspp(backbone, 11),
@@ -84,6 +89,63 @@ def test_the_graph_gives_the_same_outputs_as_torch(
         assert [f.shape for f in found] == [e.shape for e in expected]
         for a, b in zip(found, expected):
             assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()
+
+
+def block_ends(model: onnx.ModelProto, layout: Plan) -> List[str]:
+    """The names of what the blocks of `layout` write: a sum with the shortcut, or a projection."""
+    writers = {name: n.output[0] for n in model.graph.node for name in n.input}
+    ends = [writers[f"{block.project.key}.weight"] for block in layout.blocks]
+    return [writers[e] if b.shortcut else e for e, b in zip(ends, layout.blocks)]
+
+
+@settings(max_examples=10, derandomize=True, database=None)
+@given(
+    deep_spaces, st.sampled_from([*HEADS, "lraspp, two inputs, stride 32"]),
+    st.tuples(st.integers(1, 70), st.integers(1, 70)), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_the_graph_of_any_space_gives_the_same_outputs_as_torch(
+    space: Space, kind: str, hw: Tuple[int, int], seed: int
+) -> None:
+    torch = pytest.importorskip("torch")
+    from ramnas_models.heads import Detector, Segmenter
+    from ramnas_models.supernet import Supernet
+    from tests.models.randomised import randomise
+
+    make = HEADS.get(kind, lambda backbone: lraspp(backbone, 11, "two_input", 32))
+    net, arch = Supernet(space, num_classes=10), space.sample(np.random.default_rng(seed))
+    head_class = Detector if kind == "ssdlite" else Segmenter
+    whole = head_class(net.extract(arch), make(net.plan(arch, hw))).eval()
+    randomise(whole)
+    x = torch.randn(1, 3, *hw).numpy()
+    model = onnx_graph.build(whole.plan, whole.numpy_weights(), logits=True)
+    for a, b in zip(session(model).run(None, {"image": x}), outputs(whole, x)):
+        assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("hw", [(64, 64), (61, 61), (64, 45), (35, 96)])
+def test_dilated_features_are_the_strided_ones_on_a_denser_map_in_onnx_too(
+    same: bool, hw: Tuple[int, int]
+) -> None:
+    """Where a map has an even size, SAME padding puts the pixels of the strided map at 1, 3, 5."""
+    space = msgspec.structs.replace(load_space("lite"), padding="same" if same else "symmetric")
+    backbone = plan(space, space.max(), input_hw=hw)
+    strided, dense = dilated(backbone, 32), dilated(backbone, 16)
+    place = next(i for i, b in enumerate(backbone.blocks) if b.stage == 5)
+    x = np.random.default_rng(0).standard_normal((1, 3, *hw), np.float32)
+    found = []
+    for layout in (strided, dense):
+        model = onnx_graph.build(layout)
+        ends = block_ends(model, layout)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends[place:])
+        found.append(session(model).run(ends[place:], {"image": x}))
+    first = strided.blocks[place].depthwise.in_hw
+    rows, columns = (slice(int(same and n % 2 == 0), None, 2) for n in first)
+    assert len(found[0]) == 5
+    for coarse, fine in zip(*found):
+        assert coarse.shape[2:] == tuple(-(-n // 2) for n in first)
+        near = 1e-4 * np.abs(coarse).max()
+        assert np.abs(fine[:, :, rows, columns] - coarse).max() <= near
 
 
 @pytest.mark.parametrize("kind", [kind for kind in HEADS if kind != "ssdlite"])

@@ -53,6 +53,42 @@ def test_int8_with_calibrated_ranges_gives_nearly_the_float_logits(image_input: 
         assert np.linalg.norm(rough - expected) > np.linalg.norm(found - expected)
 
 
+@pytest.mark.parametrize("largest", [1, 8])
+def test_what_a_relu6_reads_has_the_range_of_what_it_writes(largest: int) -> None:
+    """Otherwise the values that it cuts off would make the steps of those that it keeps coarse."""
+    space = load_space("lite")
+    model = onnx_graph.build(plan(space, space.max(), num_classes=10, input_hw=(64, 64)))
+    image = largest * np.random.default_rng(0).standard_normal((1, 3, 64, 64), np.float32)
+    names = activations(model)
+    expected, *values = run(model, image, *names)
+    ranges = {name: float(np.abs(value).max()) for name, value in zip(names, values)}
+    ranges["image"] = float(np.abs(image).max())
+    small = quantised(model, ranges)
+    scales = {t.name: onnx.numpy_helper.to_array(t) for t in small.graph.initializer}
+    clips = [node for node in model.graph.node if node.op_type == "Clip"]
+    for clip in clips:
+        assert scales[f"{clip.input[0]}.scale"] == np.float32(ranges[clip.output[0]] / 127)
+    assert any(ranges[clip.input[0]] > 6 for clip in clips)
+    (found,) = run(small, image)
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)  # 0.15 without
+
+
+def test_int8_of_a_net_with_relu6_keeps_its_constants_and_has_every_convolution_in_int8(
+    tmp_path: Path,
+) -> None:
+    space = load_space("lite")
+    model = onnx_graph.build(plan(space, space.min(), num_classes=10))
+    small = quantised(model)
+    floats = [t for t in small.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    others = {t.name for t in floats if not t.name.endswith(".scale")}
+    assert others == {"relu6.0", "relu6.6"}
+    for node in (n for n in small.graph.node if n.op_type == "Clip"):
+        assert node.input[1:] == ["relu6.0", "relu6.6"]
+    ops = optimised(small, tmp_path)
+    assert ops.count("QLinearConv") == sum(n.op_type == "Conv" for n in model.graph.node)
+    assert not {"Conv", "Gemm", "Add"} & set(ops)
+
+
 def test_the_graph_shrinks_and_no_float_weight_stays() -> None:
     layout = plan(SPACE, SPACE.max(), num_classes=10)
     model = onnx_graph.build(layout)

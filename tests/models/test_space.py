@@ -15,7 +15,7 @@ from ramnas_models.sampling import sample_by_macs
 from ramnas_models.space import Arch, Space, load_space, read_space
 from tests.models.generated import spaces
 
-SPACES = ("micro", "table1", "attentivenas", "ofa_mbv3", "mobilenet_v3")
+SPACES = ("micro", "table1", "attentivenas", "ofa_mbv3", "mobilenet_v3", "lite", "lite1", "lite2")
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -169,6 +169,49 @@ def test_the_hash_depends_on_the_shape_and_not_on_the_name(space: Space) -> None
     assert msgspec.structs.replace(space, resolutions=(8,)).hash != space.hash
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("table1", "2936c5423cbc"), ("attentivenas", "4c5058c55845"), ("micro", "7c4df7cbce3f"),
+        ("ofa_mbv3", "923770e0b9d0"), ("mobilenet_v3", "0458bd6d5102"),
+    ],
+)  # fmt: skip
+def test_spaces_of_earlier_versions_keep_their_hash_and_how_they_are_written(
+    name: str, known: str
+) -> None:
+    """Records and checkpoints of earlier versions name this hash, and hold the space itself."""
+    space = load_space(name)
+    assert space.hash == known
+    assert not {"padding", "bn_eps"} & set(msgspec.to_builtins(space))
+
+
+@given(all_spaces)
+def test_every_word_of_a_space_survives_being_written_and_read(space: Space) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(space), type=Space) == space
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(space), type=Space) == space
+    assert read_space(msgspec.to_builtins(space), "here") == space
+
+
+@given(all_spaces)
+def test_the_hash_depends_on_padding_eps_and_the_form_of_the_head(space: Space) -> None:
+    padding = "same" if space.padding == "symmetric" else "symmetric"
+    head = msgspec.structs.replace(space.head, expand=None if space.head.expand else 4)
+    others = (
+        msgspec.structs.replace(space, padding=padding),
+        msgspec.structs.replace(space, bn_eps=2 * space.bn_eps),
+        msgspec.structs.replace(space, head=head),
+    )
+    assert len({space.hash, *(other.hash for other in others)}) == 4
+
+
+@pytest.mark.parametrize("written", ["1e-3", "0.001", "1.0e-3"])
+def test_a_small_number_may_be_written_as_people_write_it(tmp_path: Path, written: str) -> None:
+    text = (Path(load_space.__code__.co_filename).parent / "spaces/lite.yaml").read_text()
+    path = tmp_path / "own.yaml"
+    path.write_text(text.replace("bn_eps: 0.001", f"bn_eps: {written}"))
+    assert load_space(path) == load_space("lite")
+
+
 def test_a_zero_within_the_depth_is_refused() -> None:
     space = load_space("ofa_mbv3")
     row = space.encode(space.max())
@@ -209,6 +252,17 @@ def test_the_value_that_puts_an_arch_outside_its_space_is_named() -> None:
         (("stages", 0, "stride"), 3, r"stages\[0\].stride: stride 3 is not 1 or 2"),
         (("granularity",), "layer", "granularity: 'layer' is not"),
         (("stages", 0, "expand_unit"), "px", r"stages\[0\].expand_unit: 'px' is not 'ratio' or"),
+        (("padding",), "SAME", "padding: 'SAME' is not 'symmetric' or 'same'"),
+        (("padding",), None, "Expected `str`, got `null` - at `padding`"),
+        (("bn_eps",), 0, "bn_eps: 0.0 must be above 0 and below 1"),
+        (("bn_eps",), 1, "bn_eps: 1.0 must be above 0 and below 1"),
+        (("bn_eps",), -0.001, "bn_eps: -0.001 must be above 0"),
+        (("bn_eps",), float("nan"), "bn_eps: nan must be above 0"),
+        (("bn_eps",), "small", "Expected `float`, got `str` - at `bn_eps`"),
+        (("stem", "act"), "relu7", "stem.act: unknown activation 'relu7': known are .*relu6"),
+        (("head",), {"expand": 6, "act": "relu6"}, "missing required field `widths` - at `head`"),
+        (("head", "expand"), 0, "head.expand: 0 must be at least 1"),
+        (("head", "expand"), False, "Expected `int | null`, got `bool`"),
         (("head",), None, "Expected `object`, got `null` - at `head`"),
     ],
 )

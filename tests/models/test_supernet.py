@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ramnas_models import onnx_graph
 from ramnas_models.errors import DataError
+from ramnas_models.plan import Conv
 from ramnas_models.space import Arch, Space, load_space
-from ramnas_models.supernet import Supernet
+from ramnas_models.supernet import ElasticConv, Supernet
 from tests.models.generated import spaces
 from tests.models.randomised import randomise
 
 
-@pytest.fixture(scope="module", params=["micro", "table1", "ofa_mbv3", "mobilenet_v3"])
+@pytest.fixture(scope="module", params=["micro", "table1", "ofa_mbv3", "mobilenet_v3", "lite"])
 def net(request: pytest.FixtureRequest) -> Supernet:
     supernet = Supernet(load_space(request.param), num_classes=10).eval()
     randomise(supernet)
@@ -62,13 +63,20 @@ def test_onnx_equals_torch(net: Supernet) -> None:
 
 @torch.no_grad()
 @settings(max_examples=15, derandomize=True, database=None)
-@given(spaces(), st.integers(0, 2**32 - 1))
-def test_supernet_subnet_and_onnx_agree_in_any_space(space: Space, seed: int) -> None:
+@given(
+    spaces(), st.none() | st.tuples(st.integers(1, 26), st.integers(1, 26)),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_supernet_subnet_and_onnx_agree_in_any_space(
+    space: Space, hw: tuple[int, int] | None, seed: int
+) -> None:
+    """At the arch's resolution and at `hw`: torch pads by the map's size, ONNX by the plan's."""
     net = Supernet(space, num_classes=10).eval()
     randomise(net)
     for arch in (space.min(), space.max(), space.sample(np.random.default_rng(seed))):
-        subnet, x = net.extract(arch), image(arch, 1)
-        model = onnx_graph.build(subnet.plan, subnet.numpy_weights())
+        subnet, layout = net.extract(arch), net.plan(arch, hw)
+        x = torch.randn(1, 3, *layout.input_hw)
+        model = onnx_graph.build(layout, subnet.numpy_weights())
         run = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         expected = subnet(x)
         (logits,) = run.run(None, {"image": x.numpy()})
@@ -171,3 +179,64 @@ def test_only_shortcuts_that_some_arch_uses_have_weights() -> None:
     keys = Supernet(load_space("table1")).state_dict()
     # only the first block of a stage can change the width
     assert {key.split(".")[2] for key in keys if "shortcut" in key} == {"0"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 2, 7, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_with_same_padding_a_cropped_kernel_looks_where_the_whole_one_does(
+    size: int, stride: int
+) -> None:
+    """A 5x5 that is zero outside its centre gives what its 3x3 gives, on even and odd maps."""
+    whole, cropped = (
+        Conv("x", 8, 8, kernel, stride, (size, size), depthwise=True, norm=False, same=True)
+        for kernel in (5, 3)
+    )
+    module = ElasticConv(whole, None)
+    torch.nn.init.normal_(module.weight)
+    centre = torch.zeros(5, 5)
+    centre[1:4, 1:4] = 1
+    module.weight.mul_(centre)
+    x = torch.randn(2, 8, size, size)
+    torch.testing.assert_close(module(x, whole), module(x, cropped))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:torch.distributed.nn.functional:FutureWarning")
+@pytest.mark.parametrize("path", ["training", "evaluation", "all ranks"])
+def test_batchnorm_adds_the_eps_of_its_space(
+    path: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """With a variance as small as eps, another eps gives values that are 30 % off or more."""
+    eps, x = 1e-3, 0.03 * torch.randn(64, 8, 6, 6)
+    layer = Conv("x", 8, 8, 1, 1, (6, 6), depthwise=True, eps=eps)
+    module = ElasticConv(layer, None).train(path != "evaluation")
+    assert module.bn is not None
+    module.weight.fill_(1.0)
+    variance = x.var((0, 2, 3), unbiased=False, keepdim=True)
+    expected = (x - x.mean((0, 2, 3), keepdim=True)) / (variance + eps).sqrt()
+    if path == "evaluation":
+        module.bn.running_mean.copy_(x.mean((0, 2, 3)))
+        module.bn.running_var.copy_(variance.flatten())
+    if path == "all ranks":
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+        )
+        request.addfinalizer(torch.distributed.destroy_process_group)
+        module.synchronised = True
+    torch.testing.assert_close(module(x, layer), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@settings(max_examples=10, derandomize=True, database=None)
+@given(spaces(), st.integers(0, 2**32 - 1))
+def test_recalibrated_on_one_batch_a_net_gives_the_logits_of_training_on_it(
+    space: Space, seed: int
+) -> None:
+    net = Supernet(space, num_classes=10).train()
+    randomise(net)
+    arch = space.sample(np.random.default_rng(seed))
+    x = image(arch, 64)
+    expected = net(x, arch)
+    found = net.extract(arch).recalibrate([x])(x)
+    assert (found - expected).abs().max() <= 1e-3 * expected.abs().max()
