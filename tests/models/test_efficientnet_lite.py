@@ -7,7 +7,7 @@ import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Iterator, List, Tuple
 
 import numpy as np
 import pytest
@@ -22,10 +22,10 @@ from torch import Tensor
 from ramnas_models import imagenet, onnx_graph
 from ramnas_models.errors import DataError, SpaceError
 from ramnas_models.importers import efficientnet_lite
-from ramnas_models.importers.channel_order import _relu6_variance, importance, sort_channels
+from ramnas_models.importers.channel_order import least_loss, shipped, sort_channels
 from ramnas_models.importers.efficientnet_lite import MODELS, PREPROCESSING, installed, read
 from ramnas_models.named import find_arch
-from ramnas_models.plan import Conv
+from ramnas_models.plan import plan
 from ramnas_models.space import load_space
 from ramnas_models.supernet import Supernet
 from tests.models.efficientnet_lite_source import State, random_state
@@ -268,12 +268,9 @@ def test_imagenets_classes_have_names_of_their_own() -> None:
 @torch.no_grad()
 def test_in_any_order_of_channels_the_max_net_computes_the_same(seed: int, ready: Any) -> None:
     space, tensors, layout, x, expected = ready
-    generator = torch.Generator().manual_seed(seed)
-
-    def any_order(depthwise: Conv, project: Conv, tensors: Dict[str, Tensor]) -> Tensor:
-        return torch.rand(depthwise.c_in, generator=generator)
-
-    mixed = sort_channels(tensors, layout, any_order)
+    rng = np.random.default_rng(seed)
+    orders = {key: rng.permutation(len(order)) for key, order in shipped("lite0").items()}
+    mixed = sort_channels(tensors, layout, orders)
     assert not torch.equal(mixed["stages.1.0.expand.weight"], tensors["stages.1.0.expand.weight"])
     net = Supernet(space)
     net.load_state_dict(mixed)
@@ -292,34 +289,45 @@ def ready(state: State, save: Callable[..., Path]) -> Any:
         return space, tensors, net.plan(space.max()), x, net(x, space.max())
 
 
-def test_the_channels_that_the_output_varies_with_come_first(ready: Any) -> None:
-    _, tensors, layout, *_ = ready
-    for block in layout.blocks[1:]:
-        found = importance(block.depthwise, block.project, tensors)
-        assert torch.equal(found, found.sort(descending=True).values)
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_every_order_that_ships_names_each_channel_of_its_block_once(model: str) -> None:
+    space = load_space(MODELS[model].space)
+    orders, layout = shipped(model), plan(space, space.max())
+    assert len(orders) == sum(block.expand is not None for block in layout.blocks)
+    for block in layout.blocks:
+        if block.expand:
+            order = orders[block.project.key.replace(".project", "")]
+            assert sorted(order.tolist()) == list(range(block.expand.c_out))
+
+
+def test_channels_are_left_out_by_the_error_that_the_projection_then_makes() -> None:
+    """Against the error computed from activations, for every set that is left out on the way."""
+    generator = torch.Generator().manual_seed(0)
+    mix, weight = torch.randn(2, 6, 6, generator=generator, dtype=torch.float64)
+    activations = torch.randn(4000, 6, generator=generator, dtype=torch.float64) @ mix + 3
+    tensors = {
+        "b.project.weight": weight[:, :, None, None],
+        "b.project.bn.weight": torch.linspace(-1, 2, 6, dtype=torch.float64),
+        "b.project.bn.running_var": torch.linspace(0.5, 3, 6, dtype=torch.float64),
+    }
+    covariance = torch.cov(activations.T, correction=0)
+    order = least_loss("b", tensors, covariance, 1e-3).tolist()
+
+    def error(left_out: List[int]) -> float:
+        missing = activations[:, left_out] @ weight[:, left_out].T
+        scale = tensors["b.project.bn.weight"] / (tensors["b.project.bn.running_var"] + 1e-3).sqrt()
+        return float(((missing - missing.mean(0)) * scale).square().sum(1).mean())
+
+    for count in range(1, 6):
+        kept, left_out = order[:-count], order[-count:]
+        others = [error([channel, *left_out[1:]]) for channel in kept]
+        assert error(left_out) <= min(others) * (1 + 1e-9)
 
 
 def test_a_block_without_an_expansion_keeps_its_channels(state: State, ready: Any) -> None:
     """Its channels are the stem's, which would have to be sorted with them."""
     depthwise = ready[1]["stages.0.0.depthwise.weight"]
     assert torch.equal(depthwise, state["_blocks.0._depthwise_conv.weight"])
-
-
-def test_a_sorted_network_is_not_changed_by_sorting_it_again(ready: Any) -> None:
-    _, tensors, layout, *_ = ready
-    again = sort_channels(tensors, layout)
-    assert all(torch.equal(again[key], tensors[key]) for key in tensors)
-
-
-@settings(max_examples=20, deadline=None)
-@given(mean=st.floats(-8, 12), deviation=st.floats(0, 6))
-def test_the_variance_behind_relu6_is_that_of_a_sum_over_many_values(
-    mean: float, deviation: float
-) -> None:
-    shares = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    values = relu6(mean + deviation * torch.special.ndtri(shares))
-    found = _relu6_variance(torch.tensor(mean), torch.tensor(deviation))
-    assert float(found) == pytest.approx(float(values.var(unbiased=False)), abs=2e-3)
 
 
 # -- files that are refused ------------------------------------------------------------------------

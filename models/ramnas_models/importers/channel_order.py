@@ -7,75 +7,75 @@ lie in no order, so the first ones are no better than any others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ramnas_models.plan import Conv, Plan
+from ramnas_models.plan import Plan
 
-Importance = Callable[[Conv, Conv, "dict[str, Tensor]"], Tensor]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
+    Orders = Mapping[str, NDArray[np.uint16]]  # by block, such as `stages.1.0`
 
-def importance(depthwise: Conv, project: Conv, tensors: dict[str, Tensor]) -> Tensor:
-    """How much the output of a block varies with each of its expanded channels [c].
-
-    It is the variance of the channel after relu6, times the sum of the squares of the weights with
-    which the projection and its BatchNorm read it. BatchNorm takes up what is constant, so that
-    only the variance is lost with a channel. The rule is our own. It needs no pictures: in front of
-    relu6 each channel is taken to be normal, with BatchNorm's beta as its mean and gamma as its
-    deviation.
-    """
-    bn = {part: tensors[f"{project.key}.bn.{part}"].double() for part in ("weight", "running_var")}
-    scale = bn["weight"] / (bn["running_var"] + project.eps).sqrt()
-    read = tensors[f"{project.key}.weight"].double().flatten(1) * scale[:, None]
-    beta, gamma = (tensors[f"{depthwise.key}.bn.{part}"] for part in ("bias", "weight"))
-    return _relu6_variance(beta, gamma) * read.square().sum(0)
+# Orders for the published weights by `least_loss`. tests/studies/channel_orders.py made them with 256
+# of ImageNet's sample pictures (github.com/EliSchwartz/imagenet-sample-images).
+FILE = Path(__file__).parent / "channel_orders.npz"
+_PER_CHANNEL = ("weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 
-def sort_channels(
-    tensors: dict[str, Tensor], plan: Plan, rule: Importance = importance
-) -> dict[str, Tensor]:
-    """The same tensors with the expanded channels of each block in order, largest `rule` first.
+def shipped(model: str) -> Orders:
+    """The orders for the published weights of `model`."""
+    with np.load(FILE, allow_pickle=False) as file:
+        return {key.split("/")[1]: file[key] for key in file if key.split("/")[0] == model}
 
-    The network of `plan` computes the same as before, but for rounding. `plan` is that of the max
-    net. A block that expands nothing keeps its channels, as they are those of the block before it.
+
+def sort_channels(tensors: dict[str, Tensor], plan: Plan, orders: Orders) -> dict[str, Tensor]:
+    """The same tensors with the expanded channels of each block in the order of `orders`.
+
+    The network of `plan`, which is the max net's, computes the same as before, but for rounding. A
+    block without an order keeps its channels. So does one that expands nothing, as its channels are
+    those of the block before it.
     """
     found = dict(tensors)
     for block in plan.blocks:
-        if block.expand:
-            order = rule(block.depthwise, block.project, tensors).argsort(descending=True)
+        key = block.project.key.removesuffix(".project")
+        if block.expand and key in orders:
+            order = torch.from_numpy(orders[key].astype(np.int64))
             for layer in (block.expand, block.depthwise):
-                for part in (*_PER_CHANNEL, "weight"):
-                    key = f"{layer.key}.{part}"
-                    found[key] = tensors[key][order]
-            key = f"{block.project.key}.weight"
-            found[key] = tensors[key][:, order]
+                for part in _PER_CHANNEL:
+                    found[f"{layer.key}.{part}"] = tensors[f"{layer.key}.{part}"][order]
+            weight = f"{block.project.key}.weight"
+            found[weight] = tensors[weight][:, order].contiguous()
     return found
 
 
-_PER_CHANNEL = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+def least_loss(block: str, tensors: Mapping[str, Tensor], covariance: Tensor, eps: float) -> Tensor:
+    """The expanded channels [c] of a block, the one whose loss costs least last, int64.
+
+    `covariance` [c, c] is that of the activations which the projection reads. Without the channels
+    D the output of the block, projection and BatchNorm, misses what has the mean square
+    sum over i, j in D of covariance_ij (w_i . w_j), where w_i are the weights that read channel i,
+    in units of BatchNorm's output. The mean itself is no loss, because BatchNorm takes it up.
+    Channels are left out one by one, each time the one that raises the error least, and the order
+    is the reverse of that. To judge channels by the error of the layer that reads them is the rule
+    of ThiNet (Luo et al. 2017), which has no BatchNorm in between and searches forwards.
+    """
+    norm = {part: tensors[f"{block}.project.bn.{part}"].double() for part in _READ}
+    scale = norm["weight"] / (norm["running_var"] + eps).sqrt()
+    read = tensors[f"{block}.project.weight"].double().flatten(1) * scale[:, None]
+    error = covariance.double() * (read.T @ read)
+    rise, left_out = error.diagonal().clone(), []
+    for _ in range(len(error)):
+        channel = int(rise.argmin())
+        left_out.append(channel)
+        rise += 2 * error[:, channel]
+        rise[left_out] = math.inf
+    return torch.tensor(left_out[::-1])
 
 
-def _relu6_variance(mean: Tensor, deviation: Tensor) -> Tensor:
-    """The variance of relu6(x) for normal x, elementwise, from its first two moments."""
-    m, s = mean.double(), deviation.double().abs().clamp_min(1e-6)
-    low, high = -m / s, (6 - m) / s  # where relu6 begins and ends, in deviations from the mean
-    at_low, at_high = _density(low), _density(high)
-    below_high = torch.special.ndtr(high)
-    inside, above = below_high - torch.special.ndtr(low), 1 - below_high
-    first = m * inside + s * (at_low - at_high) + 6 * above
-    second = (
-        (m.square() + s.square()) * inside
-        + 2 * m * s * (at_low - at_high)
-        + s.square() * (low * at_low - high * at_high)
-        + 36 * above
-    )
-    variance: Tensor = (second - first.square()).clamp_min(0)
-    return variance
-
-
-def _density(z: Tensor) -> Tensor:
-    """The density of the standard normal distribution."""
-    density: Tensor = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    return density
+_READ = ("weight", "running_var")

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
-from ramnas_models.importers.channel_order import sort_channels
+from ramnas_models.importers.channel_order import shipped, sort_channels
 from ramnas_models.importers.torch_file import read_tensors, renamed
 from ramnas_models.named import EFFICIENTNET_LITE
 from ramnas_models.onnx_graph import Normalisation
 from ramnas_models.plan import Conv, Plan, plan
 from ramnas_models.space import Space, load_space
+
+if TYPE_CHECKING:
+    from ramnas_models.importers.channel_order import Orders
 
 LICENCE = "Apache-2.0"
 # In models/official/efficientnet of tensorflow/tpu: MEAN_RGB 127 and STDDEV_RGB 128 stand in
@@ -70,12 +73,15 @@ def installed(model: str) -> Path:
     return found[0]
 
 
-def read(model: str, file: Path) -> tuple[Space, dict[str, Tensor]]:
+def read(
+    model: str, file: Path, *, orders: Orders | None = None
+) -> tuple[Space, dict[str, Tensor]]:
     """The space of `model`, and from its checkpoint file its supernet's tensors in float32.
 
-    The expanded channels are sorted (`channel_order`), and nothing else is changed. BatchNorm keeps
-    the published statistics, which are those of the max net. DataError with the first five problems
-    if the file holds another network, or values that are not finite.
+    The expanded channels are sorted by the orders that ship with ramnas, or by `orders`
+    (`channel_order`), and nothing else is changed. BatchNorm keeps the published statistics, which
+    are those of the max net. DataError with the first five problems if the file holds another
+    network, or values that are not finite.
     """
     theirs = read_tensors(file)
     layout = _layout(model)
@@ -84,7 +90,8 @@ def read(model: str, file: Path) -> tuple[Space, dict[str, Tensor]]:
         theirs, _wanted(layout), counters,
         f"{file} does not hold {_title(model)}", _way_out(theirs, model),
     )  # fmt: skip
-    return load_space(MODELS[model].space), sort_channels(tensors, layout)
+    orders = shipped(model) if orders is None else orders
+    return load_space(MODELS[model].space), sort_channels(tensors, layout, orders)
 
 
 def _package(model: str) -> str:
