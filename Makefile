@@ -63,7 +63,7 @@ clean:  ## remove the environments and what the tools left (runs/ stays)
 	rm -rf .venv .venv38 .venv-engines .venv-ros* .venv-torchvision build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # all of the device but the files that torch has to itself
-DEVICE_FILES := $(filter-out %/supernet.py %/heads.py,$(wildcard models/ramnas_models/*.py)) \
+DEVICE_FILES := $(filter-out %/supernet.py %/recalibration.py %/heads.py,$(wildcard models/ramnas_models/*.py)) \
   models/ramnas_models/ready/__init__.py \
   $(shell find edge/ramnas_edge ros2_pkg/ramnas_ros -name "*.py")
 

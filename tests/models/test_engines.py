@@ -286,3 +286,24 @@ def test_int8_graphs_with_float_biases_pass_nvidias_parser(name: str, kind: str)
         convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
         assert layers.count(trt.LayerType.CONVOLUTION) == convolutions
         assert layers.count(trt.LayerType.DEQUANTIZE) > convolutions
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("kind", PLANS)
+def test_openvino_gives_the_outputs_of_onnxruntime_for_relu6_and_same_padding(kind: str) -> None:
+    import onnxruntime as ort
+
+    if "OpenVINOExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("needs onnxruntime-openvino in place of onnxruntime")
+    space = load_space("lite")
+    layout = PLANS[kind](plan(space, space.max(), input_hw=(97, 128)))
+    model = onnx_graph.build(layout, logits=True).SerializeToString()
+    image = np.random.default_rng(0).standard_normal((1, 3, 97, 128), np.float32)
+    found = [
+        ort.InferenceSession(model, providers=[f"{name}ExecutionProvider"]).run(
+            None, {"image": image}
+        )
+        for name in ("CPU", "OpenVINO")
+    ]
+    for ours, theirs in zip(*found):
+        assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(ours).max()

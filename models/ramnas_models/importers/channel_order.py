@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Orders = Mapping[str, NDArray[np.uint16]]  # by block, such as `stages.1.0`
 
-# Orders for the published weights by `least_loss`. tests/studies/channel_orders.py made them with 256
-# of ImageNet's sample pictures (github.com/EliSchwartz/imagenet-sample-images).
+# Orders for the published weights by `least_loss`. tests/studies/channel_orders.py made them with
+# 256 of ImageNet's sample pictures (github.com/EliSchwartz/imagenet-sample-images).
 FILE = Path(__file__).parent / "channel_orders.npz"
 _PER_CHANNEL = ("weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 

@@ -11,7 +11,7 @@ from ramnas_models.cost_table import CostTable
 from ramnas_models.errors import SpaceError
 from ramnas_models.space import load_space
 
-SPACES = {name: load_space(name) for name in ("micro", "table1", "ofa_mbv3")}
+SPACES = {name: load_space(name) for name in ("micro", "table1", "ofa_mbv3", "lite")}
 TABLES = {
     name: CostTable(space) for name, space in SPACES.items()
 }  # made once, because counting costs is slow
