@@ -151,7 +151,7 @@ def _per_image(x: Tensor) -> PerImage:
         variances, means = torch.var_mean(x, (2, 3), correction=0)
         return PerImage(means, variances)
     # with channels last torch.var_mean takes twenty times as long
-    found = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in x.split(1)]
+    found = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in torch.split(x, 1)]
     return PerImage(*(torch.stack(part) for part in zip(*found, strict=True)))
 
 
