@@ -67,8 +67,9 @@ def photographs(side: int) -> np.ndarray:
     cv2 = pytest.importorskip("cv2")
     datasets = pytest.importorskip("sklearn.datasets")
     rng, found = np.random.default_rng(side), []
+    both = datasets.load_sample_images().images
     for i in range(PICTURES):
-        photograph = datasets.load_sample_images().images[i % 2][..., ::-1]
+        photograph = both[i % 2][..., ::-1]
         crop = int(rng.integers(120, 420))
         top, left = (int(rng.integers(0, n - crop + 1)) for n in photograph.shape[:2])
         part = np.ascontiguousarray(photograph[top : top + crop, left : left + crop])
@@ -90,7 +91,7 @@ def check(found: Tensor, expected: Tensor) -> None:
 @pytest.fixture(scope="module", params=list(MODELS))
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(2, threads))
+    torch.set_num_threads(1)  # a second one would mostly wait where other tests run too
     yield Pair(request.param)
     torch.set_num_threads(threads)
 
@@ -111,7 +112,7 @@ def test_our_onnx_graph_gives_the_publishers_logits(pair: Pair, image_input: boo
         normalisation=PREPROCESSING.normalisation, batch=None,
     )  # fmt: skip
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
