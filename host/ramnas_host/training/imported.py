@@ -19,6 +19,7 @@ def published_lite(model: str, file: Path | None = None) -> Checkpoint:
     space, tensors = efficientnet_lite.read(model, file or efficientnet_lite.installed(model))
     net = Supernet(space)
     net.load_state_dict(tensors)
+    net.published_statistics = True
     about = About(
         imagenet.names(), efficientnet_lite.PREPROCESSING, efficientnet_lite.LICENCE,
         efficientnet_lite.source_of(model, file), published_statistics=True,

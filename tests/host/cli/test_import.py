@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ramnas_host.training import checkpoint
+from ramnas_host.training.imported import published_lite
 from ramnas_models import imagenet
 from ramnas_models.importers import efficientnet_lite
 from ramnas_models.importers.efficientnet_lite import PREPROCESSING
@@ -42,6 +43,8 @@ def test_licence_source_classes_and_preprocessing_travel(file: Path, tmp_path: P
     assert about.classes == imagenet.names()
     assert about.preprocessing == PREPROCESSING
     assert find_arch(loaded.net.space, "lite0") == loaded.net.space.max()
+    assert loaded.net.published_statistics
+    assert published_lite("lite0", file).net.published_statistics  # also without a file between
 
 
 def test_names_of_ones_own_replace_those_of_imagenet(file: Path, tmp_path: Path) -> None:
