@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_images
 from ramnas_edge.cli import main as edge
 from ramnas_edge.runtime.runtime import Runtime
 from ramnas_host.data.about import About
+from ramnas_host.data.images import load_folder
 from ramnas_host.search import published_family
 from ramnas_host.training import checkpoint
 from ramnas_host.training.evaluate import Scores
@@ -106,19 +107,16 @@ def test_the_graph_computes_the_published_network_and_a_board_prepares_its_own_c
     published: tuple[Path, str], weights: list[Path], pictures: Path
 ) -> None:
     photograph = cv2.imread(str(pictures / "unknown.png"))
-    for model, file in zip(open_bundle(published[0]).front().models, weights, strict=True):
-        network = published_family.load([str(file)])[0]
-        with Runtime.open(published[0], frame_hw=photograph.shape[:2]) as runtime:
-            if runtime.model.name != model.name:
-                continue
-            found = runtime(photograph)
-        split = published_family.load_folder(pictures, imagenet.names(), PREPROCESSING, 10)
-        index = [p.name for p in split.images.paths].index("unknown.png")
-        with torch.no_grad():
-            images = split.take(np.array([index])).at(network.side)
-            logits = network.subnet(network.side)(images)[0]
-        assert found.index == int(logits.argmax())
-        assert found.score == pytest.approx(float(logits.softmax(0).max()), abs=1e-4)
+    with Runtime.open(published[0], frame_hw=photograph.shape[:2]) as runtime:
+        found, name = runtime(photograph), runtime.model.name
+    (network,) = published_family.load([str(file) for file in weights if file.stem in name])
+    split = load_folder(pictures, imagenet.names(), PREPROCESSING, 10)
+    index = [p.name for p in split.images.paths].index("unknown.png")
+    with torch.no_grad():
+        images = split.take(np.array([index])).at(network.side)
+        logits = network.subnet(network.side)(images)[0]
+    assert found.index == int(logits.argmax())
+    assert found.score == pytest.approx(float(logits.softmax(0).max()), abs=1e-4)
 
 
 def test_a_board_calibrates_and_a_budget_picks_and_words_say_published(
