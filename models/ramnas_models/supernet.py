@@ -324,10 +324,10 @@ class Standalone(Net):
             key: Controlled(known[key]) if key in known else Pooled() for key in self._normed()
         }
         count = self._observe(observers, batches)
-        for key, conv in self._normed().items():
+        for key, norm in self._normed().items():
             found = observers[key].estimate
-            conv.running_mean.copy_(found.mean)
-            conv.running_var.copy_(found.variance)
+            norm.running_mean.copy_(found.mean)
+            norm.running_var.copy_(found.variance)
         if count < MIN_IMAGES:
             logger.warning(
                 "BatchNorm was recalibrated with fewer than %d images (%d), which costs accuracy: "

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Orders for the published weights by `least_loss`. tests/studies/channel_orders.py made them with
 # 256 of ImageNet's sample pictures (github.com/EliSchwartz/imagenet-sample-images).
 FILE = Path(__file__).parent / "channel_orders.npz"
+_READ = ("weight", "running_var")
 _PER_CHANNEL = ("weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 
@@ -76,6 +77,3 @@ def least_loss(block: str, tensors: Mapping[str, Tensor], covariance: Tensor, ep
         rise += 2 * error[:, channel]
         rise[left_out] = math.inf
     return torch.tensor(left_out[::-1])
-
-
-_READ = ("weight", "running_var")
