@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+_LEAST = 1e-12  # instead of the variance of a channel that is dead
+
 
 class Estimate(NamedTuple):
     """Mean and variance by channel, [c]; the variance is divided by n, not n - 1.
@@ -107,9 +109,10 @@ class Controlled:
 
     m and v are the subnet's, those called full the max net's, all on the same images. b, between 0
     and 1, is the coefficient of the regression of the subnet's means of single images on the max
-    net's, over all channels of the layer, each in units of its deviation. A layer whose input is
-    that of the max net gets the known statistics (b = 1), and one that has nothing to do with it
-    gets its own (b = 0). It is the method of control variates with an estimated coefficient
+    net's, over all channels of the layer. The unit of a channel is the larger of its two
+    deviations, so that a channel that is dead in one of the nets does not decide b. A layer whose
+    input is that of the max net gets the known statistics (b = 1), and one that has nothing to do
+    with it gets its own (b = 0). It is the method of control variates with an estimated coefficient
     (Lavenberg and Welch 1981, "A perspective on the use of control variables to increase the
     efficiency of Monte Carlo simulations").
     """
@@ -136,14 +139,11 @@ class Controlled:
         full = PerImage(*(part[where, :channels] for part in self._reference.images))
         (mean, variance), (full_mean, full_variance) = own.pooled(), full.pooled()
         own_spread, full_spread = own.means.double() - mean, full.means.double() - full_mean
-        unit = 1 / variance.clamp_min(_LEAST)
+        unit = 1 / torch.maximum(variance, full_variance).clamp_min(_LEAST)
         spread = (full_spread.square() * unit).sum().clamp_min(_LEAST)
         b = ((own_spread * full_spread * unit).sum() / spread).clamp(0, 1)
         ratio = known.variance.clamp_min(_LEAST) / full_variance.clamp_min(_LEAST)
         return Estimate(mean + b * (known.mean - full_mean), variance * ratio**b)
-
-
-_LEAST = 1e-12
 
 
 def _per_image(x: Tensor) -> PerImage:

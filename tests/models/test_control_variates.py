@@ -110,7 +110,7 @@ def test_the_estimate_is_the_one_of_its_formula() -> None:
     controlled.add(own[17:])
     full = full[:, :4]
     means, full_means = own.mean((2, 3)), full.mean((2, 3))
-    unit = own.std((0, 2, 3), correction=0)
+    unit = torch.maximum(*(part.std((0, 2, 3), correction=0) for part in (own, full)))
     y, x = ((part - part.mean(0)).div(unit).flatten() for part in (means, full_means))
     b = torch.linalg.lstsq(x[:, None], y[:, None]).solution.squeeze()
     assert 0 < b < 1
@@ -130,6 +130,28 @@ def test_a_layer_that_has_nothing_to_do_with_the_max_nets_gets_its_own(sign: flo
     controlled = Controlled(reference)
     controlled.add(own)
     torch.testing.assert_close(controlled.estimate.mean, own.double().mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("dead", ["own", "full"])
+def test_a_channel_that_is_dead_in_one_of_the_nets_does_not_decide_for_the_others(
+    dead: str,
+) -> None:
+    """As after a relu6 that lets nothing through; expand 3 of EfficientNet-Lite0 has such ones."""
+    generator = torch.Generator().manual_seed(0)
+    full = torch.randn(40, 6, 5, 5, generator=generator)
+    own = 0.8 * full + 0.1 * torch.randn(40, 6, 5, 5, generator=generator)
+    known = Estimate(torch.ones(6), torch.ones(6))
+
+    def estimate() -> Estimate:
+        controlled = Controlled(Reference(known, per_image(full)))
+        controlled.add(own)
+        return controlled.estimate
+
+    expected = estimate()
+    (own if dead == "own" else full)[:, 5] = 0
+    found = estimate()
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one[:5], other[:5], rtol=0.1, atol=0.1)
 
 
 def test_dead_channels_stay_finite() -> None:
