@@ -84,11 +84,14 @@ class ExpectedLatencies:
         known = self.known(combination)
         if known:
             return known
+        height, width = self._frame_hw
+        calibrate = f"ramnas-edge calibrate --bundle DIR --frame {height}x{width}"
+        calibrate += f" --batch {self._batch}" if self._batch > 1 else ""
         log.warning(
             "timing model %s now, because its latency is unknown for %s and batches of %d frames "
             "of %dx%d%s",
-            combination.name, self._board, self._batch, *self._frame_hw,
-            "; ramnas-edge calibrate --bundle DIR measures it better, and only once"
+            combination.name, self._board, self._batch, height, width,
+            f"; {calibrate} measures it better, and only once"
             if len(combination.models) == 1 else "",
         )  # fmt: skip
         pipelines = self._start(combination.models)

@@ -84,6 +84,8 @@ def test_on_an_unknown_device_class_models_are_timed_by_bisection_and_remembered
             assert not runtime.choice.calibrated
             assert 0 < (runtime.choice.p90_ms or 0) < 1000
         timed.append(",".join(i for i in ids if f"timing model {i} now" in caplog.text))
+        advice = f"calibrate --bundle DIR --frame {FRAME[0]}x{FRAME[1]} measures it better"
+        assert caplog.text.count(advice) == caplog.text.count("timing model")
     assert timed == [f"{ids[1]},{ids[2]}", ""]  # the fastest one was never timed
     caplog.clear()
     with pytest.raises(BudgetError, match=f"the fastest, {ids[0]}, has a p90 of"):
