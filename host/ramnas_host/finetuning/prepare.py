@@ -238,7 +238,9 @@ def _task(
         assert isinstance(net, Subnet)
         trained_by = recipe_of(supernet.about) if supernet else load_recipe("imagenet")
         augment: Augment = trained_by.augment
-        if supernet is None:  # a crop of the recipe's size would only be made smaller
+        # Without a supernet a crop of the recipe's size would only be made smaller. Weights with a
+        # margin see crops of the size of their input, and smaller ones would be blurred.
+        if supernet is None or preprocessing.margin is not msgspec.UNSET:
             augment = msgspec.structs.replace(augment, size=about.arch.resolution)
         return classification_task(net, data, augment, trained_by.label_smoothing)
     augment_scene, calibration = recipe.augment, recipe.calibration
