@@ -47,7 +47,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from ramnas_host.data.images import load_folder
+    from ramnas_host.data.labelled_folder import load_folder
     from ramnas_host.search import front_bundle
     from ramnas_host.search.front import arch_of
     from ramnas_host.training import checkpoint, distributed

@@ -16,7 +16,8 @@ import torch
 
 from ramnas_host.data.about import About
 from ramnas_host.data.class_folders import val_folder
-from ramnas_host.data.images import Split, load_folder
+from ramnas_host.data.images import Split
+from ramnas_host.data.labelled_folder import load_folder
 from ramnas_host.search.finetuned_bundle import joined, space_keys
 from ramnas_host.training import checkpoint
 from ramnas_host.training.checkpoint import Checkpoint

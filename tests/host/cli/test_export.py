@@ -20,7 +20,7 @@ from ramnas_edge.runtime.runtime import Runtime
 from ramnas_edge.vision.preprocessing import read_image
 from ramnas_edge.vision.sources import list_images
 from ramnas_host.data.about import About
-from ramnas_host.data.images import load_folder
+from ramnas_host.data.labelled_folder import load_folder
 from ramnas_host.search.front import arch_of
 from ramnas_host.training import checkpoint
 from ramnas_host.training.evaluate import recalibrated_subnet

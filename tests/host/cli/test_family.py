@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 from ramnas_edge.cli import main as edge
 from ramnas_edge.runtime.runtime import Runtime
 from ramnas_host.data.about import About
-from ramnas_host.data.images import load_folder
+from ramnas_host.data.labelled_folder import load_folder
 from ramnas_host.search import published_family
 from ramnas_host.training import checkpoint
 from ramnas_host.training.evaluate import Scores

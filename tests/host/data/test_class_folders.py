@@ -25,7 +25,8 @@ from ramnas_host.data.datasets import (
     load_dataset,
 )
 from ramnas_host.data.findings import Notes
-from ramnas_host.data.images import Arrays, Dataset, Files, Split, load_folder, write_image_folder
+from ramnas_host.data.images import Arrays, Dataset, Files, Split, write_image_folder
+from ramnas_host.data.labelled_folder import load_folder
 from ramnas_host.data.paths import labelled, list_classes
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError

@@ -23,7 +23,8 @@ from ramnas_host.config import SplitSizes, load_recipe
 from ramnas_host.data import images
 from ramnas_host.data.about import About, describe
 from ramnas_host.data.datasets import DEBIAN_FASHION, dataset_of, load_dataset, recipe_of
-from ramnas_host.data.images import Dataset, Files, Split, load_folder, write_image_folder
+from ramnas_host.data.images import Dataset, Files, Split, write_image_folder
+from ramnas_host.data.labelled_folder import load_folder
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.errors import DataError
 from ramnas_models.onnx_graph import Normalisation

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ramnas_host.data.images import load_folder
+from ramnas_host.data.labelled_folder import load_folder
 from ramnas_models import imagenet
 from ramnas_models.bundle import Preprocessing
 from ramnas_models.onnx_graph import Normalisation
