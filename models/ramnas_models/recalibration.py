@@ -80,13 +80,14 @@ class Reference(NamedTuple):
 
     known: Estimate
     images: PerImage
+    eps: float  # what BatchNorm adds to a variance
 
 
 class Known:
     """Leaves the known statistics of a BatchNorm as they are, and notes what the images give."""
 
-    def __init__(self, known: Estimate) -> None:
-        self._known = known
+    def __init__(self, known: Estimate, eps: float) -> None:
+        self._known, self._eps = known, eps
         self._images: list[PerImage] = []
 
     def add(self, x: Tensor) -> Estimate:
@@ -95,7 +96,7 @@ class Known:
 
     @property
     def reference(self) -> Reference:
-        return Reference(self._known, _joined(self._images))
+        return Reference(self._known, _joined(self._images), self._eps)
 
 
 class Controlled:
@@ -105,7 +106,8 @@ class Controlled:
     the weights were trained with. The max net misses its known statistics by nearly as much on the
     same images, where the subnet differs little. So that difference is taken off:
 
-    mean = m + b (known mean - full mean), variance = v (known variance / full variance)^b
+    mean = m + b (known mean - full mean)
+    variance + eps = (v + eps) ((known variance + eps) / (full variance + eps))^b
 
     m and v are the subnet's, those called full the max net's, all on the same images. b, between 0
     and 1, is the coefficient of the regression of the subnet's means of single images on the max
@@ -142,8 +144,11 @@ class Controlled:
         unit = 1 / torch.maximum(variance, full_variance).clamp_min(_LEAST)
         spread = (full_spread.square() * unit).sum().clamp_min(_LEAST)
         b = ((own_spread * full_spread * unit).sum() / spread).clamp(0, 1)
-        ratio = known.variance.clamp_min(_LEAST) / full_variance.clamp_min(_LEAST)
-        return Estimate(mean + b * (known.mean - full_mean), variance * ratio**b)
+        # as BatchNorm divides by them, so that no ratio is huge where a channel is dead
+        eps = self._reference.eps
+        ratio = (known.variance + eps) / (full_variance + eps)
+        found = (variance + eps) * ratio**b - eps
+        return Estimate(mean + b * (known.mean - full_mean), found.clamp_min(0))
 
 
 def _per_image(x: Tensor) -> PerImage:

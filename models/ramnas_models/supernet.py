@@ -342,9 +342,10 @@ class Standalone(Net):
         It is for the max net of a supernet whose statistics came with the weights. These stay as
         they are.
         """
+        eps = {layer.key: layer.eps for layer in self.plan.layers() if isinstance(layer, Conv)}
         observers = {
-            key: Known(Estimate(bn.running_mean, bn.running_var))
-            for key, bn in self._normed().items()
+            key: Known(Estimate(norm.running_mean, norm.running_var), eps[key])
+            for key, norm in self._normed().items()
         }
         self._observe(observers, batches)
         return {key: observer.reference for key, observer in observers.items()}

@@ -83,7 +83,7 @@ def test_a_layer_like_the_max_nets_comes_nearer_to_the_statistics_of_all_images(
     errors = []
     for first in range(0, 2000, 20):
         few = slice(first, first + 20)
-        controlled = Controlled(Reference(known, per_image(full[few])))
+        controlled = Controlled(Reference(known, per_image(full[few]), 1e-5))
         controlled.add(own[few])
         plain = per_image(own[few]).pooled()
         errors.append([
@@ -105,7 +105,7 @@ def test_the_estimate_is_the_one_of_its_formula() -> None:
     full = full * 2 + torch.randn(40, 6, 1, 1).double()
     own = (0.5 * full + noise)[:, :4]
     known = Estimate(torch.linspace(-1, 1, 6).double(), torch.linspace(1, 3, 6).double())
-    controlled = Controlled(Reference(known, per_image(full)))
+    controlled = Controlled(Reference(known, per_image(full), 1e-3))
     controlled.add(own[:17])
     controlled.add(own[17:])
     full = full[:, :4]
@@ -115,8 +115,8 @@ def test_the_estimate_is_the_one_of_its_formula() -> None:
     b = torch.linalg.lstsq(x[:, None], y[:, None]).solution.squeeze()
     assert 0 < b < 1
     mean = means.mean(0) + b * (known.mean[:4] - full_means.mean(0))
-    ratio = known.variance[:4] / full.var((0, 2, 3), correction=0)
-    variance = own.var((0, 2, 3), correction=0) * ratio**b
+    ratio = (known.variance[:4] + 1e-3) / (full.var((0, 2, 3), correction=0) + 1e-3)
+    variance = (own.var((0, 2, 3), correction=0) + 1e-3) * ratio**b - 1e-3
     torch.testing.assert_close(controlled.estimate.mean, mean)
     torch.testing.assert_close(controlled.estimate.variance, variance)
 
@@ -126,7 +126,7 @@ def test_a_layer_that_has_nothing_to_do_with_the_max_nets_gets_its_own(sign: flo
     """Nor is one corrected away from what it found because it goes the other way."""
     full = torch.randn(40, 6, 5, 5)
     own = sign * full + 3
-    reference = Reference(Estimate(torch.ones(6), torch.ones(6)), per_image(full))
+    reference = Reference(Estimate(torch.ones(6), torch.ones(6)), per_image(full), 1e-3)
     controlled = Controlled(reference)
     controlled.add(own)
     torch.testing.assert_close(controlled.estimate.mean, own.double().mean((0, 2, 3)))
@@ -143,7 +143,7 @@ def test_a_channel_that_is_dead_in_one_of_the_nets_does_not_decide_for_the_other
     known = Estimate(torch.ones(6), torch.ones(6))
 
     def estimate() -> Estimate:
-        controlled = Controlled(Reference(known, per_image(full)))
+        controlled = Controlled(Reference(known, per_image(full), 1e-3))
         controlled.add(own)
         return controlled.estimate
 
@@ -154,9 +154,22 @@ def test_a_channel_that_is_dead_in_one_of_the_nets_does_not_decide_for_the_other
         torch.testing.assert_close(one[:5], other[:5], rtol=0.1, atol=0.1)
 
 
+@torch.no_grad()
+def test_a_channel_that_is_dead_on_the_images_keeps_what_is_known_of_it() -> None:
+    """The max net's own; with zero in its place, the first image that reaches it would explode."""
+    full = torch.randn(10, 6, 4, 4)
+    full[:, 2] = 0
+    observer = Known(Estimate(torch.ones(6), torch.full((6,), 0.5)), 1e-3)
+    observer.add(full)
+    controlled = Controlled(observer.reference)
+    controlled.add(full)
+    for part, value in zip(controlled.estimate, (1.0, 0.5), strict=True):
+        torch.testing.assert_close(part, torch.full((6,), value).double())
+
+
 def test_dead_channels_stay_finite() -> None:
     full = torch.zeros(10, 6, 4, 4)
-    known = Known(Estimate(torch.zeros(6), torch.zeros(6)))
+    known = Known(Estimate(torch.zeros(6), torch.zeros(6)), 1e-3)
     known.add(full)
     controlled = Controlled(known.reference)
     controlled.add(full)
