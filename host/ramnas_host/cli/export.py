@@ -51,7 +51,7 @@ def _export(args: argparse.Namespace) -> None:
     from ramnas_host.search import front_bundle
     from ramnas_host.search.front import arch_of
     from ramnas_host.training import checkpoint, distributed
-    from ramnas_host.training.evaluate import recalibrated_subnet, score
+    from ramnas_host.training.evaluate import keeps_statistics, recalibrated_subnet, score
     from ramnas_models.accuracy import Accuracy, share
     from ramnas_models.bundle import check_out
 
@@ -76,5 +76,8 @@ def _export(args: argparse.Namespace) -> None:
             accuracies = (share("top1", scores.top1, "report", scores.n),)
             print(f"{accuracies[0]} of {args.test}: {REPORT_NOTE}")
         front_bundle.write(args.out, [front_bundle.Entry(arch, accuracies)], loaded, [subnet])
-    print(f"bundle of {arch.id}, recalibrated on {len(calibration)} images: {args.out}")
+    statistics = f"recalibrated on {len(calibration)} images"
+    if keeps_statistics(loaded.net, arch):
+        statistics = "with the BatchNorm statistics that came with the weights"
+    print(f"bundle of {arch.id}, {statistics}: {args.out}")
     print(f"licence of the weights: {loaded.about.licence}")

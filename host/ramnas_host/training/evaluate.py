@@ -51,13 +51,22 @@ def recalibrated_subnet(net: Supernet, arch: Arch, calibration: Split) -> Subnet
     subnet = net.extract(arch)
     if not net.published_statistics:
         return recalibrated(subnet, calibration)
-    largest = msgspec.structs.replace(net.space.max(), resolution=arch.resolution)
-    if arch == largest:
+    if keeps_statistics(net, arch):
         return subnet
+    largest = _largest(net, arch.resolution)
     references = _references(net, largest, calibration)
     device = next(subnet.parameters()).device
     with full_precision(device):
         return subnet.recalibrate(_for_control(calibration, arch.resolution, device), references)
+
+
+def keeps_statistics(net: Supernet, arch: Arch) -> bool:
+    """Whether the statistics of `arch` came with the weights: it is the max net, of any size."""
+    return net.published_statistics and arch == _largest(net, arch.resolution)
+
+
+def _largest(net: Supernet, resolution: int) -> Arch:
+    return msgspec.structs.replace(net.space.max(), resolution=resolution)
 
 
 def recalibrated(subnet: Subnet, calibration: Split) -> Subnet:

@@ -6,6 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -45,6 +47,19 @@ def test_licence_source_classes_and_preprocessing_travel(file: Path, tmp_path: P
     assert find_arch(loaded.net.space, "lite0") == loaded.net.space.max()
     assert loaded.net.published_statistics
     assert published_lite("lite0", file).net.published_statistics  # also without a file between
+
+
+def test_an_export_says_where_the_batchnorm_statistics_are_from(file: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "weights.safetensors", tmp_path / "pictures" / "tench"
+    loaded = published_lite("lite0", file)
+    checkpoint.save(out, loaded.net, loaded.about)
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "0.png"), np.zeros((64, 64, 3), np.uint8))
+    for arch, words in (("max", "came with the weights:"), ("min", "recalibrated on 1 images:")):
+        ran = ramnas("export", "--weights", out, "--arch", arch, "--calibration", folder.parent,
+                     "-o", tmp_path / arch)  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert words in ran.stdout.splitlines()[0]
 
 
 def test_names_of_ones_own_replace_those_of_imagenet(file: Path, tmp_path: Path) -> None:
