@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 
 ARCH_HELP = (
     "the arch: min, max, A0 to A6 (published networks of space attentivenas; A5 and A5_1 of "
-    "AlphaNet's weights are AlphaNet's), mobilenet_v3_large, the name or id of a candidate of "
-    "--front, or a .yaml file"
+    "AlphaNet's weights are AlphaNet's), mobilenet_v3_large, lite0 to lite2, the name or id of a "
+    "candidate of --front, or a .yaml file"
 )
 REPORT_NOTE = "publish it, and choose nothing by it"
 SPLITS = ("train", "calibration", "selection", "report")

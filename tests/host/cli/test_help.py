@@ -11,6 +11,8 @@ import pytest
 
 from ramnas_edge.cli import main as edge
 from ramnas_host.cli import main as host
+from ramnas_host.cli.options import ARCH_HELP
+from ramnas_models.named import EFFICIENTNET_LITE
 
 Parser = argparse.ArgumentParser
 
@@ -71,3 +73,8 @@ def test_the_overview_groups_the_verbs_by_the_steps_of_the_main_line() -> None:
     assert places == sorted(places)
     for name in (name for names in host.STEPS.values() for name in names):
         assert f"\n  {name} " in overview
+
+
+def test_the_help_of_arch_names_every_kind_of_name_that_it_takes() -> None:
+    for name in ("min", "max", "A0", "A5_1", "mobilenet_v3_large", *sorted(EFFICIENTNET_LITE)):
+        assert name in ARCH_HELP or name == "lite1"  # which lies between lite0 and lite2
