@@ -222,14 +222,17 @@ def accuracies(member: Member, scores: Scores | None) -> tuple[Accuracy, ...]:
 
 
 def reordered(members: Sequence[Member], scores: Sequence[Scores]) -> str:
-    """A sentence if the members with a published figure have another order here; else empty."""
+    """A sentence if the members with a published figure have another order here; else empty.
+
+    Of two models with the same top-1 the smaller one is the better, as when a budget chooses.
+    """
     both = [
-        (member.name, member.network.published(member.side)[0], scores_of)
-        for member, scores_of in zip(members, scores, strict=True)
+        (member.name, member.network.published(member.side)[0], scores_of, place)
+        for place, (member, scores_of) in enumerate(zip(members, scores, strict=True))
         if member.network.published(member.side)
     ]
     published = [name for name, *_ in sorted(both, key=lambda one: one[1].value)]
-    measured = [name for name, *_ in sorted(both, key=lambda one: (one[2].top1, one[1].value))]
+    measured = [name for name, *_ in sorted(both, key=lambda one: (one[2].top1, -one[3]))]
     if published == measured:
         return ""
     return (

@@ -45,8 +45,9 @@ def load(path: Path) -> Checkpoint:
     except (
         OSError, KeyError, RuntimeError, tensors.UnreadableError, msgspec.DecodeError,
     ) as error:  # fmt: skip
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise DataError(
-            f"{path} is not a supernet of ramnas: {error}; give a file that ramnas import or "
+            f"{path} is not a supernet of ramnas: {reason}; give a file that ramnas import or "
             "ramnas train wrote"
         ) from error
     return Checkpoint(net, about)
