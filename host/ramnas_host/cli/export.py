@@ -16,7 +16,8 @@ def add(verbs: Verbs) -> None:
         verbs, "export",
         help="write one arch of a supernet as a bundle",
         purpose="Writes one arch of a supernet as a bundle with one model, without any search. The "
-        "statistics of its BatchNorm layers are computed from your training images.",
+        "statistics of its BatchNorm layers are computed from your training images, unless they "
+        "came with its weights.",
         example="ramnas export --weights supernet.safetensors --arch A3 "
         "--calibration imagenet/train -o bundle",
     )  # fmt: skip
@@ -27,8 +28,9 @@ def add(verbs: Verbs) -> None:
     export.add_argument("--arch", required=True, help=ARCH_HELP)
     export.add_argument("--front", type=Path, metavar="front.json", help="where to look up --arch")
     export.add_argument(
-        "--calibration", type=Path, required=True, metavar="DIR",
-        help="training images, in one folder per class, for the BatchNorm statistics",
+        "--calibration", type=Path, metavar="DIR",
+        help="training images, in one folder per class, for the BatchNorm statistics; only a "
+        "network that was published with its own, such as lite0, needs none",
     )  # fmt: skip
     export.add_argument(
         "--calibration-images", type=at_least(1), default=4096, metavar="N",
@@ -59,7 +61,15 @@ def _export(args: argparse.Namespace) -> None:
     loaded = checkpoint.load(args.weights)
     arch = arch_of(loaded.net.space, args.arch, args.front, loaded.about.source)
     how, classes = loaded.about.preprocessing, loaded.about.classes
-    calibration = load_folder(args.calibration, classes, how, args.calibration_images)
+    keeps = keeps_statistics(loaded.net, arch)
+    if not keeps and not args.calibration:
+        raise DataError(
+            f"arch {arch.id} has no BatchNorm statistics of its own: give --calibration DIR with "
+            "training images"
+        )
+    calibration = None
+    if not keeps:
+        calibration = load_folder(args.calibration, classes, how, args.calibration_images)
     test = load_folder(args.test, classes, how, most=10**9) if args.test else None
     if test and (unlabelled := int((test.labels < 0).sum())):
         raise DataError(
@@ -69,15 +79,18 @@ def _export(args: argparse.Namespace) -> None:
     with distributed.started(args.device) as ranks:
         if not ranks.leads:
             return  # there is one arch, so there is nothing to share
-        subnet = recalibrated_subnet(loaded.net.to(ranks.device), arch, calibration)
+        net = loaded.net.to(ranks.device)
+        subnet = recalibrated_subnet(net, arch, calibration) if calibration else net.extract(arch)
         accuracies: tuple[Accuracy, ...] = ()
         if test:
             scores = score(subnet, test)
             accuracies = (share("top1", scores.top1, "report", scores.n),)
             print(f"{accuracies[0]} of {args.test}: {REPORT_NOTE}")
         front_bundle.write(args.out, [front_bundle.Entry(arch, accuracies)], loaded, [subnet])
-    statistics = f"recalibrated on {len(calibration)} images"
-    if keeps_statistics(loaded.net, arch):
-        statistics = "with the BatchNorm statistics that came with the weights"
+    statistics = "with the BatchNorm statistics that came with the weights"
+    if calibration:
+        statistics = f"recalibrated on {len(calibration)} images"
+    elif args.calibration:
+        statistics += f" and not those of {args.calibration}"
     print(f"bundle of {arch.id}, {statistics}: {args.out}")
     print(f"licence of the weights: {loaded.about.licence}")

@@ -55,11 +55,17 @@ def test_an_export_says_where_the_batchnorm_statistics_are_from(file: Path, tmp_
     checkpoint.save(out, loaded.net, loaded.about)
     folder.mkdir(parents=True)
     cv2.imwrite(str(folder / "0.png"), np.zeros((64, 64, 3), np.uint8))
-    for arch, words in (("max", "came with the weights:"), ("min", "recalibrated on 1 images:")):
-        ran = ramnas("export", "--weights", out, "--arch", arch, "--calibration", folder.parent,
-                     "-o", tmp_path / arch)  # fmt: skip
+    pictures = ("--calibration", folder.parent)
+    for arch, given, words in (
+        ("max", (), "came with the weights:"),
+        ("max", pictures, f"came with the weights and not those of {folder.parent}:"),
+        ("min", pictures, "recalibrated on 1 images:"),
+    ):
+        ran = ramnas("export", "--weights", out, "--arch", arch, *given, "-o", tmp_path / arch)
         assert ran.returncode == 0, ran.stderr
         assert words in ran.stdout.splitlines()[0]
+    ran = ramnas("export", "--weights", out, "--arch", "min", "-o", tmp_path / "none")
+    refused(ran, "has no BatchNorm statistics of its own: give --calibration DIR")
 
 
 def test_names_of_ones_own_replace_those_of_imagenet(file: Path, tmp_path: Path) -> None:
