@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,12 +11,11 @@ from pathlib import Path
 from ramnas_host.finetuning import saved_network
 from ramnas_host.finetuning.prepare import FINETUNED
 from ramnas_host.finetuning.saved_network import Finetuned
+from ramnas_host.search.bundle_parts import joined, model_of, space_keys
 from ramnas_host.training.run_folder import STATE
 from ramnas_models import bundle as bundles
-from ramnas_models import onnx_graph
-from ramnas_models.bundle import Bundle, Cost, Manifest, Model, TaskFront
+from ramnas_models.bundle import Bundle, Manifest, Model, TaskFront
 from ramnas_models.errors import DataError
-from ramnas_models.head_plan import SSDLitePlan
 from ramnas_models.space import Space
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,16 @@ def write(path: Path, paths: Sequence[Path]) -> Bundle:
         plans = [network.net.plan for network in networks]
         names = bundles.unique_names([(plan.arch_id, plan.input_hw) for plan in plans])
         models = [
-            _model(network, name, keys[network.space.hash], files)
+            model_of(
+                network.net,
+                files,
+                name=name,
+                file=f"models/{task}-{name}.onnx",
+                space=keys[network.space.hash],
+                arch=network.about.arch,
+                preprocessing=network.about.preprocessing,
+                accuracies=network.about.accuracies,
+            )
             for network, name in zip(networks, names, strict=True)
         ]
         for run, name in zip(for_task, names, strict=True):
@@ -66,11 +74,6 @@ def write(path: Path, paths: Sequence[Path]) -> Bundle:
         spaces.setdefault(keys[run.network.space.hash], run.network.space)
     manifest = Manifest(bundles.FORMAT, spaces, licence, source, tuple(fronts))
     return bundles.write_bundle(path, manifest, files)
-
-
-def joined(texts: Iterable[str]) -> str:
-    """The parts of all texts, which "; " separates, each once."""
-    return "; ".join(dict.fromkeys(part for text in texts for part in text.split("; ")))
 
 
 def _check_named_once(paths: Sequence[Path]) -> None:
@@ -133,42 +136,5 @@ def _check_same_classes(one: _Run, other: _Run) -> None:
     )
 
 
-def space_keys(spaces: Sequence[Space]) -> dict[str, str]:
-    """The hash of each space -> its key in the manifest: its name, made unique."""
-    keys: dict[str, str] = {}
-    for space in spaces:
-        if space.hash not in keys:
-            names = [space.name, *(f"{space.name}-{n}" for n in range(2, len(spaces) + 1))]
-            keys[space.hash] = next(name for name in names if name not in keys.values())
-    return keys
-
-
 def _value(model: Model) -> float:
     return model.accuracy.value if model.accuracy else 0.0
-
-
-def _model(network: Finetuned, name: str, space: str, files: dict[str, bytes]) -> Model:
-    """The manifest's entry for one network, whose ONNX graph is added to `files`."""
-    about, plan = network.about, network.net.plan
-    file = f"models/{about.task}-{name}.onnx"
-    files[file] = onnx_graph.build(
-        plan,
-        network.net.numpy_weights(),
-        image_input=True,
-        batch=None,
-        normalisation=about.preprocessing.normalisation,
-    ).SerializeToString()
-    return Model(
-        name=name,
-        arch_id=plan.arch_id,
-        space=space,
-        arch=about.arch,
-        file=file,
-        sha256="",  # write_bundle fills it in
-        input_hw=plan.input_hw,
-        preprocessing=about.preprocessing.at(plan.input_hw[0]),
-        accuracies=about.accuracies,
-        cost=Cost(plan.macs, plan.macs_bn, plan.params),
-        latency=(),
-        anchors=plan.anchors if isinstance(plan, SSDLitePlan) else None,
-    )

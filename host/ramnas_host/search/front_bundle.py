@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ramnas_edge.runtime import latency_file
+from ramnas_host.search.bundle_parts import model_of
 from ramnas_host.search.front import Candidate, Front, ObjectiveValue
 from ramnas_host.search.objectives import TOP1, Objective
 from ramnas_host.training.checkpoint import Checkpoint
 from ramnas_models import bundle as bundles
-from ramnas_models import onnx_graph
 from ramnas_models.accuracy import Accuracy
-from ramnas_models.bundle import Bundle, Cost, Latency, Manifest, Model, write_bundle
+from ramnas_models.bundle import Bundle, Latency, Manifest, write_bundle
 from ramnas_models.errors import DataError
 from ramnas_models.space import Arch
 from ramnas_models.supernet import Subnet
@@ -127,27 +127,17 @@ def write(
     files: dict[str, bytes] = {}
     models = []
     for entry, subnet in zip(entries, subnets, strict=True):
-        plan = subnet.plan
-        file = f"models/{plan.arch_id}.onnx"
-        files[file] = onnx_graph.build(
-            plan,
-            subnet.numpy_weights(),
-            image_input=True,
-            batch=None,
-            normalisation=about.preprocessing.normalisation,
-        ).SerializeToString()
+        arch_id = subnet.plan.arch_id
         models.append(
-            Model(
-                name=plan.arch_id,
-                arch_id=plan.arch_id,
+            model_of(
+                subnet,
+                files,
+                name=arch_id,
+                file=f"models/{arch_id}.onnx",
                 space=net.space.name,
                 arch=entry.arch,
-                file=file,
-                sha256="",  # write_bundle fills it in
-                input_hw=plan.input_hw,
-                preprocessing=about.preprocessing.at(plan.input_hw[0]),
+                preprocessing=about.preprocessing,
                 accuracies=entry.accuracies,
-                cost=Cost(plan.macs, plan.macs_bn, plan.params),
                 latency=entry.latency,
             )
         )

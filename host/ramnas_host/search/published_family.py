@@ -18,16 +18,15 @@ from ramnas_host.data.about import About
 from ramnas_host.data.class_folders import val_folder
 from ramnas_host.data.images import Split
 from ramnas_host.data.labelled_folder import load_folder
-from ramnas_host.search.finetuned_bundle import joined, space_keys
+from ramnas_host.search.bundle_parts import joined, model_of, space_keys
 from ramnas_host.training import checkpoint
 from ramnas_host.training.checkpoint import Checkpoint
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import Scores, score
 from ramnas_host.training.imported import published_lite
 from ramnas_models import bundle as bundles
-from ramnas_models import onnx_graph
 from ramnas_models.accuracy import Accuracy, share
-from ramnas_models.bundle import Bundle, Cost, Manifest, Model, TaskFront
+from ramnas_models.bundle import Bundle, Manifest, TaskFront
 from ramnas_models.errors import DataError
 from ramnas_models.head_plan import CLASSIFICATION
 from ramnas_models.importers.efficientnet_lite import MODELS
@@ -252,7 +251,19 @@ def write(path: Path, members: Sequence[Member], scores: Mapping[str, Scores]) -
     abouts = [network.checkpoint.about for network in networks]
     keys = space_keys([network.checkpoint.net.space for network in networks])
     files: dict[str, bytes] = {}
-    models = tuple(_model(m, keys, accuracies(m, scores.get(m.name)), files) for m in members)
+    models = tuple(
+        model_of(
+            member.network.subnet(member.side),
+            files,
+            name=member.name,
+            file=f"models/{member.name}.onnx",
+            space=keys[member.network.checkpoint.net.space.hash],
+            arch=member.network.checkpoint.net.space.max(),
+            preprocessing=member.network.checkpoint.about.preprocessing,
+            accuracies=accuracies(member, scores.get(member.name)),
+        )
+        for member in members
+    )
     spaces = {keys[n.checkpoint.net.space.hash]: n.checkpoint.net.space for n in networks}
     manifest = Manifest(
         bundles.FORMAT,
@@ -262,29 +273,3 @@ def write(path: Path, members: Sequence[Member], scores: Mapping[str, Scores]) -
         (TaskFront(CLASSIFICATION, abouts[0].classes, models),),
     )
     return bundles.write_bundle(path, manifest, files)
-
-
-def _model(
-    member: Member, spaces: Mapping[str, str], found: tuple[Accuracy, ...], files: dict[str, bytes]
-) -> Model:
-    """The manifest's entry for one member, whose ONNX graph is added to `files`."""
-    loaded, subnet = member.network.checkpoint, member.network.subnet(member.side)
-    plan, how = subnet.plan, loaded.about.preprocessing.at(member.side)
-    file = f"models/{member.name}.onnx"
-    files[file] = onnx_graph.build(
-        plan, subnet.numpy_weights(), image_input=True, batch=None,
-        normalisation=how.normalisation,
-    ).SerializeToString()  # fmt: skip
-    return Model(
-        name=member.name,
-        arch_id=plan.arch_id,
-        space=spaces[loaded.net.space.hash],
-        arch=loaded.net.space.max(),
-        file=file,
-        sha256="",  # write_bundle fills it in
-        input_hw=plan.input_hw,
-        preprocessing=how,
-        accuracies=found,
-        cost=Cost(plan.macs, plan.macs_bn, plan.params),
-        latency=(),
-    )
