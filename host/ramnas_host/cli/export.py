@@ -67,9 +67,9 @@ def _export(args: argparse.Namespace) -> None:
             f"arch {arch.id} has no BatchNorm statistics of its own: give --calibration DIR with "
             "training images"
         )
-    calibration = None
-    if not keeps:
-        calibration = load_folder(args.calibration, classes, how, args.calibration_images)
+    calibration = (
+        None if keeps else load_folder(args.calibration, classes, how, args.calibration_images)
+    )
     test = load_folder(args.test, classes, how, most=10**9) if args.test else None
     if test and (unlabelled := int((test.labels < 0).sum())):
         raise DataError(
@@ -80,7 +80,10 @@ def _export(args: argparse.Namespace) -> None:
         if not ranks.leads:
             return  # there is one arch, so there is nothing to share
         net = loaded.net.to(ranks.device)
-        subnet = recalibrated_subnet(net, arch, calibration) if calibration else net.extract(arch)
+        if calibration is None:
+            subnet = net.extract(arch)
+        else:
+            subnet = recalibrated_subnet(net, arch, calibration)
         accuracies: tuple[Accuracy, ...] = ()
         if test:
             scores = score(subnet, test)
@@ -88,7 +91,7 @@ def _export(args: argparse.Namespace) -> None:
             print(f"{accuracies[0]} of {args.test}: {REPORT_NOTE}")
         front_bundle.write(args.out, [front_bundle.Entry(arch, accuracies)], loaded, [subnet])
     statistics = "with the BatchNorm statistics that came with the weights"
-    if calibration:
+    if calibration is not None:
         statistics = f"recalibrated on {len(calibration)} images"
     elif args.calibration:
         statistics += f" and not those of {args.calibration}"

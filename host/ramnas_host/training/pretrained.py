@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import fields
 
@@ -10,6 +9,7 @@ import msgspec
 import torch
 
 from ramnas_host.data.about import About, weights_and_data
+from ramnas_host.training import tensors
 from ramnas_host.training.checkpoint import Checkpoint
 from ramnas_models.errors import DataError
 from ramnas_models.plan import Conv, part_of, plan
@@ -23,12 +23,8 @@ _CLASSIFIER = "classifier."
 
 def digest(init: Checkpoint) -> str:
     """A short text that other weights, classes or another preprocessing would change."""
-    found = hashlib.sha256()
-    found.update(msgspec.json.encode((init.about.classes, init.about.preprocessing)))
-    for key, tensor in sorted(init.net.state_dict().items()):
-        found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+    subject = msgspec.json.encode((init.about.classes, init.about.preprocessing))
+    return tensors.digest(subject, init.net.state_dict())[:16]
 
 
 def continued(about: About, init: Checkpoint) -> About:

@@ -1,7 +1,8 @@
-"""Writes named tensors with text metadata to a safetensors file, and reads them back."""
+"""Named tensors: their file with text metadata (safetensors), and a digest of them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,3 +26,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safetensors.safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, file.metadata() or {}
+
+
+def digest(subject: bytes, tensors: Mapping[str, Tensor]) -> str:
+    """64 hex digits that another `subject`, name, type, shape or value would change."""
+    found = hashlib.sha256(subject)
+    for key, value in sorted(tensors.items()):
+        found.update(f"{key} {value.dtype} {tuple(value.shape)}\0".encode())
+        found.update(value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

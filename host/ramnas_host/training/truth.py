@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from ramnas_host.data.images import Dataset
+from ramnas_host.training import tensors
 from ramnas_host.training.distributed import Ranks
 from ramnas_host.training.evaluate import Scores, true_scores
 from ramnas_models.files import lock, make_folder, writing
@@ -111,11 +112,7 @@ class Truth:
 
     @cached_property
     def _weights(self) -> str:
-        found = hashlib.sha256(self._net.space.hash.encode())
-        for key, value in sorted(self._net.state_dict().items()):
-            found.update(f"{key} {value.dtype} {tuple(value.shape)}\0".encode())
-            found.update(value.cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+        return tensors.digest(self._net.space.hash.encode(), self._net.state_dict())
 
     def _keep(self, line: _Line) -> None:
         if self._path is None:
